@@ -1,0 +1,79 @@
+# Every target sets up what it needs first: it finds a Python, makes .venv, installs what requirements.txt pins
+# (with hashes), and the project itself in place. A second call finds all that done.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+PYTHON_IN_VENV := $(VENV)/bin/python
+# Holds the folder that was set up: a copied or moved one is set up again.
+STAMP := $(VENV)/.set-up
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
+.PHONY: $(STAMP)
+endif
+UV := uv==0.13.9
+
+.PHONY: help run test test-kafka bench lint format lock clean
+
+help: ## what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+run: $(STAMP) ## the demo: a broker, a cell, nodes and tasks, on this machine
+	@$(VENV)/bin/aureon demo
+
+test: $(STAMP) ## all tests, on the embedded broker; ARGS="-k name" for some
+	@$(PYTHON_IN_VENV) -m pytest $(ARGS)
+
+test-kafka: $(STAMP) ## the tests that need a broker, on Apache Kafka (Java 17 and Maven)
+	@AUREON_TEST_KAFKA=apache $(PYTHON_IN_VENV) -m pytest -m kafka $(ARGS)
+
+bench: $(STAMP) ## measure it; ARGS="…" goes to tests.bench
+	@$(PYTHON_IN_VENV) -m tests.bench $(ARGS)
+
+lint: $(STAMP) ## ruff and mypy --strict
+	@$(PYTHON_IN_VENV) -m ruff check
+	@$(PYTHON_IN_VENV) -m ruff format --check
+	@$(PYTHON_IN_VENV) -m mypy
+
+format: $(STAMP) ## let ruff mend what it can
+	@$(PYTHON_IN_VENV) -m ruff check --fix
+	@$(PYTHON_IN_VENV) -m ruff format
+
+lock: $(STAMP) ## write requirements.txt anew; ARGS=--upgrade for newer versions
+	@$(PYTHON_IN_VENV) -m pip install --quiet $(UV)
+	@$(PYTHON_IN_VENV) -m uv pip compile pyproject.toml --quiet --output-file requirements.txt --universal \
+		--python-version 3.11 --all-extras --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--custom-compile-command "make lock" $(ARGS)
+
+clean: ## remove .venv and all caches; .aureon, with its data, stays
+	@rm -rf $(VENV) .kafka build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What `python` has to be. It prints nothing and returns 0 if it will do.
+FIT := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 13))
+
+$(STAMP): requirements.txt pyproject.toml
+	@if ! $(PYTHON_IN_VENV) -c '$(FIT)' 2>/dev/null; then \
+		for python in $${PYTHON:-} python3.11 python3.12 python3 python; do \
+			if "$$python" -c '$(FIT)' 2>/dev/null; then found=$$python; break; fi; \
+		done; \
+		if [ -z "$${found:-}" ]; then \
+			echo "Aureon needs Python 3.11 or 3.12 with its venv module, and found none." >&2; \
+			echo "Install one (Debian, Ubuntu: apt-get install python3.11 python3.11-venv)," >&2; \
+			echo "or name one: make PYTHON=/path/to/python3.12 …" >&2; \
+			exit 1; \
+		fi; \
+		rm -rf $(VENV); \
+		"$$found" -m venv $(VENV); \
+	fi
+	@echo "Installing what requirements.txt pins into $(VENV); the first time this takes about a minute." >&2
+	@# The lock is complete, so nothing is left to resolve; Python compiles what it imports when it does.
+	@$(PYTHON_IN_VENV) -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes \
+		-r requirements.txt || { \
+		echo "If it was pycosat: it is built here, which takes a C compiler and Python's headers" >&2; \
+		echo "(Debian, Ubuntu: apt-get install build-essential python3-dev)." >&2; exit 1; }
+	@$(PYTHON_IN_VENV) -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --no-build-isolation \
+		--editable .
+	@echo "$(CURDIR)" > $@

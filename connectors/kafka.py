@@ -1,0 +1,726 @@
+"""Kafka, as a lane needs it: one reader a partition, one producer that never skips, and a commit as a backup.
+
+Nothing here decides anything. What a message means, and which of them counts, is the lane's affair.
+"""
+
+import contextlib
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Self
+
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from schemas.errors import BadRecordError, LogMismatchError, OutcomeUnknownError, RefusedError, TryAgainError
+
+log = logging.getLogger(__name__)
+library_log = logging.getLogger(f"{__name__}.librdkafka")
+"""What the library itself has to say; see `_Quieter` for what is left out."""
+
+ClientConfig = Mapping[str, Any]
+"""What `client_config` makes: the part of a client's settings that is the same for all of them."""
+
+MAX_MESSAGE_BYTES = 33_554_432
+"""32 MiB. Payloads above a far lower limit travel as references; this leaves room for the evidence of a decision."""
+
+MAX_COMMIT_METADATA_BYTES = 4000
+"""A broker takes 4,096 bytes (`offset.metadata.max.bytes`); beyond that it refuses the commit."""
+
+MESSAGE_OVERHEAD_BYTES = 512
+"""More than what a record and its batch add to key and value."""
+
+PREFLIGHT_LIMIT_S = 8.0
+ASK_LIMIT_S = 10.0
+FLUSH_LIMIT_S = 600.0
+"""A broker that restarts, or a cluster that elects, is waited for; after this long a person should look."""
+
+SAY_SO_EVERY_S = 10.0
+"""How often a wait is mentioned in the log."""
+
+GONE_LIMIT_S = 30.0
+"""How long a Kafka topic may be unknown to a restarting broker before it counts as deleted."""
+
+_CONSUMER: dict[str, Any] = {
+    # Positions are the lane's own: no commits behind its back, and no jump to either end when one is out of range.
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "auto.offset.reset": "error",
+    # Tells the end of a partition, and past offsets that hold no message, exactly.
+    "enable.partition.eof": True,
+    # A backlog stays in Kafka: a reader holds a few MiB ahead of the lane.
+    "queued.max.messages.kbytes": 4096,
+    "queued.min.messages": 10_000,
+    "fetch.message.max.bytes": 1_048_576,
+    "fetch.wait.max.ms": 100,
+    # After an error on a partition (a broker that restarts) ask again soon.
+    "fetch.error.backoff.ms": 100,
+}
+
+_PRODUCER: dict[str, Any] = {
+    "enable.idempotence": True,
+    "acks": "all",
+    # No message is given up and the next one delivered: retry for ever, and stop for good at a gap.
+    "enable.gapless.guarantee": True,
+    "message.timeout.ms": 0,
+    "delivery.report.only.error": True,
+    # One millisecond fills batches under load and costs nothing that matters without.
+    "linger.ms": 1,
+    "batch.size": 1_000_000,
+    "message.max.bytes": MAX_MESSAGE_BYTES,
+    # Rides out a broker's restart; a full queue holds `send` back.
+    "queue.buffering.max.messages": 500_000,
+    "queue.buffering.max.kbytes": 262_144,
+    # Evidence is repetitive, yet on a local network lz4 costs more time than it saves; set it where disks are dear.
+    "compression.type": "none",
+}
+_TUNABLE = {"linger.ms", "batch.size", "compression.type", "queue.buffering.max.kbytes", "fetch.wait.max.ms"}
+_OURS = (_CONSUMER.keys() | _PRODUCER.keys() | {"bootstrap.servers", "group.id", "isolation.level"}) - _TUNABLE
+
+
+def client_config(brokers: str, extra: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Make the settings that all clients share.
+
+    Args:
+        brokers: `host:port`, several with commas.
+        extra: settings of librdkafka for this installation: security, tuning.
+
+    Raises:
+        RefusedError: `extra` sets what the guarantees rest on.
+    """
+    extra = extra or {}
+    if taken := sorted(_OURS & extra.keys()):
+        raise RefusedError(f"Kafka setting {taken[0]!r} is Aureon's own, its guarantees rest on it; leave it out")
+    return {
+        "bootstrap.servers": brokers,
+        "client.id": "aureon",
+        # The embedded broker ignores the limits of a fetch, and answers with all it has.
+        "receive.message.max.bytes": 2_000_000_000,
+        # Brokers close idle connections as a matter of course.
+        "log.connection.close": False,
+        # Back within a second of the broker; the default grows to ten. Less than this would be tried all the time:
+        # the library forgets how often it has failed.
+        "reconnect.backoff.ms": 250,
+        "reconnect.backoff.max.ms": 1000,
+        "socket.keepalive.enable": True,
+        "allow.auto.create.topics": False,
+        "logger": library_log,
+        **extra,
+    }
+
+
+def admin_client(config: ClientConfig) -> AdminClient:
+    """Make a client for questions about topics and offsets.
+
+    Raises:
+        RefusedError: librdkafka does not take the settings.
+    """
+    with _settings_refused():
+        return AdminClient(dict(config))
+
+
+def answers(brokers: str, timeout_s: float) -> bool:
+    """Tell whether a broker without security answers within a time."""
+    try:
+        preflight(client_config(brokers), timeout_s)
+    except RefusedError:
+        return False
+    return True
+
+
+def preflight(config: ClientConfig, timeout_s: float = PREFLIGHT_LIMIT_S) -> None:
+    """Ask the broker for its topics, so that a wrong address ends the start and does not hang it.
+
+    Raises:
+        RefusedError: it does not answer in time; names the address and what the library saw.
+    """
+    reasons: list[str] = []
+    client = admin_client({**config, "error_cb": lambda error: reasons.append(error.str())})
+    try:
+        client.list_topics(timeout=timeout_s)
+    except KafkaException as error:
+        client.poll(0)
+        last = next((r for r in reversed(reasons) if "brokers are down" not in r), error.args[0].str())
+        raise RefusedError(
+            f"no Kafka answers at {config['bootstrap.servers']} ({last}); "
+            "set AUREON_BROKERS to the address of yours (host:port, several with commas)"
+        ) from None
+
+
+def read_to_end(config: ClientConfig, kafka_topic: str, partition: int = 0, limit_s: float = 30.0) -> list[Message]:
+    """Read one partition from its beginning to its present end: for the small, compacted Kafka topics.
+
+    Raises:
+        TryAgainError: the end is not reached in time.
+    """
+    name = f"{kafka_topic}[{partition}]"
+    consumer = _consumer(config, "aureon-read", committed_only=False)
+    messages: list[Message] = []
+    deadline = time.monotonic() + limit_s
+    try:
+        low, _ = _watermarks(consumer, kafka_topic, partition, limit_s)
+        consumer.assign([TopicPartition(kafka_topic, partition, low)])
+        while time.monotonic() < deadline:
+            for message in consumer.consume(1000, 0.05):
+                error = message.error()
+                if error is None:
+                    messages.append(message)
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    return messages
+                else:
+                    raise TryAgainError(f"{name}: {error.str()}")
+    finally:
+        consumer.close()
+    raise TryAgainError(f"{name}: the broker did not hand out all of it within {limit_s:.0f} s")
+
+
+class CheckedProducer:
+    """A producer that delivers everything in order or says so.
+
+    - **Unit of parallelism:** one a process; any partition.
+    - **Guarantee:** within one life, what is sent to a partition arrives once and in the order of `send`. While the
+      broker is away it waits. After an error on any message nothing more is sent, and every further call raises.
+    - **Replay:** sends again what followed from the same decisions; readers drop it by its cause.
+
+    Args:
+        config: from `client_config`.
+        should_stop: asked while waiting; once true, waiting ends with OutcomeUnknownError.
+    """
+
+    def __init__(self, config: ClientConfig, should_stop: Callable[[], bool] = lambda: False) -> None:
+        self._brokers = config["bootstrap.servers"]
+        self._should_stop = should_stop
+        self._error: str | None = None
+        with _settings_refused():
+            self._producer = Producer(
+                {**_PRODUCER, **config, "on_delivery": self._on_delivery, "error_cb": self._on_error}
+            )
+
+    def send(
+        self, kafka_topic: str, partition: int, messages: Sequence[bytes], keys: Sequence[bytes] | None = None
+    ) -> None:
+        """Hand messages over, in order. Returns when they are queued; `flush` tells that they have arrived.
+
+        Raises:
+            BadRecordError: one of them is larger than any broker of this cluster takes; none of them was sent.
+            OutcomeUnknownError: an earlier message failed, or it was asked to stop while the queue was full.
+        """
+        self._check_sizes(kafka_topic, partition, messages, keys)
+        if keys is None:
+            batch = [{"value": m} for m in messages]
+        else:
+            batch = [{"value": m, "key": k} for m, k in zip(messages, keys, strict=True)]
+        wait = _Patience(self._should_stop, float("inf"))
+        while True:
+            self.check()
+            sent = self._producer.produce_batch(kafka_topic, batch, partition=partition)
+            if sent == len(batch):
+                break
+            batch = self._unsent(batch, sent, f"{kafka_topic}[{partition}]")
+            if not wait.goes_on(f"the queue to {self._brokers} is full, waiting; {len(self)} messages unconfirmed"):
+                raise OutcomeUnknownError(f"stopped while {len(self)} messages to {self._brokers} were unconfirmed")
+            self._producer.poll(0.05)
+        self._producer.poll(0)
+
+    def check(self) -> None:
+        """Raise if any message so far was not delivered.
+
+        Raises:
+            OutcomeUnknownError: says which, and why.
+        """
+        if self._error is not None:
+            raise OutcomeUnknownError(self._error)
+
+    def poll(self) -> None:
+        """Serve what the library has to tell, and check."""
+        self._producer.poll(0)
+        self.check()
+
+    def flush(self, limit_s: float = FLUSH_LIMIT_S) -> None:
+        """Wait until every message handed over is acknowledged.
+
+        Raises:
+            OutcomeUnknownError: one failed, the limit passed, or it was asked to stop; those unconfirmed may yet
+                arrive.
+        """
+        wait = _Patience(self._should_stop, limit_s)
+        while True:
+            left = self._producer.flush(0.2)
+            self.check()
+            if left == 0:
+                return
+            if not wait.goes_on(f"waiting for {self._brokers}: {left} messages unconfirmed"):
+                raise OutcomeUnknownError(
+                    f"{left} messages to {self._brokers} are unconfirmed after {wait.waited_s:.0f} s; "
+                    "they may or may not have arrived"
+                )
+
+    def close(self) -> None:
+        """Let go of the broker. What was not flushed is dropped; after a good `flush` that is nothing."""
+        self._producer.purge()
+        self._producer.poll(0)
+        self._producer.close()
+
+    def __len__(self) -> int:
+        """Messages that are not acknowledged yet."""
+        return len(self._producer)
+
+    def _check_sizes(
+        self, kafka_topic: str, partition: int, messages: Sequence[bytes], keys: Sequence[bytes] | None
+    ) -> None:
+        # The library would refuse the large one and send those behind it.
+        largest = max(map(len, messages), default=0) + max(map(len, keys or ()), default=0)
+        if largest > MAX_MESSAGE_BYTES - MESSAGE_OVERHEAD_BYTES:
+            raise BadRecordError(
+                f"{kafka_topic}[{partition}]: a message of {largest:,} bytes; at most {MAX_MESSAGE_BYTES:,} fit"
+            )
+
+    def _unsent(self, batch: list[dict[str, Any]], sent: int, name: str) -> list[dict[str, Any]]:
+        rest = batch[sent:]
+        for message in rest:
+            error: KafkaError | None = message.pop("_error", None)
+            if error is None:
+                # A hole in the batch: some were refused, and later ones went.
+                self._error = f"{name}: the library sent messages out of order"
+            elif error.code() != KafkaError._QUEUE_FULL:
+                self._error = self._error or f"{name}: not sent: {error.str()}"
+        self.check()
+        return rest
+
+    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None and self._error is None:
+            self._error = f"{message.topic()}[{message.partition()}]: a message was not delivered: {error.str()}"
+
+    def _on_error(self, error: KafkaError) -> None:
+        # All others the library mends itself, and logs.
+        if error.fatal():
+            self._error = self._error or f"the producer to {self._brokers} stopped: {error.str()}"
+
+
+class _Watch:
+    """What is known of one partition where a reader sleeps."""
+
+    __slots__ = ("asked", "committed_only", "end", "position")
+
+    def __init__(self, kafka_topic: str, partition: int, position: int, *, committed_only: bool) -> None:
+        self.asked = TopicPartition(kafka_topic, partition)
+        self.position = position
+        self.committed_only = committed_only
+        self.end = position
+
+
+class Watermarks:
+    """A thread that looks at the ends of the partitions where readers sleep, in one request for all.
+
+    The embedded broker answers an empty fetch at once, so a consumer that waits at the end keeps a core busy on both
+    sides; on any broker a reader that waits costs a connection's worth of requests. This costs 20 small requests a
+    second while nothing happens, whatever the number of lanes, and finds a message within 5 ms while something does.
+
+    - **Unit of parallelism:** one a process.
+    - **Guarantee:** none is needed: a reader goes on from its own position, whatever it is told and when.
+    - **Replay:** nothing.
+    """
+
+    SHORTEST_S = 0.005
+    LONGEST_S = 0.05
+    BUSY_S = 0.25
+    """How long after the last sign of life it looks every 5 ms."""
+
+    def __init__(self, config: ClientConfig) -> None:
+        self._brokers = config["bootstrap.servers"]
+        self._client = admin_client(config)
+        self._watches: set[_Watch] = set()
+        self._lock = threading.Lock()
+        self._look = threading.Event()
+        self._stopped = False
+        self._last_sign = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="aureon-watermarks", daemon=True)
+        self._thread.start()
+
+    def watch(self, kafka_topic: str, partition: int, position: int, *, committed_only: bool) -> _Watch:
+        """Look at one partition from now on."""
+        watch = _Watch(kafka_topic, partition, position, committed_only=committed_only)
+        with self._lock:
+            self._watches.add(watch)
+        self._look.set()
+        return watch
+
+    def forget(self, watch: _Watch) -> None:
+        """Look at it no more."""
+        with self._lock:
+            self._watches.discard(watch)
+
+    def nudge(self) -> None:
+        """Look now: this process has just written something that a reader of its own waits for."""
+        self._last_sign = time.monotonic()
+        self._look.set()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._stopped = True
+        self._look.set()
+        self._thread.join(timeout=ASK_LIMIT_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        pause = self.SHORTEST_S
+        away = _Patience(lambda: self._stopped, float("inf"))
+        while not self._stopped:
+            # With nobody asleep there is nothing to look at until `watch` says so.
+            self._look.wait(pause if self._watches else None)
+            self._look.clear()
+            with self._lock:
+                watches = list(self._watches)
+            try:
+                self._ask(watches)
+            except KafkaException as error:
+                away.goes_on(f"{self._brokers} does not tell where its partitions end: {error.args[0].str()}")
+                pause = 0.5
+                continue
+            busy = time.monotonic() - self._last_sign < self.BUSY_S
+            pause = self.SHORTEST_S if busy else min(pause * 1.5, self.LONGEST_S)
+
+    def _ask(self, watches: list[_Watch]) -> None:
+        self._client.poll(0)
+        for committed_only in (True, False):
+            some = {w.asked: w for w in watches if w.committed_only is committed_only}
+            if not some:
+                continue
+            level = IsolationLevel.READ_COMMITTED if committed_only else IsolationLevel.READ_UNCOMMITTED
+            found = self._client.list_offsets(
+                {p: OffsetSpec.latest() for p in some}, isolation_level=level, request_timeout=5.0
+            )
+            for asked, future in found.items():
+                watch = some[asked]
+                watch.end = future.result(ASK_LIMIT_S).offset
+                if watch.end != watch.position:
+                    self._last_sign = time.monotonic()
+
+
+class LaneReader:
+    """One partition of one Kafka topic, in order, as far as it is asked to.
+
+    - **Unit of parallelism:** one partition. A reader that is not polled fetches a few MiB and stops, so that is how
+      to hold one back.
+    - **Guarantee:** every message from `start_offset` on, once, in order. `position` moves past offsets that hold no
+      message. It waits while the broker is away, and raises when the broker has lost what it is to read.
+    - **Replay:** nothing is committed; a new reader begins where it is told to.
+
+    Args:
+        config: from `client_config`.
+        kafka_topic: what to read.
+        partition: the lane.
+        start_offset: the first offset wanted.
+        watermarks: wakes the reader after it went to sleep at the end of the partition.
+        committed_only: leave out what aborted transactions wrote. Not on the embedded broker, which then loses
+            messages that were committed.
+        sleep_after_s: how long it waits at the end before it stops asking; None to wait there for good.
+    """
+
+    def __init__(
+        self,
+        config: ClientConfig,
+        kafka_topic: str,
+        partition: int,
+        start_offset: int,
+        watermarks: Watermarks,
+        *,
+        committed_only: bool = False,
+        sleep_after_s: float | None = 0.1,
+    ) -> None:
+        self.kafka_topic = kafka_topic
+        self.partition = partition
+        self._position = start_offset
+        self._watermarks = watermarks
+        self._committed_only = committed_only
+        self._sleep_after_s = sleep_after_s
+        self._consumer = _consumer(config, "aureon-lane", committed_only=committed_only)
+        self._watch: _Watch | None = None
+        self._at_end_since: float | None = None
+        self._unknown_since: float | None = None
+        self._retry_at: float | None = None
+        self._assign()
+
+    @property
+    def position(self) -> int:
+        """The next offset; all below were handed out or hold no message."""
+        return self._position
+
+    @property
+    def asleep(self) -> bool:
+        """Tell whether it waits at the end without asking the broker."""
+        return self._watch is not None
+
+    @property
+    def at_end(self) -> bool:
+        """Tell whether the last look found nothing more; a message may have come since."""
+        return self._watch is not None or self._at_end_since is not None
+
+    def poll(self, n: int) -> list[Message]:
+        """Take up to `n` messages that are there; never waits.
+
+        Raises:
+            LogMismatchError: the broker no longer has the messages at this position.
+            RefusedError: the Kafka topic may not be read, or is gone.
+        """
+        watch = self._watch
+        if watch is not None:
+            # More has come, or there is less than there was: either way the broker has to be asked.
+            if watch.end == self._position:
+                return []
+            self._wake()
+        elif self._retry_at is not None:
+            self._try_again()
+        messages = self._consumer.consume(n, 0)
+        if not messages:
+            self._sleep_if_idle()
+            return messages
+        good = [m for m in messages if m.error() is None]
+        if good:
+            self._at_end_since = self._unknown_since = None
+            # The last offset of a message from a broker is never None.
+            self._position = (good[-1].offset() or 0) + 1
+        if len(good) < len(messages):
+            for message in messages:
+                error = message.error()
+                if error is not None:
+                    self._on_error(error, message)
+        return good
+
+    def begin_offset(self, timeout_s: float = ASK_LIMIT_S) -> int:
+        """Ask for the first offset that the broker has.
+
+        Raises:
+            TryAgainError: it does not answer in time.
+        """
+        return _watermarks(self._consumer, self.kafka_topic, self.partition, timeout_s)[0]
+
+    def end_offset(self, timeout_s: float = ASK_LIMIT_S) -> int:
+        """Ask for the offset that the next message will get.
+
+        Raises:
+            TryAgainError: the broker does not answer in time.
+        """
+        return _watermarks(self._consumer, self.kafka_topic, self.partition, timeout_s)[1]
+
+    def close(self) -> None:
+        """Let go of the partition."""
+        if self._watch is not None:
+            self._watermarks.forget(self._watch)
+        self._consumer.close()
+
+    def __repr__(self) -> str:
+        return f"{self.kafka_topic}[{self.partition}]@{self._position}"
+
+    def _assign(self) -> None:
+        self._at_end_since = self._retry_at = None
+        self._consumer.assign([TopicPartition(self.kafka_topic, self.partition, self._position)])
+
+    def _wake(self) -> None:
+        if self._watch is not None:
+            self._watermarks.forget(self._watch)
+            self._watch = None
+        self._assign()
+
+    def _sleep_if_idle(self) -> None:
+        since, limit = self._at_end_since, self._sleep_after_s
+        if since is None or limit is None or time.monotonic() - since < limit:
+            return
+        self._at_end_since = None
+        self._consumer.unassign()
+        self._watch = self._watermarks.watch(
+            self.kafka_topic, self.partition, self._position, committed_only=self._committed_only
+        )
+
+    def _on_error(self, error: KafkaError, message: Message) -> None:
+        code = error.code()
+        if code == KafkaError._PARTITION_EOF:
+            self._position = max(self._position, message.offset() or 0)
+            self._at_end_since = time.monotonic()
+            self._unknown_since = None
+        elif code == KafkaError._AUTO_OFFSET_RESET:
+            self._check_range()
+        elif code in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED):
+            raise RefusedError(f"{self!r}: {error.str()}; grant this user `Read` and `Describe` on it")
+        elif code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION):
+            self._on_unknown(error)
+        else:
+            log.warning("%r: %s; reading on", self, error.str())
+            self._retry_at = time.monotonic() + 0.5
+
+    def _on_unknown(self, error: KafkaError) -> None:
+        now = time.monotonic()
+        self._unknown_since = self._unknown_since or now
+        if now - self._unknown_since > GONE_LIMIT_S:
+            raise RefusedError(
+                f"{self!r}: {error.str()}; the Kafka topic was deleted. Restore it, or begin a new cluster with fresh "
+                "Kafka topics and state folders"
+            )
+        log.warning("%r: %s; waiting for the broker", self, error.str())
+        self._retry_at = now + 1.0
+
+    def _try_again(self) -> None:
+        """After an error that may have ended the fetching: begin again at the position, when the time has come."""
+        if self._retry_at is not None and time.monotonic() >= self._retry_at:
+            self._assign()
+
+    def _check_range(self) -> None:
+        """Tell a broker that lost messages from one that answered in the middle of its start."""
+        try:
+            low, high = _watermarks(self._consumer, self.kafka_topic, self.partition, ASK_LIMIT_S)
+        except TryAgainError as error:
+            log.warning("%s; asking again", error)
+            self._retry_at = time.monotonic() + 0.5
+            return
+        if low <= self._position <= high:
+            self._retry_at = time.monotonic() + 0.1
+            return
+        name = f"{self.kafka_topic}[{self.partition}]"
+        raise LogMismatchError(
+            f"the broker no longer has offset {self._position} of {name}; it holds {low} up to (not with) {high}. "
+            "Restore the broker's data; or, if it is lost for good, begin a new cluster with fresh Kafka topics and "
+            "state folders"
+        )
+
+
+class CutBackup:
+    """The cut of every lane, beside the snapshots: one ordinary consumer-group commit with the cut as its metadata.
+
+    - **Unit of parallelism:** one partition; any number in one commit.
+    - **Guarantee:** none on writing: it is sent and a failure is logged, since an older cut is as good as a newer one.
+    - **Replay:** commits an older cut over a newer one, which costs time when it is used and nothing else.
+    """
+
+    def __init__(self, config: ClientConfig, group: str) -> None:
+        self._group = group
+        self._consumer = _consumer({**config, "on_commit": self._on_commit}, group, committed_only=False)
+
+    def commit_cut(self, cuts: Mapping[TopicPartition, tuple[int, str]]) -> None:
+        """Send cuts on their way: for each partition the offset and the cut as text."""
+        offsets: list[TopicPartition] = []
+        for place, (offset, metadata) in cuts.items():
+            size = len(metadata.encode())
+            if size > MAX_COMMIT_METADATA_BYTES:
+                log.warning("%s: no backup of this cut, %d bytes are too many for a commit", _name(place), size)
+                continue
+            offsets.append(TopicPartition(place.topic, place.partition, offset, metadata))
+        self._consumer.poll(0)
+        if not offsets:
+            return
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=True)
+        except KafkaException as error:
+            log.warning("group %s: no backup of these cuts: %s", self._group, error.args[0].str())
+
+    def committed_cut(
+        self, places: Sequence[TopicPartition], timeout_s: float = ASK_LIMIT_S
+    ) -> dict[TopicPartition, tuple[int, str]]:
+        """Read back the last cuts of these partitions; one that has none is left out.
+
+        Raises:
+            TryAgainError: the broker does not answer in time.
+        """
+        try:
+            found = self._consumer.committed([TopicPartition(p.topic, p.partition) for p in places], timeout=timeout_s)
+        except KafkaException as error:
+            raise TryAgainError(f"group {self._group}: {error.args[0].str()}") from None
+        for place in found:
+            if place.error is not None:
+                raise TryAgainError(f"group {self._group}, {_name(place)}: {place.error.str()}")
+        return {TopicPartition(p.topic, p.partition): (p.offset, p.metadata or "") for p in found if p.offset >= 0}
+
+    def poll(self) -> None:
+        """Serve the answers to earlier commits."""
+        self._consumer.poll(0)
+
+    def close(self) -> None:
+        """Let go of the group."""
+        self._consumer.close()
+
+    def _on_commit(self, error: KafkaError | None, places: list[TopicPartition]) -> None:
+        if error is not None:
+            log.warning("group %s: cuts were not committed: %s", self._group, error.str())
+        for place in places:
+            if place.error is not None:
+                log.warning("group %s, %s: the cut was not committed: %s", self._group, _name(place), place.error.str())
+
+
+class _Quieter(logging.Filter):
+    """Let each complaint through once in a while: while a broker is away, every client repeats it several times a second."""
+
+    NUMBERS = re.compile(r"\[[^]]*\]|\([^)]*\)|\d+ms")
+    """What tells the repetitions of a complaint apart: the client, its thread, how long it took."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = self.NUMBERS.sub("", record.getMessage())
+        # Experimental since 2019, and the only setting that stops at a gap.
+        if "enable.gapless.guarantee is experimental" in text:
+            return False
+        now = time.monotonic()
+        if now - self._said.get(text, -SAY_SO_EVERY_S) < SAY_SO_EVERY_S:
+            return False
+        if len(self._said) > 1000:
+            self._said.clear()
+        self._said[text] = now
+        return True
+
+
+library_log.addFilter(_Quieter())
+
+
+class _Patience:
+    """Decide on each turn whether to go on waiting, and mention it now and then."""
+
+    def __init__(self, should_stop: Callable[[], bool], limit_s: float) -> None:
+        self._should_stop = should_stop
+        self._limit_s = limit_s
+        self._began = time.monotonic()
+        self._said = self._began
+
+    @property
+    def waited_s(self) -> float:
+        return time.monotonic() - self._began
+
+    def goes_on(self, what: str) -> bool:
+        now = time.monotonic()
+        if now - self._said >= SAY_SO_EVERY_S:
+            self._said = now
+            log.warning("%s", what)
+        return not self._should_stop() and now - self._began < self._limit_s
+
+
+def _consumer(config: ClientConfig, group: str, *, committed_only: bool) -> Consumer:
+    level = "read_committed" if committed_only else "read_uncommitted"
+    with _settings_refused():
+        return Consumer({**_CONSUMER, **config, "group.id": group, "isolation.level": level})
+
+
+def _watermarks(consumer: Consumer, kafka_topic: str, partition: int, timeout_s: float) -> tuple[int, int]:
+    try:
+        low, high = consumer.get_watermark_offsets(TopicPartition(kafka_topic, partition), timeout=timeout_s)
+    except KafkaException as error:
+        raise TryAgainError(f"{kafka_topic}[{partition}]: {error.args[0].str()}") from None
+    return low, high
+
+
+@contextlib.contextmanager
+def _settings_refused() -> Iterator[None]:
+    try:
+        yield
+    except KafkaException as error:
+        raise RefusedError(f"Kafka settings: {error.args[0].str()}") from None
+
+
+def _name(place: TopicPartition) -> str:
+    return f"{place.topic}[{place.partition}]"

@@ -1,0 +1,71 @@
+"""Kafka as the sink of a flow: lists of messages in, by lane, and nothing lost without a word."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+
+from connectors.kafka import CheckedProducer
+
+
+class Outgoing(Protocol):
+    """One message and where it goes."""
+
+    @property
+    def kafka_topic(self) -> str: ...
+    @property
+    def lane(self) -> int: ...
+    @property
+    def key(self) -> bytes: ...
+    @property
+    def value(self) -> bytes: ...
+
+
+class LaneSink(FixedPartitionedSink[list[Outgoing], None]):
+    """Writes what comes from each lane, in order.
+
+    Unit of parallelism: the lane that the messages come from. Guarantee: at the end of an epoch all its messages are
+    acknowledged, in order for each destination, or the cell stops with an error. Replay: the open epoch's messages
+    are written again; readers know them by their cause.
+
+    Args:
+        lanes: how many lanes there are.
+        producer: the process's producer; both are asked for when the first lane opens.
+    """
+
+    def __init__(self, lanes: Callable[[], int], producer: Callable[[], CheckedProducer]) -> None:
+        self._lanes = lanes
+        self._producer = producer
+
+    def list_parts(self) -> list[str]:
+        """Name the lanes."""
+        return [f"{lane:04d}" for lane in range(self._lanes())]
+
+    def part_fn(self, item_key: str) -> int:
+        """A key is the number of its lane."""
+        return int(item_key)
+
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> "_LanePartition":
+        """Open one lane."""
+        del step_id, for_part, resume_state
+        return _LanePartition(self._producer())
+
+
+class _LanePartition(StatefulSinkPartition[list[Outgoing], None]):
+    def __init__(self, producer: CheckedProducer) -> None:
+        self._producer = producer
+
+    def write_batch(self, values: list[list[Outgoing]]) -> None:
+        """Hand messages to the producer, those for one destination together."""
+        by_place: dict[tuple[str, int], tuple[list[bytes], list[bytes]]] = {}
+        for batch in values:
+            for message in batch:
+                keys, bodies = by_place.setdefault((message.kafka_topic, message.lane), ([], []))
+                keys.append(message.key)
+                bodies.append(message.value)
+        for (kafka_topic, lane), (keys, bodies) in by_place.items():
+            self._producer.send(kafka_topic, lane, bodies, keys)
+
+    def snapshot(self) -> None:
+        """The end of an epoch: all has to be acknowledged."""
+        self._producer.flush()

@@ -1,0 +1,299 @@
+"""The one place that turns Settings into connections: to Kafka, to the lake, to the nodes, to the state folder."""
+
+import hashlib
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import msgspec
+from confluent_kafka import TopicPartition
+
+from connectors.embedded import EmbeddedBroker
+from connectors.kafka import CheckedProducer, CutBackup, LaneReader, Watermarks, client_config, preflight
+from connectors.nodes import Node
+from connectors.owner_index import OwnerIndex
+from connectors.topics import (
+    RESULTS,
+    RETRY,
+    TASKS,
+    TASKS_HIGH,
+    TASKS_NEXT,
+    ClusterRecord,
+    Topics,
+    ensure_topics,
+    establish_cluster,
+)
+from flows.lane import Cut, Owner, Sealer, decode_cut, encode_cut, id_key
+from flows.policies import ConvergencePolicy
+from flows.settings import Settings, import_object
+from flows.steps.infer import CallRunner, RetryPolicy
+from flows.steps.intake import LaneParts, Reading, Stopping
+from flows.steps.plan import Limits, Planner
+from flows.steps.route import Router
+from flows.steps.validate import Verifier, built_in_verifiers
+from one_lake.sink import LakeWriter
+from schemas.errors import RefusedError
+
+log = logging.getLogger(__name__)
+
+INPUTS: Mapping[str, int] = {TASKS_HIGH: 8, TASKS_NEXT: 4, RETRY: 2, TASKS: 1}
+"""The inputs of a lane with the share of turns each gets while all have something; none is ever starved."""
+
+
+class Cell:
+    """The connections of one process; nothing is opened before it is used.
+
+    Args:
+        settings: what to connect to.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.stopping = Stopping(settings.drain_s)
+        self._lock = threading.RLock()
+        self._connected: _Connected | None = None
+        self._runner: CallRunner | None = None
+
+    # -- what the flow is built from -------------------------------------------------------------------------------
+
+    def lane_parts(self) -> LaneParts:
+        """What the source needs."""
+        settings = self.settings
+        return LaneParts(
+            lanes=lambda: self.connect().topics.lanes,
+            connections=self.connect,
+            reading=self._reading,
+            inputs=INPUTS,
+            results_topic=RESULTS,
+            stopping=self.stopping,
+            span=settings.span,
+            in_flight=settings.in_flight,
+            window_bytes=settings.window_bytes,
+        )
+
+    def _reading(self, lane: int) -> Reading:
+        connected = self.connect()
+        return Reading(
+            lane=lane,
+            lanes=connected.topics.lanes,
+            sealer=connected.sealer,
+            max_task_bytes=self.settings.max_task_bytes,
+            retry_topic=RETRY,
+            retry_delay_s=self.settings.retry_delay_s,
+        )
+
+    @cached_property
+    def nodes(self) -> Sequence[Node]:
+        """The nodes that the settings name."""
+        return list(import_object(self.settings.nodes, "nodes")())
+
+    @cached_property
+    def verifiers(self) -> Mapping[str, Verifier]:
+        """The registered checks by name."""
+        found = built_in_verifiers()
+        for path in filter(None, (p.strip() for p in self.settings.verifiers.split(","))):
+            found[path.rpartition(":")[2].rpartition(".")[2]] = import_object(path, "verifiers")
+        return found
+
+    def runner(self) -> CallRunner:
+        """Where the calls run; one a process."""
+        with self._lock:
+            if self._runner is None:
+                retry = RetryPolicy(self.settings.call_tries, self.settings.call_backoff_s)
+                self._runner = CallRunner(lambda: self.nodes, retry)
+            return self._runner
+
+    def router(self) -> Router:
+        """Knows the nodes."""
+        return Router([n.capabilities for n in self.nodes], self.verifiers)
+
+    def planner(self) -> Planner:
+        """Knows the policy and the limits."""
+        settings = self.settings
+        policy: ConvergencePolicy = import_object(settings.policy, "policy")(settings)
+        limits = Limits(self.connect().topics.lanes, settings.max_attempts, settings.max_depth, settings.max_branches)
+        return Planner(policy, limits)
+
+    def lake_writer(self) -> LakeWriter:
+        """Opens the lake for writing."""
+        return LakeWriter(self.settings.lake_dir)
+
+    # -- connecting ------------------------------------------------------------------------------------------------
+
+    def connect(self) -> "_Connected":
+        """Connect to Kafka, once in a process.
+
+        Raises:
+            RefusedError: no broker answers, or what is there does not fit; says what to change.
+        """
+        with self._lock:
+            if self._connected is None:
+                self._connected = _Connected(self.settings, lambda: self.stopping.drained)
+            return self._connected
+
+    def close(self) -> None:
+        """Let go of everything."""
+        with self._lock:
+            if self._runner is not None:
+                self._runner.close()
+            if self._connected is not None:
+                self._connected.close()
+            self._runner = self._connected = None
+
+
+class _Connected:
+    """Kafka and the state folder, as the lanes of this process share them."""
+
+    def __init__(self, settings: Settings, should_stop: Callable[[], bool]) -> None:
+        self._settings = settings
+        self.config = client_config(brokers_of(settings), settings.kafka_properties)
+        preflight(self.config)
+        self.topics: Topics = ensure_topics(self.config, lanes_asked(settings), settings.replication)
+        key = cluster_key(settings.key_path)
+        self.sealer = Sealer(key)
+        self.cluster: ClusterRecord = establish_cluster(self.config, self.topics, fingerprint(key))
+        belongs_to(settings.state_dir, self.cluster.cluster_id, "state folder", "AUREON_STATE")
+        belongs_to(settings.lake_dir, self.cluster.cluster_id, "lake", "AUREON_LAKE")
+        self.producer = CheckedProducer(self.config, should_stop)
+        self._watermarks = Watermarks(self.config)
+        self._backup = CutBackup(self.config, settings.group)
+
+    def reader(self, kafka_topic: str, lane: int, offset: int) -> LaneReader:
+        """Open one partition for reading."""
+        return LaneReader(
+            self.config, kafka_topic, lane, offset, self._watermarks, committed_only=self.topics.committed_only
+        )
+
+    def owners(self, lane: int) -> OwnerIndex:
+        """Open the index of ids of a lane; a new one is filled from the lake, as far as that goes."""
+        index = OwnerIndex(self._settings.state_dir / f"lane-{lane:04d}.sqlite")
+        if index.is_new:
+            self._rebuild(index, lane)
+        return index
+
+    def _rebuild(self, index: OwnerIndex, lane: int) -> None:
+        lake = LakeWriter(self._settings.lake_dir)
+        try:
+            version = lake.version(lane)
+            if version >= 0:
+                log.info("lane %d: rebuilding its index of ids from the lake, up to offset %d", lane, version)
+
+            def known() -> Iterator[tuple[bytes, Owner]]:
+                for batch in lake.owners(lane):
+                    for o in batch:
+                        owner = Owner(o.kafka_topic, o.message_offset, o.payload_digest)
+                        yield id_key(o.topic, o.logical_id, o.generation), owner
+
+            index.rebuild(known() if version >= 0 else (), version + 1)
+        finally:
+            lake.close()
+
+    def log_end(self, lane: int) -> int:
+        """Where the log of a lane ends now."""
+        reader = self.reader(RESULTS, lane, 0)
+        try:
+            return reader.end_offset()
+        finally:
+            reader.close()
+
+    def committed_cut(self, lane: int) -> Cut | None:
+        """The cut that was committed last, for a lane without a snapshot."""
+        place = TopicPartition(RESULTS, lane)
+        found = self._backup.committed_cut([place]).get(place)
+        return decode_cut(found[1].encode()) if found is not None and found[1] else None
+
+    def commit_cut(self, cut: Cut) -> None:
+        """Commit a cut; its low-waters are the group's offsets, so that the usual tools show the lag."""
+        places = {TopicPartition(name, cut.lane): (topic.low, "") for name, topic in cut.topics.items()}
+        places[TopicPartition(RESULTS, cut.lane)] = (cut.resume_from, encode_cut(cut).decode())
+        self._backup.commit_cut(places)
+
+    def flush(self) -> None:
+        """Wait until all that was sent has arrived."""
+        self.producer.flush()
+
+    def close(self) -> None:
+        """Let go of Kafka."""
+        self._watermarks.close()
+        self.producer.close()
+        self._backup.close()
+
+
+def brokers_of(settings: Settings) -> str:
+    """The address of the broker: the user's, or that of the embedded one, which has to be running.
+
+    Raises:
+        RefusedError: there is none.
+    """
+    if settings.brokers:
+        return settings.brokers
+    embedded = EmbeddedBroker(settings.broker_dir)
+    if not embedded.is_running():
+        raise RefusedError(
+            f"no broker: set AUREON_BROKERS to the address of yours, or start the embedded one of {settings.home} "
+            "with `aureon broker` (`aureon run` and `aureon demo` start it themselves)"
+        )
+    return embedded.brokers
+
+
+def lanes_asked(settings: Settings) -> int | None:
+    """How many lanes to insist on: those that the user named, or none in particular."""
+    return settings.lanes or None
+
+
+def cluster_key(path: Path) -> bytes:
+    """Read the cluster's key, or make one.
+
+    Raises:
+        RefusedError: the file holds something else.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        pass
+    else:
+        with os.fdopen(handle, "w") as file:
+            file.write(secrets.token_hex(32) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    try:
+        key = bytes.fromhex(path.read_text().strip())
+    except (ValueError, UnicodeDecodeError):
+        key = b""
+    if len(key) != 32:  # noqa: PLR2004 - 256 bits
+        raise RefusedError(f"{path}: expected a key of 64 hex digits; copy it from another cell of this cluster")
+    return key
+
+
+def fingerprint(key: bytes) -> str:
+    """Tell keys apart without telling them."""
+    return hashlib.blake2b(b"fingerprint", key=key, digest_size=8).hexdigest()
+
+
+def belongs_to(folder: Path, cluster_id: str, what: str, variable: str) -> None:
+    """Check that a folder is of this cluster; a folder without a word of it is taken.
+
+    Raises:
+        RefusedError: it is another cluster's.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "cluster.json"
+    try:
+        known = msgspec.json.decode(path.read_bytes(), type=dict[str, str]).get("cluster_id")
+    except FileNotFoundError:
+        temporary = path.with_name(f"cluster.json.{os.getpid()}")
+        temporary.write_bytes(msgspec.json.encode({"cluster_id": cluster_id}))
+        temporary.replace(path)
+        return
+    except msgspec.DecodeError as error:
+        raise RefusedError(f"{path}: {error}; is this {what} Aureon's?") from None
+    if known != cluster_id:
+        raise RefusedError(
+            f"the {what} {folder} belongs to the cluster {known}, but the broker to {cluster_id}: set AUREON_BROKERS "
+            f"to the broker it was made with, or {variable} to another folder"
+        )

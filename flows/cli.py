@@ -1,0 +1,338 @@
+"""The `aureon` command: its arguments, its exit codes, and what it says when something goes wrong.
+
+    0    done; a run that was asked to stop and stopped
+    1    it failed; or some lines of a file were bad, and the good ones were sent
+    2    refused: a wrong argument or setting; the message gives the cure
+    130  Ctrl-C, where that is no graceful stop
+
+Only the command that was asked for is imported: `aureon --help` costs no Kafka, no lake, no dataflow.
+"""
+
+import argparse
+import errno
+import importlib
+import logging
+import os
+import signal
+import sys
+import traceback
+import typing
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, TextIO
+
+import msgspec
+
+from flows.settings import PREFIX, Settings, read_settings
+from schemas.errors import AureonError, RefusedError
+
+OK: Final = 0
+FAILED: Final = 1
+REFUSED: Final = 2
+INTERRUPTED: Final = 128 + signal.SIGINT
+PIPE_CLOSED: Final = 128 + signal.SIGPIPE
+
+_SETTING = "setting_"
+"""Settings are told from a command's own arguments by this prefix."""
+
+_EVERYTHING = tuple(Settings.__struct_fields__)
+_KAFKA = ("home", "brokers", "kafka_config")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: those of the process, if left out.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has seen enough, as `head` does. What is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return PIPE_CLOSED
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the last place where anything can be said about it
+        return _report(error)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help(sys.stderr)
+        return REFUSED
+    _set_up_logging(options)
+    module = importlib.import_module(f"flows.commands.{options.command}")
+    code: int = module.main(options)
+    return code
+
+
+def _report(error: BaseException) -> int:
+    """Say what went wrong in one line, or, if nobody expected it, with all that helps to find out why."""
+    chain = list(_chain(error))
+    expected = next((e for e in chain if isinstance(e, AureonError)), None)
+    if expected is not None:
+        _say(str(expected))
+        return REFUSED if isinstance(expected, RefusedError) else FAILED
+    cause = next((e for e in chain if isinstance(e, OSError)), None)
+    if cause is not None:
+        full = cause.errno in (errno.ENOSPC, errno.EDQUOT)
+        _say(f"{_os_error(cause)}{'; make room and start again: nothing that was decided is lost' if full else ''}")
+        return FAILED
+    traceback.print_exception(error)
+    _say(f"failed: {type(chain[-1]).__name__}: {chain[-1]}")
+    return FAILED
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that led to it; what Bytewax raises wraps what a step raised."""
+    seen: set[int] = set()
+    at: BaseException | None = error
+    while at is not None and id(at) not in seen:
+        seen.add(id(at))
+        yield at
+        at = at.__cause__ or at.__context__
+
+
+def _os_error(error: OSError) -> str:
+    said = error.strerror or str(error)
+    return f"{error.filename}: {said}" if error.filename else said
+
+
+def _say(text: str) -> None:
+    print(f"aureon: {text}", file=sys.stderr)
+
+
+# -- arguments -----------------------------------------------------------------------------------------------------
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Describe all commands and their arguments."""
+    parser = _Parser(
+        prog="aureon",
+        description="Refine tasks with many models until they converge, on Kafka and Bytewax, into a lake that "
+        "anybody can query.",
+        epilog="`aureon COMMAND --help` tells all of one command. Every setting is also an environment variable.",
+    )
+    parser.add_argument("--version", action=_Version, help="show the version and end")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    _demo(commands)
+    _run_command(commands)
+    _broker(commands)
+    _submit(commands)
+    _status(commands)
+    _sql(commands)
+    _schema(commands)
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for: that costs more than all the rest of the help."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, **options)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+
+        try:
+            found = version("aureon")
+        except PackageNotFoundError:
+            found = "unknown: not installed"
+        print(f"aureon {found}")
+        parser.exit()
+
+
+def _demo(commands: Any) -> None:
+    demo = commands.add_parser(
+        "demo",
+        help="refine some 2,000 real tasks on this machine, and see how right the results are",
+        description="Start a broker, submit real tasks of reasoning-gym, refine them until each has ended, and show "
+        "how many are right by reasoning-gym's own verifier, which the flow never calls. Run again, it goes on where "
+        "it stood; all it makes is in its home, .aureon/demo unless --home says otherwise.",
+    )
+    demo.add_argument("--tasks", type=_positive, metavar="N", help="how many tasks (default: as last time, or 2100)")
+    demo.add_argument("--seed", type=int, metavar="N", help="which tasks (default: as last time, or 0)")
+    demo.add_argument("--fresh", action="store_true", help="forget the demo so far and start over")
+    _logging_flags(demo)
+    _settings_flags(demo, [name for name in _EVERYTHING if name not in ("state", "lake", "key_file")])
+
+
+def _run_command(commands: Any) -> None:
+    run = commands.add_parser(
+        "run",
+        help="run a cell: tasks from Kafka, refined until they converge, into the lake",
+        description="Run a cell in this process until it is asked to stop. Ctrl-C or SIGTERM: hand nothing new out, "
+        "wait for the calls in flight, commit, end with 0. Again: do not wait for the calls. A third time: end at once.",
+    )
+    run.add_argument(
+        "--until-idle",
+        type=_seconds,
+        metavar="SECONDS",
+        help="stop when nothing was decided and nothing was waiting for so long",
+    )
+    _logging_flags(run)
+    _settings_flags(run, _EVERYTHING)
+
+
+def _broker(commands: Any) -> None:
+    broker = commands.add_parser(
+        "broker",
+        help="run the embedded broker in the foreground",
+        description="Run the embedded Kafka broker of a home folder until Ctrl-C, on 127.0.0.1. It is for development "
+        "and demos; `aureon run` and `aureon demo` start it themselves where AUREON_BROKERS names no other.",
+    )
+    _logging_flags(broker)
+    _settings_flags(broker, ("home",))
+
+
+def _submit(commands: Any) -> None:
+    submit = commands.add_parser(
+        "submit",
+        help="send tasks to Kafka, one JSON object a line",
+        description="Read tasks, one JSON object a line as `aureon schema task` describes them, and send them to Kafka. "
+        "A bad line is reported by its number and the others are sent; then the exit code is 1. What is reported as "
+        "submitted is confirmed by the broker. Submitting the same task again is harmless: its id is the same.",
+    )
+    submit.add_argument("file", metavar="FILE", help="a file of JSON lines, or - for standard input")
+    submit.add_argument("--topic", metavar="TOPIC", help="the topic of tasks that name none")
+    submit.add_argument("--json", action="store_true", help="print the summary as JSON")
+    _logging_flags(submit)
+    _settings_flags(submit, (*_KAFKA, "lanes", "replication", "max_task_bytes"))
+
+
+def _status(commands: Any) -> None:
+    status = commands.add_parser(
+        "status",
+        help="show what is waiting, under way, converged and dead",
+        description="Show what Kafka and the lake know of the work, whether a cell runs or not. Figures of Kafka are as "
+        "of the last commit, those of the lake as of its last commit: a few seconds old while a cell runs.",
+    )
+    status.add_argument("--json", action="store_true", help="print one JSON object")
+    status.add_argument(
+        "--watch", nargs="?", const=2.0, type=_seconds, metavar="SECONDS", help="show it again every 2 (or so many) seconds"
+    )
+    _logging_flags(status)
+    _settings_flags(status, (*_KAFKA, "state", "lake", "group"))
+
+
+def _sql(commands: Any) -> None:
+    sql = commands.add_parser(
+        "sql",
+        help="ask the lake a question in SQL",
+        description="Run a query of DuckDB's SQL over the lake, also while a cell writes to it. Views: one (the record of "
+        "each task), records, rounds, branches, dead_letters; and the table function lineage('<logical id>').",
+    )
+    sql.add_argument("query", metavar="QUERY", help="the query, or - to read it from standard input")
+    sql.add_argument("--json", action="store_true", help="print a JSON array with one object a row")
+    _logging_flags(sql)
+    _settings_flags(sql, ("home", "lake"))
+
+
+def _schema(commands: Any) -> None:
+    schema = commands.add_parser(
+        "schema",
+        help="print the JSON Schema of what crosses a boundary",
+        description="Print the JSON Schema (2020-12) of one of Aureon's structures; without a name, list them.",
+    )
+    schema.add_argument("name", nargs="?", metavar="NAME", help="which one, `task` for example")
+    _logging_flags(schema)
+
+
+def _logging_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-v", "--verbose", action="store_true", help="tell more: the log at level info, progress in lines")
+    parser.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"), help="what goes to the log on stderr (default: warning)"
+    )
+
+
+def _settings_flags(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
+    """Make a flag of each setting; Settings itself tells what it is for and what it is by default."""
+    hints = typing.get_type_hints(Settings, include_extras=True)
+    group = parser.add_argument_group("settings", "a flag goes before its environment variable")
+    wanted = set(names)
+    for field in msgspec.structs.fields(Settings):
+        if field.name not in wanted:
+            continue
+        metadata = getattr(hints[field.name], "__metadata__", ())
+        description = next((m.description for m in reversed(metadata) if m.description), "")
+        default = f"; default {field.default}" if field.default != "" else ""
+        group.add_argument(
+            "--" + field.name.replace("_", "-"),
+            dest=_SETTING + field.name,
+            metavar=_metavar(field.name, typing.get_type_hints(Settings)[field.name]),
+            help=f"{description} [{PREFIX}{field.name.upper()}{default}]".replace("%", "%%"),
+        )
+
+
+def _metavar(name: str, kind: type) -> str:
+    if name.endswith("_s"):
+        return "SECONDS"
+    return {int: "N", float: "X"}.get(kind, "TEXT")
+
+
+def settings_of(options: argparse.Namespace, environment: dict[str, str] | None = None) -> Settings:
+    """Gather the settings of a command: its flags before environment variables before defaults.
+
+    Args:
+        options: the command's arguments.
+        environment: that of the process, if left out.
+
+    Raises:
+        RefusedError: a value is not what its setting takes.
+    """
+    flags = {name.removeprefix(_SETTING): value for name, value in vars(options).items() if name.startswith(_SETTING)}
+    return read_settings(flags, environment)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number from 1 on")
+    return number
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: expected a number of seconds above 0")
+    return seconds
+
+
+# -- the log -------------------------------------------------------------------------------------------------------
+
+
+class StandardError(logging.StreamHandler[TextIO]):
+    """Writes to whatever stderr is at the time: a progress bar, or the engine's muffler, may have taken its place."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override] # an attribute there, of the same type
+        """The present stderr."""
+        return sys.stderr
+
+
+def _set_up_logging(options: argparse.Namespace) -> None:
+    level = options.log_level or ("info" if options.verbose else "warning")
+    handler = StandardError()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

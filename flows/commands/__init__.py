@@ -1,0 +1,1 @@
+"""The commands of `aureon`, one file each; `flows.cli` imports the one that was asked for."""

@@ -1,0 +1,116 @@
+"""`aureon schema`: the JSON Schema of everything that crosses a boundary."""
+
+import argparse
+import inspect
+import json
+from typing import Any
+
+import msgspec
+
+from flows.cli import OK
+from schemas.decision import DeadLetter, Decision, RoundResult
+from schemas.errors import RefusedError
+from schemas.ids import RQMLRoundId
+from schemas.node import Answer, Call, NodeCapabilities, NodeHealth, NodeState
+from schemas.one import BranchRow, DeadLetterRow, Record, RoundRow
+from schemas.task import BranchProposal, PayloadView, TaskDescriptor, TaskStatus
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+SCHEMAS: dict[str, tuple[Any, str]] = {
+    "task": (TaskDescriptor, "what a producer writes to Kafka"),
+    "branch": (BranchProposal, "a follow-up task, in the `meta.branches` of an answer"),
+    "decision": (Decision, "an entry of the log, on tasks.results"),
+    "round_result": (RoundResult, "what the ensemble made of a round, within a decision"),
+    "dead_letter": (DeadLetter, "a message on tasks.dead_letter"),
+    "call": (Call, "one question to one model"),
+    "answer": (Answer, "what a call returned"),
+    "node_capabilities": (NodeCapabilities, "what a node declares"),
+    "node_state": (NodeState, "how a node is at a time"),
+    "node_health": (NodeHealth, "how a node is doing, in a word"),
+    "task_status": (TaskStatus, "where a logical task stands, in a word"),
+    "round_id": (RQMLRoundId, "one refinement pass over one logical id"),
+    "record": (Record, "a row of the lake's table `records`, and of the view `one`"),
+    "round": (RoundRow, "a row of the lake's table `rounds`"),
+    "branch_row": (BranchRow, "a row of the lake's table `branches`"),
+    "dead_letter_row": (DeadLetterRow, "a row of the lake's table `dead_letters`"),
+}
+
+_EXAMPLE = {
+    "topic": "math",
+    "logical_id": "euler-1",
+    "payload": {"prompt": "What is 2**64 - 1?", "answer_kind": "number"},
+    "metadata": {"customer": "42"},
+}
+
+
+def main(options: argparse.Namespace) -> int:
+    """List the names, or print one schema."""
+    if options.name is None:
+        for name, (_, about) in SCHEMAS.items():
+            print(f"{name:<18} {about}")
+        return OK
+    print(json.dumps(schema_of(options.name), indent=2, ensure_ascii=False))
+    return OK
+
+
+def schema_of(name: str) -> dict[str, Any]:
+    """Give the JSON Schema of a structure by its name.
+
+    Raises:
+        RefusedError: there is none of that name; lists those that there are.
+    """
+    if name not in SCHEMAS:
+        raise RefusedError(f"no schema {name!r}; there are: {', '.join(SCHEMAS)}")
+    if name == "task":
+        return _task_schema()
+    return {"$schema": DIALECT, **_tidy(msgspec.json.schema(SCHEMAS[name][0]))}
+
+
+def _task_schema() -> dict[str, Any]:
+    """The task as its producers see it: nothing of Aureon's own, and the payload spelled out.
+
+    In the structure the payload is raw bytes, since Aureon carries it untouched.
+    """
+    task = _tidy(msgspec.json.schema(TaskDescriptor))["$defs"]["TaskDescriptor"]
+    (_, payload), defs = msgspec.json.schema_components([TaskDescriptor, PayloadView])
+    view = _tidy(defs["PayloadView"])
+    del payload
+    # Filled in by Aureon: a producer that writes anything but the defaults is refused.
+    for name in ("origin", "task_id", "round_index", "attempt", "generation"):
+        task["properties"].pop(name)
+    for name in ("prompt", "messages"):
+        # Null is what Aureon itself has where there is none.
+        view["properties"][name] = next(s for s in view["properties"][name]["anyOf"] if s != {"type": "null"})
+    view["properties"]["verifier"] = {"type": ["string", "null"], "description": "The name of a registered check."}
+    view["properties"]["prompt"]["minLength"] = 1
+    view["properties"]["answer_kind"]["description"] = "How two answers are compared."
+    task["properties"]["payload"] = {
+        **view,
+        "description": "What is asked. Everything besides these fields is yours and travels untouched.",
+        "anyOf": [{"required": ["prompt"]}, {"required": ["messages"]}],
+        "additionalProperties": True,
+    }
+    return {
+        "$schema": DIALECT,
+        **task,
+        "title": "task",
+        "description": "One unit of work, as it is written to the Kafka topic tasks.global; only `topic` and `payload` "
+        "are required. The message key is the logical id, the partition that of Java's default partitioner (murmur2).",
+        "examples": [_EXAMPLE],
+        "$defs": {name: _tidy(defs[name]) for name in ("AnswerKind", "PromptMessage") if name in defs},
+    }
+
+
+def _tidy(schema: Any) -> Any:
+    """Take the indentation of docstrings out of descriptions, and refer within the document."""
+    if isinstance(schema, list):
+        return [_tidy(entry) for entry in schema]
+    if not isinstance(schema, dict):
+        return schema
+    tidied = {key: _tidy(value) for key, value in schema.items()}
+    if isinstance(tidied.get("description"), str):
+        tidied["description"] = inspect.cleandoc(tidied["description"])
+    if isinstance(tidied.get("$ref"), str):
+        tidied["$ref"] = tidied["$ref"].replace("#/components/schemas/", "#/$defs/")
+    return tidied

@@ -1,0 +1,93 @@
+"""`aureon sql`: a question to the lake, a table or JSON as the answer."""
+
+import argparse
+import datetime as dt
+import json
+import math
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import duckdb
+
+import one_lake
+from flows.cli import FAILED, OK, settings_of
+from schemas.errors import RefusedError
+
+ROWS_AT_A_TIME = 1000
+TABLE_ROWS = 60
+"""A table on the terminal shows so many rows, the first and the last; --json gives all."""
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run one query and print what it gives."""
+    query = sys.stdin.read() if options.query == "-" and sys.stdin is not None else options.query
+    if not query.strip() or query == "-":
+        raise RefusedError('no query; try: aureon sql "SELECT topic, count(*) FROM one GROUP BY topic"')
+    with one_lake.connect(settings_of(options).lake_dir) as lake:
+        try:
+            if options.json:
+                _print_json(lake, query)
+            else:
+                _print_table(lake, query)
+        except duckdb.Error as error:
+            print(f"aureon: SQL: {error}", file=sys.stderr)
+            return FAILED
+    return OK
+
+
+def _print_table(lake: duckdb.DuckDBPyConnection, query: str) -> None:
+    rows = lake.sql(query)
+    if rows is None:  # a statement that gives no rows
+        return
+    terminal = sys.stdout.isatty()
+    # Elsewhere than on a terminal nothing is cut short: lines are no problem there.
+    width = shutil.get_terminal_size().columns if terminal else 100_000
+    limit = TABLE_ROWS if terminal else 1_000_000
+    rows.show(max_width=width, max_rows=limit, max_col_width=width)
+
+
+def _print_json(lake: duckdb.DuckDBPyConnection, query: str) -> None:
+    """Print an array, a row at a time: a result of any size fits."""
+    cursor = lake.execute(query)
+    names = _distinct([column[0] for column in cursor.description or ()])
+    separator = "["
+    for row in _rows(cursor):
+        document = json.dumps(dict(zip(names, map(_plain, row), strict=True)), ensure_ascii=False)
+        print(f"{separator}{document}", end="")
+        separator = ",\n"
+    print("]" if separator != "[" else "[]")
+
+
+def _rows(cursor: duckdb.DuckDBPyConnection) -> Iterator[Sequence[Any]]:
+    while rows := cursor.fetchmany(ROWS_AT_A_TIME):
+        yield from rows
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Number the columns of the same name, so that an object holds them all."""
+    seen: Counter[str] = Counter()
+    distinct = []
+    for name in names:
+        seen[name] += 1
+        distinct.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return distinct
+
+
+def _plain(value: Any) -> Any:
+    """Turn a value into what JSON has; it has no NaN, no bytes, no times."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dt.datetime | dt.date | dt.time):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return str(value)

@@ -1,0 +1,605 @@
+"""The lane: what makes Aureon exact, as a state machine without I/O, clock or thread.
+
+A lane is partition number *p* of several input Kafka topics and of one log, `tasks.results`. Whoever drives it
+
+    1. reads the log from `log_start` to its end, each entry through `log`,
+    2. calls `begin_reading`, then reads each input from `position`, each message through `read`,
+    3. hands out what `hand_out` returns, appends the marks it asks for,
+    4. goes on with 1 and 2 as both grow,
+    5. takes a `cut` whenever all that follows from the log so far is on its way.
+
+Entries for which `log` answers True are the winning decisions: all that follows from them is to be delivered. To
+resume is to build a new lane from a cut and to start at 1; an older cut is as good as a newer one.
+"""
+
+import hashlib
+import hmac
+from collections import deque
+from collections.abc import Mapping
+from heapq import heappop, heappush
+from typing import Any, Literal, Protocol
+
+import msgspec
+from msgspec import Struct
+
+from schemas.decision import DecisionKind
+from schemas.errors import LogMismatchError
+
+CUT_VERSION = 1
+ALONE_AT = 2
+"""A message with so many `started` marks runs alone."""
+DEAD_AT = 3
+"""A message with so many `started` marks is dead: its process has ended uncleanly that often."""
+
+CauseName = tuple[int, int, int]
+"""(lane, offset of the decision, index among what follows from it)."""
+Verdict = Literal["bad_input", "moved", "id_conflict", "poison"]
+"""What intake already knows of a message that no model has to be asked about."""
+
+
+class Message(Struct, kw_only=True):
+    """One message of an input Kafka topic, as far as the lane looks at it."""
+
+    kafka_topic: str
+    offset: int
+    task_id: str
+    cause: CauseName | None = None
+    key: bytes | None = None
+    """Digest of (topic, logical id, generation) where the message introduces the id here, else None."""
+    digest: str = ""
+    """Of the payload, where `key` is set."""
+    priority: int = 0
+    due_at: float = 0.0
+    """Not handed out before this time, in seconds since the epoch; rises with the offset."""
+    size: int = 0
+    """In bytes."""
+    verdict: Verdict | None = None
+    body: Any = None
+    """What the steps behind need; never looked at here."""
+
+
+class Entry(Protocol):
+    """One entry of the log, as far as the lane looks at it; a `schemas.decision.Decision` is one."""
+
+    @property
+    def kind(self) -> DecisionKind: ...
+    @property
+    def kafka_topic(self) -> str: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def task_id(self) -> str: ...
+    @property
+    def introduces(self) -> bool: ...
+    @property
+    def payload_digest(self) -> str: ...
+
+
+class Owner(Struct, frozen=True, array_like=True):
+    """The message that owns an id, with the digest of its payload."""
+
+    kafka_topic: str
+    offset: int
+    digest: str
+
+
+class Owners(Protocol):
+    """The index of ids: a function of the log up to `next_offset`."""
+
+    next_offset: int
+
+    def get(self, key: bytes) -> Owner | None:
+        """Look an id up."""
+        ...
+
+    def put(self, key: bytes, owner: Owner) -> None:
+        """Note the owner of an id that has none yet."""
+        ...
+
+
+class TopicCut(Struct, frozen=True, array_like=True):
+    """Of one input Kafka topic: the low-water, and the newest cause below it for each lane of origin."""
+
+    low: int
+    causes: dict[int, tuple[int, int]]
+
+
+class Cut(Struct, frozen=True):
+    """All that a lane remembers, taken at a log offset."""
+
+    lane: int
+    log: int
+    """D: all that follows from entries before it is delivered."""
+    resume_from: int
+    """R: the earliest entry about a message at or above a low-water, or D."""
+    topics: dict[str, TopicCut]
+    clean: bool = False
+    """Taken at a graceful stop."""
+    version: int = CUT_VERSION
+
+
+def id_key(topic: str, logical_id: str, generation: int) -> bytes:
+    """Shorten (topic, logical id, generation) to 128 bits."""
+    return hashlib.blake2b(f"{generation}\0{topic}\0{logical_id}".encode(), digest_size=16).digest()
+
+
+class Sealer:
+    """Seals causes with the cluster's key: BLAKE2b, keyed, 96 bits (RFC 7693)."""
+
+    __slots__ = ("_key",)
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def seal(self, cause: CauseName, task_id: str, kafka_topic: str, lane: int) -> str:
+        """Bind a cause to the message that carries it and to the place where it was sent."""
+        text = f"{cause[0]},{cause[1]},{cause[2]},{lane},{kafka_topic},{task_id}".encode()
+        return hashlib.blake2b(text, digest_size=12, key=self._key).hexdigest()
+
+    def holds(self, seal: str, cause: CauseName, task_id: str, kafka_topic: str, lane: int) -> bool:
+        """Tell whether the cluster itself has sealed this."""
+        return hmac.compare_digest(seal.encode(), self.seal(cause, task_id, kafka_topic, lane).encode())
+
+
+class _Input:
+    """One input Kafka topic of the lane."""
+
+    __slots__ = (
+        "below",
+        "decided",
+        "delayed",
+        "done",
+        "held",
+        "low",
+        "next",
+        "ready",
+        "seen",
+        "stride",
+        "suspect_below",
+        "suspects",
+        "turn",
+        "window",
+    )
+
+    def __init__(self, cut: TopicCut | None, weight: int) -> None:
+        self.low = cut.low if cut else 0
+        self.next = self.low
+        self.below: dict[int, tuple[int, int]] = dict(cut.causes) if cut else {}
+        # the newest causes read; those of messages at or above the low-water are registered again as they are read
+        self.seen: dict[int, tuple[int, int]] = dict(self.below)
+        # offset -> (log offset, task id), for messages at or above the low-water, whether read yet or not
+        self.decided: dict[int, tuple[int, str]] = {}
+        self.done: set[int] = set()  # duplicates: they count as decided
+        self.window: deque[Message] = deque()  # all messages read at or above the low-water, in order
+        self.delayed: deque[Message] = deque()  # not due yet
+        self.ready: list[tuple[int, int, Message]] = []  # a heap by priority, then offset
+        self.held = 0  # bytes in the window
+        self.stride = 1.0 / weight
+        self.turn = 0.0
+        self.suspects = 0  # how many more messages the life before may have had in its window
+        self.suspect_below = 0
+
+
+class Lane:
+    """One lane; see the module.
+
+    Args:
+        lane: its number.
+        inputs: its input Kafka topics, each with the weight by which it gets turns.
+        owners: the index of ids.
+        cut: where to resume; None for the beginning.
+        span: how far above a low-water messages are read, in offsets.
+        in_flight: how many messages may be handed out and undecided at a time.
+        window_bytes: how many bytes of messages of one input are held, about.
+        unclean: the life before may have ended with messages under way.
+    """
+
+    def __init__(
+        self,
+        lane: int,
+        inputs: Mapping[str, int],
+        owners: Owners,
+        cut: Cut | None = None,
+        *,
+        span: int = 8192,
+        in_flight: int = 2048,
+        window_bytes: int = 1 << 26,
+        unclean: bool = False,
+    ) -> None:
+        topics: Mapping[str, TopicCut] = cut.topics if cut else {}
+        self.lane = lane
+        self._inputs = {name: _Input(topics.get(name), weight) for name, weight in inputs.items()}
+        self._owners = owners
+        self._follow_from = cut.log if cut else 0
+        self.log_start = min(cut.resume_from, owners.next_offset) if cut else 0
+        self.log_next = self.log_start
+        self._span = span
+        self._limit = in_flight
+        self._window_bytes = window_bytes
+        self._reading = False
+
+        self._waiting: dict[bytes, list[Message]] = {}  # ids under way -> doubles that wait
+        self._under_way: dict[tuple[str, int], Message] = {}
+        self._turn = 0.0
+
+        self._unclean = unclean
+        self._marks: dict[tuple[str, int], list[int]] = {}  # (topic, offset) -> log offsets of its marks
+        self._marking: dict[tuple[str, int], Message] = {}  # the mark is asked for and not yet read back
+        self._marked_now: deque[Message] = deque()  # the mark has been read back
+        self._alone: deque[Message] = deque()  # each waits for its turn, and only then asks for its mark
+        self._lone: tuple[str, int] | None = None  # whose turn it is
+
+        self.duplicates = 0
+        self.losing = 0
+
+    def check_log(self, begin: int, end: int) -> None:
+        """Compare what the log holds, from `begin` to before `end`, with what this lane remembers of it.
+
+        Raises:
+            LogMismatchError: it begins after the place to resume from, or ends before what was read of it.
+        """
+        known = max(self._follow_from, self._owners.next_offset)
+        if begin > self.log_start:
+            raise LogMismatchError(
+                f"tasks.results[{self.lane}] begins at {begin}, after {self.log_start}, where this lane has to resume: "
+                "set retention.ms=-1 on it and restore it, or start over with a new cluster and a new lake."
+            )
+        if end < known:
+            raise LogMismatchError(
+                f"tasks.results[{self.lane}] ends at {end}, but entries up to {known} were read from it: the broker "
+                "has lost messages that it had acknowledged. Restore the broker, or start over with a new cluster "
+                "and a new lake."
+            )
+
+    # -- the log ---------------------------------------------------------------------------------------------------
+
+    def log(self, offset: int, entry: Entry) -> bool:
+        """Take in one entry of the log.
+
+        Returns:
+            True when it is a winning decision from which all follows now.
+
+        Raises:
+            LogMismatchError: it names a message that is another one in the input.
+        """
+        self.log_next = offset + 1
+        source = self._inputs.get(entry.kafka_topic)
+        if source is None:
+            raise LogMismatchError(
+                f"tasks.results[{self.lane}]@{offset} decides a message of {entry.kafka_topic!r}, which is no input here"
+            )
+        number = entry.offset
+        if number < source.low or number in source.decided or number in source.done:
+            self.losing += entry.kind is not DecisionKind.STARTED
+            if not (offset < self._follow_from and entry.introduces):
+                return False
+            # an index of ids older than the cut: the first entry about an id is its owner, whoever wrote it
+            self._own(entry, self._key_of(entry))
+            return False
+
+        message = self._under_way.get((entry.kafka_topic, number)) or self._find(source, number)
+        if message is not None and message.task_id != entry.task_id:
+            raise LogMismatchError(self._mismatch(offset, entry, message.task_id))
+        if entry.kind is DecisionKind.STARTED:
+            self._marked(offset, entry)
+            return False
+
+        follows = True
+        if entry.introduces:
+            owner = self._own(entry, message.key if message is not None and message.key else self._key_of(entry))
+            follows = owner.offset == number and owner.kafka_topic == entry.kafka_topic
+            if not follows and owner.digest != entry.payload_digest:
+                self._refuse(entry, message)
+                return False
+            self.duplicates += not follows
+        source.decided[number] = (offset, entry.task_id)
+        self._settle(entry.kafka_topic, number)
+        self._advance(source)
+        return follows and offset >= self._follow_from
+
+    @staticmethod
+    def _key_of(entry: Any) -> bytes:
+        return id_key(entry.topic, entry.logical_id, entry.generation)
+
+    def _own(self, entry: Entry, key: bytes) -> Owner:
+        """Give the id to the message if nobody owns it; say who does."""
+        owner = self._owners.get(key)
+        if owner is None:
+            owner = Owner(entry.kafka_topic, entry.offset, entry.payload_digest)
+            self._owners.put(key, owner)
+        for double in self._waiting.pop(key, ()):
+            if double.offset != owner.offset or double.kafka_topic != owner.kafka_topic:
+                self._double(double, owner)
+        return owner
+
+    def _refuse(self, entry: Entry, message: Message | None) -> None:
+        """A decision that claims an id which another payload owns counts for nothing: the conflict has to be told.
+
+        Two messages with one id can both be under way, in two processes, or in one while the other is decided elsewhere.
+        """
+        self.losing += 1
+        if message is None:
+            return  # it will be known for what it is when it is read
+        message.verdict = "id_conflict"
+        name = (entry.kafka_topic, entry.offset)
+        if self._lone == name:
+            self._lone = None
+        if self._under_way.pop(name, None) is not None:
+            self._offer(message)
+
+    def _double(self, message: Message, owner: Owner) -> None:
+        """A message with an id that another one owns: the same again, or a conflict that has to be told."""
+        source = self._inputs[message.kafka_topic]
+        if message.offset in source.decided or message.offset < source.low:
+            return
+        if message.digest == owner.digest:
+            self._repeated(source, message)
+        else:
+            message.verdict = "id_conflict"
+            self._offer(message)
+
+    def _repeated(self, source: _Input, message: Message) -> None:
+        """A message that is another one once more counts as decided."""
+        self.duplicates += 1
+        source.done.add(message.offset)
+        self._marks.pop((message.kafka_topic, message.offset), None)
+        self._advance(source)
+
+    def _mismatch(self, offset: int, entry: Entry, found: str) -> str:
+        return (
+            f"tasks.results[{self.lane}]@{offset} decides {entry.kafka_topic}[{self.lane}]@{entry.offset} as task "
+            f"{entry.task_id!r}, but that message is {found!r}: the broker has lost messages that it had acknowledged "
+            "and used their offsets again. Restore the broker, or start over with a new cluster and a new lake."
+        )
+
+    @staticmethod
+    def _find(source: _Input, number: int) -> Message | None:
+        """The message with this offset, where it has been read and is at or above the low-water."""
+        window = source.window
+        if number >= source.next or not window:
+            return None
+        at = number - window[0].offset
+        # offsets are nearly always dense, so the guess is nearly always right
+        if 0 <= at < len(window) and window[at].offset == number:
+            return window[at]
+        return next((m for m in window if m.offset == number), None)
+
+    def _settle(self, kafka_topic: str, number: int) -> None:
+        """A message is decided: it is no longer under way."""
+        name = (kafka_topic, number)
+        if self._lone == name:
+            self._lone = None
+        self._under_way.pop(name, None)
+        self._marks.pop(name, None)
+        self._marking.pop(name, None)
+
+    def _advance(self, source: _Input) -> None:
+        """Raise the low-water over all that is decided; nothing is passed that was not read."""
+        window, decided, done, below = source.window, source.decided, source.done, source.below
+        while window:
+            first = window[0]
+            if decided.pop(first.offset, None) is None:
+                if first.offset not in done:
+                    break
+                done.remove(first.offset)
+            window.popleft()
+            source.held -= first.size
+            cause = first.cause
+            if cause is not None:
+                known = below.get(cause[0])
+                if known is None or known < cause[1:]:
+                    below[cause[0]] = (cause[1], cause[2])
+        source.low = window[0].offset if window else source.next
+
+    # -- the input -------------------------------------------------------------------------------------------------
+
+    def begin_reading(self) -> None:
+        """The log has been read to its end: from now on what is decided is known, and input may be read."""
+        self._reading = True
+        if self._unclean:
+            # the life before had at most this many in its window, from the first undecided message on
+            for source in self._inputs.values():
+                source.suspects = self._span
+
+    def position(self, kafka_topic: str) -> int:
+        """The offset from which to read on."""
+        return self._inputs[kafka_topic].next
+
+    def room(self, kafka_topic: str) -> int:
+        """How many messages may be read now."""
+        source = self._inputs[kafka_topic]
+        if not self._reading or source.held >= self._window_bytes:
+            return 0
+        return max(0, source.low + self._span - source.next)
+
+    def read(self, message: Message) -> None:
+        """Take in one message of an input; each Kafka topic in the order of its offsets.
+
+        Raises:
+            LogMismatchError: the log has decided another message under this name.
+        """
+        if not self._reading:
+            raise RuntimeError("the log has to be read to its end first")
+        source = self._inputs[message.kafka_topic]
+        source.next = message.offset + 1
+        source.window.append(message)
+        source.held += message.size
+        repeated = message.cause is not None and not self._register(source, message.cause)
+        decided = source.decided.get(message.offset)
+        if decided is not None:
+            if decided[1] != message.task_id:
+                raise LogMismatchError(
+                    f"{message.kafka_topic}[{self.lane}]@{message.offset} is task {message.task_id!r}, but "
+                    f"tasks.results[{self.lane}]@{decided[0]} has decided it as {decided[1]!r}: the broker has lost "
+                    "messages that it had acknowledged and used their offsets again. Restore the broker, or start "
+                    "over with a new cluster and a new lake."
+                )
+            self._advance(source)
+        elif repeated:
+            self._repeated(source, message)
+        elif message.due_at:
+            source.delayed.append(message)
+        else:
+            self._admit(message)
+        if source.suspects and source.window:
+            source.suspects -= 1
+            source.suspect_below = message.offset + 1
+
+    @staticmethod
+    def _register(source: _Input, cause: CauseName) -> bool:
+        """Note a cause; False when it was seen before."""
+        known = source.seen.get(cause[0])
+        if known is not None and cause[1:] <= known:
+            return False
+        source.seen[cause[0]] = (cause[1], cause[2])
+        return True
+
+    def _admit(self, message: Message) -> None:
+        """Offer a message, unless its id has an owner or is under way."""
+        key = message.key
+        if key is None:
+            self._offer(message)
+            return
+        owner = self._owners.get(key)
+        if owner is not None:
+            if owner.kafka_topic == message.kafka_topic and owner.offset == message.offset:
+                raise LogMismatchError(
+                    f"{message.kafka_topic}[{self.lane}]@{message.offset} owns its id {message.task_id!r}, but "
+                    f"tasks.results[{self.lane}] no longer has its decision. Restore the broker, or start over with a "
+                    "new cluster and a new lake."
+                )
+            self._double(message, owner)
+        elif key in self._waiting:
+            self._waiting[key].append(message)
+        else:
+            self._waiting[key] = []
+            self._offer(message)
+
+    def _offer(self, message: Message) -> None:
+        source = self._inputs[message.kafka_topic]
+        if not source.ready:
+            source.turn = max(source.turn, self._turn)
+        heappush(source.ready, (message.priority, message.offset, message))
+
+    # -- handing out -----------------------------------------------------------------------------------------------
+
+    def hand_out(self, now: float, *, may_run_alone: bool = True) -> tuple[list[Message], list[Message]]:
+        """Choose what goes next, as far as there is room.
+
+        Args:
+            now: seconds since the epoch.
+            may_run_alone: nothing else in this process is under way. What brings the process down takes all of it
+                along, so while one lane `wants_alone`, its driver hands out from no other.
+
+        Returns:
+            The messages to work on, and those for which a `started` mark is to be appended to the log first; these
+            are handed out once the mark has been read back.
+        """
+        for source in self._inputs.values():
+            while source.delayed and source.delayed[0].due_at <= now:
+                self._admit(source.delayed.popleft())
+        handed: list[Message] = []
+        marks: list[Message] = []
+        while self._marked_now:
+            self._start(self._marked_now.popleft(), handed)
+        if self.wants_alone:
+            if may_run_alone and self._lone is None and not self._under_way and not self._marking:
+                self._next_alone(marks)
+            return handed, marks
+        room = self._limit - len(self._under_way) - len(self._marking)
+        while room > 0:
+            first = min((s for s in self._inputs.values() if s.ready), key=_turn_of, default=None)
+            if first is None:
+                break
+            self._turn = first.turn
+            first.turn += first.stride
+            message = heappop(first.ready)[2]
+            if self._is_settled(first, message):
+                continue
+            name = (message.kafka_topic, message.offset)
+            if message.offset >= first.suspect_below:
+                room -= self._start(message, handed)
+            elif len(self._marks.get(name, ())) + 1 >= ALONE_AT:
+                self._alone.append(message)
+            else:
+                room -= 1
+                self._marking[name] = message
+                marks.append(message)
+        return handed, marks
+
+    @property
+    def wants_alone(self) -> bool:
+        """Whether a message runs alone or waits for it: nothing else in this process is to be handed out."""
+        return bool(self._alone) or self._lone is not None
+
+    def _next_alone(self, marks: list[Message]) -> None:
+        """Let the next one run alone. Its mark comes now and not before: one that only waited must not count."""
+        while self._alone:
+            message = self._alone.popleft()
+            if not self._is_settled(self._inputs[message.kafka_topic], message):
+                self._lone = (message.kafka_topic, message.offset)
+                self._marking[self._lone] = message
+                marks.append(message)
+                return
+
+    @staticmethod
+    def _is_settled(source: _Input, message: Message) -> bool:
+        return message.offset < source.low or message.offset in source.decided or message.offset in source.done
+
+    def _start(self, message: Message, handed: list[Message]) -> bool:
+        if self._is_settled(self._inputs[message.kafka_topic], message):
+            return False
+        self._under_way[message.kafka_topic, message.offset] = message
+        handed.append(message)
+        return True
+
+    def _marked(self, offset: int, entry: Entry) -> None:
+        """A mark has been read: count it, and hand its message out if it was waiting for it."""
+        name = (entry.kafka_topic, entry.offset)
+        marks = self._marks.setdefault(name, [])
+        marks.append(offset)
+        message = self._marking.pop(name, None)
+        if message is None:
+            return
+        if len(marks) >= DEAD_AT and message.verdict is None:
+            message.verdict = "poison"
+        self._marked_now.append(message)
+
+    # -- the cut ---------------------------------------------------------------------------------------------------
+
+    def cut(self, *, clean: bool = False) -> Cut:
+        """Take the cut at the present end of the log; everything handed to the driver so far must be on its way."""
+        at = max(self.log_next, self._follow_from)
+        oldest = [self.log_next]
+        for source in self._inputs.values():
+            oldest.extend(offset for offset, _ in source.decided.values())
+        oldest.extend(offsets[0] for offsets in self._marks.values())
+        topics = {name: TopicCut(s.low, dict(s.below)) for name, s in self._inputs.items()}
+        return Cut(self.lane, at, min(oldest), topics, clean)
+
+    @property
+    def under_way(self) -> int:
+        """How many messages are handed out and undecided."""
+        return len(self._under_way)
+
+
+def _turn_of(source: _Input) -> float:
+    return source.turn
+
+
+def encode_cut(cut: Cut) -> bytes:
+    """Write a cut down, for a snapshot or a commit."""
+    return msgspec.json.encode(cut)
+
+
+def decode_cut(data: bytes) -> Cut:
+    """Read a cut.
+
+    Raises:
+        LogMismatchError: it is of a version that this software does not know.
+    """
+    cut = msgspec.json.decode(data, type=Cut)
+    if cut.version != CUT_VERSION:
+        raise LogMismatchError(f"the cut of lane {cut.lane} has version {cut.version}; this software reads {CUT_VERSION}")
+    return cut
+

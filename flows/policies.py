@@ -1,0 +1,54 @@
+"""Convergence policies: is a round's result good enough, or is another round to be tried.
+
+A user's own is named by `AUREON_POLICY=module:callable`; the callable is given the Settings and returns an object with
+the two members of `ConvergencePolicy`.
+"""
+
+from typing import Protocol
+
+from msgspec import Struct
+
+from flows.settings import Settings
+from schemas.decision import RoundResult
+
+
+class Verdict(Struct, frozen=True):
+    """What a policy says of a round."""
+
+    converged: bool
+    reason: str
+    forced: bool = False
+    """Converged only because the rounds are spent."""
+
+
+class ConvergencePolicy(Protocol):
+    """Decides when a task has converged; pure, so that a replay can ask it again."""
+
+    @property
+    def name(self) -> str:
+        """The policy with its parameters, as it is kept with each decision."""
+        ...
+
+    def judge(self, result: RoundResult, round_index: int) -> Verdict:
+        """Judge the result of round `round_index`, counted from 0."""
+        ...
+
+
+class SimpleThresholdPolicy:
+    """Accept from a score on, or whatever there is when the rounds are spent."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._threshold = settings.score_threshold
+        self._max_rounds = settings.max_rounds
+        self.name = f"threshold(score>={self._threshold:g}, max_rounds={self._max_rounds})"
+        self._accepted = f"score >= {self._threshold:g}"
+        self._forced = f"{self._max_rounds} rounds spent"
+        self._again = f"score < {self._threshold:g}"
+
+    def judge(self, result: RoundResult, round_index: int) -> Verdict:
+        """Judge by the score alone."""
+        if result.answer is not None and result.score >= self._threshold:
+            return Verdict(converged=True, reason=self._accepted)
+        if round_index + 1 >= self._max_rounds:
+            return Verdict(converged=True, reason=self._forced, forced=True)
+        return Verdict(converged=False, reason=self._again)

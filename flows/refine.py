@@ -1,0 +1,154 @@
+"""The cell: tasks from Kafka, refined by several models until they converge, their records into ONE.
+
+    tasks.global ─┬─► intake ─► route ─► infer ─► validate ─► supervise ─► plan ─► tasks.results
+    tasks.results ┘      │                                                              │
+          ▲              └─► derive ─┬─► follow-ups: next rounds, branches, retries     │
+          │                          └─► ONE                                            │
+          └─────────────────────────────────────────────────────────────────────────────┘
+
+Run it with `aureon run`, or by itself:
+
+    python -m bytewax.run flows.refine -r STATE/recovery -s 2 -b 0
+"""
+
+import atexit
+import signal
+import threading
+import time
+from functools import cached_property
+from typing import Any
+
+import bytewax.operators as op
+from bytewax.dataflow import Dataflow
+from bytewax.inputs import Source
+from bytewax.outputs import Sink
+
+from connectors.lane_sinks import LaneSink
+from connectors.topics import RESULTS
+from flows.cell import Cell
+from flows.settings import read_settings
+from flows.steps.derive import Derived, Outgoing, derive
+from flows.steps.infer import Answered, Inference
+from flows.steps.intake import Decided, Handed, LaneSource, Work, mark_of
+from flows.steps.plan import Planner
+from flows.steps.route import Routed, Router
+from flows.steps.supervise import Supervised, supervise
+from flows.steps.validate import validate
+from one_lake.output import OneSink
+from schemas.one import Row
+from schemas.task import encode
+
+
+class Steps:
+    """The steps with what they need of a cell; each is asked for when the first message comes."""
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+
+    @cached_property
+    def _router(self) -> Router:
+        return self._cell.router()
+
+    @cached_property
+    def _planner(self) -> Planner:
+        return self._cell.planner()
+
+    def route(self, handed: Handed) -> list[Routed]:
+        """Choose the calls of each round."""
+        return [self._router.route(message, handed.at) for message in handed.messages]
+
+    def infer(self, _state: None) -> Inference:
+        """Open the rounds of a lane."""
+        return Inference(self._cell.runner(), self._cell.stopping)
+
+    def validate(self, rounds: list[Answered]) -> list[Supervised]:
+        """Judge each round's answers; none where no model was asked."""
+        verifiers = self._cell.verifiers
+        judged = []
+        for answered in rounds:
+            body = answered.routed.message.body
+            known = isinstance(body, Work) and answered.answers
+            result = validate(body.view, answered.answers, verifiers) if known else None
+            judged.append(Supervised(answered, result))
+        return judged
+
+    def supervise(self, rounds: list[Supervised]) -> list[Supervised]:
+        """Let each result pass, or flag it."""
+        return [r if r.result is None else Supervised(r.answered, supervise(r.result)) for r in rounds]
+
+    def plan(self, item: tuple[str, list[Supervised]]) -> tuple[str, list[Outgoing]]:
+        """Decide on each round."""
+        key, rounds = item
+        lane, now = int(key), time.time()
+        return key, [Outgoing(RESULTS, lane, b"", self._planner.plan(lane, r, now)) for r in rounds]
+
+    def mark(self, item: tuple[str, Handed]) -> tuple[str, list[Outgoing]]:
+        """Write the marks that intake asks for."""
+        key, handed = item
+        return key, [Outgoing(RESULTS, int(key), b"", encode(mark_of(m))) for m in handed.marks]
+
+    def derive(self, decided: Decided) -> Derived:
+        """Carry winning decisions out."""
+        return derive(decided, self._cell.connect().sealer)
+
+
+def refine_flow(
+    steps: Steps,
+    lanes_source: Source[tuple[str, Handed | Decided]],
+    results: Sink[tuple[str, list[Outgoing]]],
+    follow_ups: Sink[tuple[str, list[Outgoing]]],
+    one: Sink[tuple[str, list[Row]]],
+) -> Dataflow:
+    """Build the flow. Every item is a batch of one lane, since the cost of a step is by the item.
+
+    The step ids are frozen: the recovery store knows the state by them.
+    """
+    flow = Dataflow("refine")
+
+    lanes = op.input("intake", flow, lanes_source)
+    # (lane, Handed | Decided)
+    read = op.branch("handed_or_decided", lanes, is_handed)
+
+    routed = op.map_value("route", read.trues, steps.route)
+    # (lane, [Routed])
+    answered = op.stateful_batch("infer", routed, steps.infer)
+    # (lane, [Answered])
+    validated = op.map_value("validate", answered, steps.validate)
+    # (lane, [Supervised])
+    supervised = op.map_value("supervise", validated, steps.supervise)
+    # (lane, [Supervised])
+    decisions = op.map("plan", supervised, steps.plan)
+    # (lane, [Outgoing])
+    marks = op.map("mark", read.trues, steps.mark)
+    # (lane, [Outgoing])
+    op.output("results", op.merge("decisions_and_marks", decisions, marks), results)
+
+    derived = op.map_value("derive", read.falses, steps.derive)
+    # (lane, Derived)
+    op.output("follow_ups", op.map_value("messages", derived, lambda d: d.messages), follow_ups)
+    op.output("one", op.map_value("rows", derived, lambda d: d.rows), one)
+    return flow
+
+
+def is_handed(item: tuple[str, Handed | Decided]) -> Any:
+    """Tell the two kinds of items of the source apart."""
+    return isinstance(item[1], Handed)
+
+
+def cell_flow(cell: Cell) -> Dataflow:
+    """The flow of a cell, connected when it runs."""
+    sink = LaneSink(lambda: cell.connect().topics.lanes, lambda: cell.connect().producer)
+    return refine_flow(Steps(cell), LaneSource(cell.lane_parts()), sink, sink, OneSink(cell.lake_writer))
+
+
+def flow() -> Dataflow:
+    """What `python -m bytewax.run flows.refine` runs: the cell that the environment describes.
+
+    SIGTERM and Ctrl-C end it gracefully; a second one does not wait for the calls in flight.
+    """
+    cell = Cell(read_settings())
+    atexit.register(cell.close)
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: cell.stopping.ask())
+    return cell_flow(cell)

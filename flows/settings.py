@@ -1,0 +1,143 @@
+"""One frozen Settings: every flag of `aureon`, its environment variable, its default.
+
+A field `max_rounds` is the flag `--max-rounds` and the variable `AUREON_MAX_ROUNDS`; a flag goes before a variable.
+"""
+
+import importlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from schemas.errors import RefusedError
+
+PREFIX = "AUREON_"
+
+Positive = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+Count = Annotated[int, Meta(ge=0)]
+Seconds = Annotated[float, Meta(ge=0.0)]
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a run of Aureon can be told."""
+
+    home: Annotated[str, Meta(description="folder that holds all below unless said otherwise")] = ".aureon"
+    brokers: Annotated[str, Meta(description="Kafka bootstrap servers, host:port,…; empty: the embedded broker")] = ""
+    kafka_config: Annotated[str, Meta(description="more client properties for librdkafka, key=value;key=value")] = ""
+    state: Annotated[str, Meta(description="state folder of this cell; empty: <home>/state")] = ""
+    lake: Annotated[str, Meta(description="folder of ONE, the lake; empty: <home>/lake")] = ""
+    key_file: Annotated[str, Meta(description="the cluster's key, the same for all cells; empty: <home>/cluster.key")] = ""
+    lanes: Annotated[Count, Meta(description="partitions of each Kafka topic, fixed for good; 0: as they are, or 4")] = 0
+    replication: Annotated[Positive, Meta(description="replicas of each Kafka topic, where they have to be created")] = 1
+    group: Annotated[str, Meta(description="consumer group in which cuts are committed")] = "aureon"
+    workers: Annotated[Positive, Meta(description="worker threads of this cell")] = 1
+    snapshot_s: Annotated[Positive, Meta(description="seconds between snapshots and commits to the lake")] = 2
+
+    nodes: Annotated[str, Meta(description="module:function that gives the nodes")] = "connectors.nodes.embedded:embedded_nodes"
+    policy: Annotated[str, Meta(description="module:callable that makes the policy")] = (
+        "flows.policies:SimpleThresholdPolicy"
+    )
+    verifiers: Annotated[str, Meta(description="more verifiers, module:function,…; known by the function's name")] = ""
+    score_threshold: Annotated[Share, Meta(description="the default policy accepts from this score on")] = 0.85
+    max_rounds: Annotated[Positive, Meta(description="rounds after which the default policy takes what there is")] = 3
+    max_attempts: Annotated[Positive, Meta(description="attempts at a round whose calls all failed, before it is dead")] = 3
+    retry_delay_s: Annotated[Seconds, Meta(description="how long a failed round waits before its next attempt")] = 5.0
+    call_tries: Annotated[Positive, Meta(description="tries of one call within its round")] = 3
+    call_backoff_s: Annotated[Seconds, Meta(description="pause before the second try of a call; doubles, with jitter")] = 0.2
+    max_depth: Annotated[Count, Meta(description="how many branchings deep a root task may go")] = 3
+    max_branches: Annotated[Count, Meta(description="how many branches a root task may have in all")] = 16
+    max_task_bytes: Annotated[Positive, Meta(description="a larger task message is a dead letter")] = 1 << 20
+
+    in_flight: Annotated[Positive, Meta(description="messages of one lane under way at a time")] = 2048
+    span: Annotated[Positive, Meta(description="how many messages a lane reads above the first undecided one")] = 8192
+    window_bytes: Annotated[Positive, Meta(description="how many bytes of one input a lane holds, about")] = 1 << 25
+    drain_s: Annotated[Seconds, Meta(description="how long a graceful stop waits for the calls in flight")] = 10.0
+
+    @property
+    def state_dir(self) -> Path:
+        """The state folder of this cell."""
+        return Path(self.state or Path(self.home) / "state")
+
+    @property
+    def lake_dir(self) -> Path:
+        """The folder of the lake."""
+        return Path(self.lake or Path(self.home) / "lake")
+
+    @property
+    def key_path(self) -> Path:
+        """The file with the cluster's key."""
+        return Path(self.key_file or Path(self.home) / "cluster.key")
+
+    @property
+    def broker_dir(self) -> Path:
+        """The folder of the embedded broker."""
+        return Path(self.home) / "broker"
+
+    @property
+    def kafka_properties(self) -> dict[str, str]:
+        """`kafka_config`, taken apart.
+
+        Raises:
+            RefusedError: a part of it has no `=`.
+        """
+        properties = {}
+        for part in filter(None, (p.strip() for p in self.kafka_config.split(";"))):
+            key, separator, value = part.partition("=")
+            if not separator:
+                raise RefusedError(f"{PREFIX}KAFKA_CONFIG: {part!r} is not key=value")
+            properties[key.strip()] = value.strip()
+        return properties
+
+    def __repr__(self) -> str:
+        """Leave out what may hold a password."""
+        shown = ", ".join(f"{f}={getattr(self, f)!r}" for f in self.__struct_fields__ if f != "kafka_config")
+        return f"Settings({shown})"
+
+
+def read_settings(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None) -> Settings:
+    """Gather the settings: flags before environment variables before defaults.
+
+    Args:
+        flags: field name to value; None values count as not given.
+        environment: os.environ by default.
+
+    Raises:
+        RefusedError: a value is not what its setting takes, or a variable with our prefix is no setting.
+    """
+    environment = os.environ if environment is None else environment
+    given: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for field in Settings.__struct_fields__:
+        variable = PREFIX + field.upper()
+        if variable in environment:
+            given[field], origin[field] = environment[variable], variable
+        if flags and flags.get(field) is not None:
+            given[field], origin[field] = flags[field], "--" + field.replace("_", "-")
+    try:
+        return msgspec.convert(given, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$.")
+        name = path.rstrip("`")
+        raise RefusedError(f"{origin.get(name, name)}={given.get(name)!r}: {message}") from None
+
+
+def import_object(path: str, setting: str) -> Any:
+    """Import what a setting names as `module:attribute`.
+
+    Raises:
+        RefusedError: there is no such thing; says which setting named it.
+    """
+    module, separator, name = path.partition(":")
+    if not separator:
+        raise RefusedError(f"{PREFIX}{setting.upper()}={path!r}: expected module:attribute")
+    try:
+        found = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise RefusedError(f"{PREFIX}{setting.upper()}={path!r}: {error}") from error
+    return found

@@ -1,0 +1,236 @@
+"""derive: the messages and rows that follow from one winning decision; a pure function of it and of its offset."""
+
+import hashlib
+
+import msgspec
+from msgspec import Raw, Struct
+
+from connectors.topics import DEAD_LETTERS
+from flows.lane import Sealer
+from flows.steps.intake import Decided
+from schemas.decision import NO_PAYLOAD, DeadLetter, Decision, DecisionKind, FollowUp
+from schemas.one import BranchRow, DeadLetterRow, Record, RoundRow, Row
+from schemas.task import Cause, TaskDescriptor, encode
+
+
+class Outgoing(Struct, frozen=True):
+    """One message for Kafka."""
+
+    kafka_topic: str
+    lane: int
+    key: bytes
+    value: bytes
+
+
+class Derived(Struct, frozen=True):
+    """What follows from a batch of decisions, in log order."""
+
+    messages: list[Outgoing]
+    rows: list[Row]
+
+
+def derive(decided: Decided, sealer: Sealer) -> Derived:
+    """Carry out decisions, as read back from the log."""
+    messages: list[Outgoing] = []
+    rows: list[Row] = []
+    lane = decided.lane
+    for offset, decision in decided.decisions:
+        for index, follow_up in enumerate(decision.follow_ups):
+            messages.append(_message(lane, offset, index, decision, follow_up, sealer))
+        if decision.kind is DecisionKind.DEAD:
+            messages.append(_dead_letter(lane, offset, decision))
+        _rows(lane, offset, decision, rows)
+    return Derived(messages, rows)
+
+
+def _message(
+    lane: int, offset: int, index: int, decision: Decision, follow_up: FollowUp, sealer: Sealer
+) -> Outgoing:
+    cause = (lane, offset, index)
+    seal = sealer.seal(cause, follow_up.task_id, follow_up.kafka_topic, follow_up.lane)
+    task = TaskDescriptor(
+        topic=follow_up.topic,
+        payload=decision.payload if follow_up.payload is NO_PAYLOAD else follow_up.payload,
+        logical_id=follow_up.logical_id,
+        task_id=follow_up.task_id,
+        priority=follow_up.priority,
+        round_index=follow_up.round_index,
+        attempt=follow_up.attempt,
+        generation=follow_up.generation,
+        metadata=follow_up.metadata,
+        origin=msgspec.structs.replace(follow_up.origin, cause=Cause(lane, offset, index, seal)),
+    )
+    return Outgoing(follow_up.kafka_topic, follow_up.lane, follow_up.logical_id.encode(), encode(task))
+
+
+def _dead_letter(lane: int, offset: int, decision: Decision) -> Outgoing:
+    letter = DeadLetter(
+        task_id=decision.task_id,
+        topic=decision.topic,
+        logical_id=decision.logical_id,
+        generation=decision.generation,
+        reason=decision.reason,
+        detail=decision.detail,
+        kafka_topic=decision.kafka_topic,
+        lane=lane,
+        offset=decision.offset,
+        decision_offset=offset,
+        payload=decision.payload,
+        raw=decision.raw,
+        metadata=decision.metadata,
+        history=_history(decision),
+        died_at=decision.decided_at,
+    )
+    return Outgoing(DEAD_LETTERS, lane, decision.logical_id.encode(), encode(letter))
+
+
+def _history(decision: Decision) -> tuple[str, ...]:
+    before = decision.origin.errors if decision.origin is not None else ()
+    return (*before, decision.detail) if decision.reason == "attempts_spent" else before
+
+
+def _rows(lane: int, offset: int, decision: Decision, rows: list[Row]) -> None:
+    """Which table a row goes to depends on the decision alone; `rounds` gets one of every decision."""
+    if decision.kind is DecisionKind.CONVERGED:
+        rows.append(_record(lane, offset, decision))
+        for index, follow_up in enumerate(decision.follow_ups):
+            rows.append(_branch(lane, offset, index, decision, follow_up))
+    elif decision.kind is DecisionKind.DEAD:
+        rows.append(_dead_row(lane, offset, decision))
+    rows.append(_round(lane, offset, decision))
+
+
+def _text(payload: Raw) -> str:
+    return bytes(payload).decode()
+
+
+def _previous(decision: Decision) -> tuple[int | None, int | None]:
+    """The decision on the round or attempt before is the cause of this one's message."""
+    if decision.origin is None or not (decision.round_index or decision.attempt):
+        return None, None
+    return decision.origin.cause.lane, decision.origin.cause.offset
+
+
+def _record(lane: int, offset: int, decision: Decision) -> Record:
+    result, origin = decision.result, decision.origin
+    if result is None:
+        raise ValueError(f"decision {lane}@{offset} on {decision.task_id} converged without a result")
+    payload = _text(decision.payload)
+    told = [decision.topic, decision.logical_id, decision.generation, msgspec.json.decode(payload), result.answer]
+    winners = [result.candidates[i] for i in result.leading]
+    previous = _previous(decision)
+    return Record(
+        lane=lane,
+        decision_offset=offset,
+        topic=decision.topic,
+        logical_id=decision.logical_id,
+        generation=decision.generation,
+        payload=payload,
+        answer=result.answer,
+        score=result.score,
+        confidence=result.confidence,
+        agreement=result.agreement,
+        round_index=decision.round_index,
+        attempt=decision.attempt,
+        reason=decision.reason,
+        forced=decision.forced,
+        evidence=result.evidence,
+        policy=decision.policy,
+        models=[a.model for a in winners],
+        nodes=sorted({a.node for a in winners}),
+        calls=decision.calls + (origin.calls if origin is not None else 0),
+        cost=decision.cost + (origin.cost if origin is not None else 0.0),
+        metadata=encode(decision.metadata).decode(),
+        started_at=(origin.started_at if origin is not None else 0.0) or decision.decided_at - decision.latency_s,
+        converged_at=decision.decided_at,
+        content_hash=hashlib.sha256(msgspec.json.encode(told, order="sorted")).hexdigest(),
+        parent_topic=(origin.parent_topic or None) if origin is not None else None,
+        parent_id=(origin.parent_id or None) if origin is not None else None,
+        root_topic=(origin.root_topic if origin is not None else "") or decision.topic,
+        root_id=(origin.root_id if origin is not None else "") or decision.logical_id,
+        depth=origin.depth if origin is not None else 0,
+        previous_lane=previous[0],
+        previous_offset=previous[1],
+    )
+
+
+def _branch(lane: int, offset: int, index: int, decision: Decision, follow_up: FollowUp) -> BranchRow:
+    return BranchRow(
+        lane=lane,
+        decision_offset=offset,
+        index=index,
+        topic=follow_up.topic,
+        logical_id=follow_up.logical_id,
+        generation=follow_up.generation,
+        parent_topic=decision.topic,
+        parent_id=decision.logical_id,
+        root_topic=follow_up.origin.root_topic,
+        root_id=follow_up.origin.root_id,
+        depth=follow_up.origin.depth,
+        priority=follow_up.priority,
+        score=follow_up.score,
+        payload=_text(follow_up.payload),
+        spawned_at=decision.decided_at,
+    )
+
+
+def _dead_row(lane: int, offset: int, decision: Decision) -> DeadLetterRow:
+    return DeadLetterRow(
+        lane=lane,
+        decision_offset=offset,
+        task_id=decision.task_id,
+        topic=decision.topic,
+        logical_id=decision.logical_id,
+        generation=decision.generation,
+        round_index=decision.round_index,
+        attempt=decision.attempt,
+        reason=decision.reason,
+        detail=decision.detail,
+        kafka_topic=decision.kafka_topic,
+        message_offset=decision.offset,
+        payload=_text(decision.payload) or None,
+        raw=decision.raw,
+        history=list(_history(decision)),
+        died_at=decision.decided_at,
+    )
+
+
+def _round(lane: int, offset: int, decision: Decision) -> RoundRow:
+    result, origin = decision.result, decision.origin
+    previous = _previous(decision)
+    return RoundRow(
+        lane=lane,
+        decision_offset=offset,
+        kind=decision.kind,
+        task_id=decision.task_id,
+        topic=decision.topic,
+        logical_id=decision.logical_id,
+        generation=decision.generation,
+        round_index=decision.round_index,
+        attempt=decision.attempt,
+        kafka_topic=decision.kafka_topic,
+        message_offset=decision.offset,
+        introduces=decision.introduces,
+        payload_digest=decision.payload_digest,
+        reason=decision.reason,
+        detail=decision.detail,
+        forced=decision.forced,
+        policy=decision.policy,
+        answer=result.answer if result is not None else None,
+        score=result.score if result is not None else None,
+        confidence=result.confidence if result is not None else None,
+        agreement=result.agreement if result is not None else None,
+        evidence=result.evidence if result is not None else None,
+        candidates=encode(result.candidates).decode() if result is not None else "[]",
+        flags=list(result.flags) if result is not None else [],
+        warnings=list(result.warnings) if result is not None else [],
+        cut_off=list(decision.cut_off),
+        calls=decision.calls,
+        cost=decision.cost,
+        latency_s=decision.latency_s,
+        decided_at=decision.decided_at,
+        previous_lane=previous[0],
+        previous_offset=previous[1],
+        cause_lane=origin.cause.lane if origin is not None else None,
+        cause_offset=origin.cause.offset if origin is not None else None,
+    )

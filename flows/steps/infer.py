@@ -1,0 +1,186 @@
+"""infer: ask the models, concurrently, within each node's limit, deadline and retry policy.
+
+Nothing is kept in the snapshot: intake hands undecided messages out again.
+"""
+
+import asyncio
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+from bytewax.operators import StatefulBatchLogic
+from msgspec import Struct
+
+from connectors.nodes import Node
+from flows.steps.intake import Stopping
+from flows.steps.route import Routed
+from schemas.node import Answer, Call
+
+log = logging.getLogger(__name__)
+
+DRAIN_EVERY = timedelta(milliseconds=2)
+"""How often finished rounds are looked for while some are open."""
+
+
+class Answered(Struct, frozen=True):
+    """A round with the answers to its calls, in the order of the calls."""
+
+    routed: Routed
+    answers: tuple[Answer, ...]
+
+
+class RetryPolicy(Struct, frozen=True):
+    """How often a call is tried within its round, and how long before another try: exponential, with full jitter."""
+
+    tries: int
+    backoff_s: float
+
+    def pause(self, failures: int, chance: float) -> float:
+        """Seconds to wait after so many failures; `chance` is drawn from [0, 1)."""
+        return float(self.backoff_s * 2 ** (failures - 1)) * (0.5 + chance / 2)
+
+
+class CallRunner:
+    """Runs calls on one asyncio loop in a thread of its own; the whole process shares it."""
+
+    def __init__(self, nodes: Callable[[], Sequence[Node]], retry: RetryPolicy) -> None:
+        self._make_nodes = nodes
+        self._retry = retry
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._nodes: Mapping[str, Node] = {}
+        self._limits: dict[str, asyncio.Semaphore] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Start the loop, once."""
+        with self._lock:
+            if self._loop is not None:
+                return
+            nodes = self._make_nodes()
+            self._nodes = {n.capabilities.node: n for n in nodes}
+            self._limits = {n.capabilities.node: asyncio.Semaphore(n.capabilities.max_concurrency) for n in nodes}
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(target=self._loop.run_forever, name="calls", daemon=True).start()
+
+    def submit(self, rounds: Sequence[Routed], outbox: deque[Answered]) -> None:
+        """Ask all calls of some rounds; each round comes into the outbox when all its calls have ended."""
+        if self._loop is None:
+            self.start()
+        assert self._loop is not None  # noqa: S101 - start() has set it
+        self._loop.call_soon_threadsafe(self._open, rounds, outbox)
+
+    def close(self) -> None:
+        """Abandon open calls, close the nodes, end the loop."""
+        with self._lock:
+            loop, self._loop = self._loop, None
+        if loop is not None:
+            asyncio.run_coroutine_threadsafe(self._shut_down(), loop).result(timeout=10)
+            loop.call_soon_threadsafe(loop.stop)
+
+    async def _shut_down(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for node in self._nodes.values():
+            await node.close()
+
+    def _open(self, rounds: Sequence[Routed], outbox: deque[Answered]) -> None:
+        for routed in rounds:
+            self._spawn(self._run(routed, outbox))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        assert self._loop is not None  # noqa: S101 - runs on the loop
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, routed: Routed, outbox: deque[Answered]) -> None:
+        calls = routed.calls
+        if len(calls) == 1:
+            answers: Iterable[Answer] = (await self._ask(calls[0]),)
+        else:
+            answers = await asyncio.gather(*[self._ask(call) for call in calls])
+        outbox.append(Answered(routed, tuple(answers)))
+
+    async def _ask(self, call: Call) -> Answer:
+        """One call with its retries; a failure in the end is an answer that says so."""
+        node = self._nodes[call.node]
+        started, text = time.monotonic(), ""
+        async with self._limits[call.node]:
+            for failures in range(1, self._retry.tries + 1):
+                try:
+                    async with asyncio.timeout(node.capabilities.timeout_s):
+                        answer = await node.ask(call)
+                except Exception as error:  # noqa: BLE001 - whatever a node raises, the round goes on without it
+                    text = f"{type(error).__name__}: {error}"[:500]
+                    if failures < self._retry.tries:
+                        await asyncio.sleep(self._retry.pause(failures, random.random()))  # noqa: S311
+                else:
+                    return msgspec.structs.replace(
+                        answer, tries=failures, latency_s=round(time.monotonic() - started, 6), sample=call.sample
+                    )
+        return Answer(
+            node=call.node,
+            model=call.model,
+            sample=call.sample,
+            status="failed",
+            error=text,
+            tries=self._retry.tries,
+            latency_s=round(time.monotonic() - started, 6),
+        )
+
+
+class Inference(StatefulBatchLogic[list[Routed], list[Answered], None]):
+    """The open rounds of one lane."""
+
+    def __init__(self, runner: CallRunner, stopping: Stopping) -> None:
+        self._runner = runner
+        self._stopping = stopping
+        self._outbox: deque[Answered] = deque()
+        self._open = 0
+
+    def on_batch(self, values: list[list[Routed]]) -> tuple[Iterable[list[Answered]], bool]:
+        """Submit what came, and pass on what has been answered; a round without calls passes at once."""
+        to_ask: list[Routed] = []
+        at_once: list[Answered] = []
+        for routed in (r for batch in values for r in batch):
+            if routed.calls:
+                to_ask.append(routed)
+            else:
+                at_once.append(Answered(routed, ()))
+        if to_ask:
+            self._open += len(to_ask)
+            self._runner.submit(to_ask, self._outbox)
+        return self._emit(at_once)
+
+    def on_notify(self) -> tuple[Iterable[list[Answered]], bool]:
+        """Pass on what has been answered."""
+        return self._emit([])
+
+    def on_eof(self) -> tuple[Iterable[list[Answered]], bool]:
+        """Keep nothing: what is still open is handed out again after the next start."""
+        return self._emit([])
+
+    def _emit(self, done: list[Answered]) -> tuple[Iterable[list[Answered]], bool]:
+        outbox = self._outbox
+        finished = len(outbox)
+        self._open -= finished
+        done.extend([outbox.popleft() for _ in range(finished)])
+        if self._stopping.drained:
+            done = []  # the lanes are reading their logs to the end; a decision from now on would come too late
+        return ([done] if done else ()), StatefulBatchLogic.RETAIN
+
+    def notify_at(self) -> datetime | None:
+        """Soon, while rounds are open."""
+        return datetime.now(UTC) + DRAIN_EVERY if self._open else None
+
+    def snapshot(self) -> None:
+        """Nothing."""
+        return

@@ -1,0 +1,385 @@
+"""intake: is it a task at all, was it seen before, which goes next, how many may be under way.
+
+The source of the flow, one partition a lane: it reads the lane's inputs and its log, drives `flows.lane.Lane`, and
+emits what is handed out and what was decided, in batches.
+"""
+
+import base64
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+from msgspec import Struct
+
+from flows.lane import Cut, Lane, Message, Owners, Sealer, decode_cut, encode_cut, id_key
+from schemas.decision import Decision, DecisionKind, read_decision
+from schemas.errors import BadRecordError, LogMismatchError
+from schemas.ids import home_lane, payload_digest
+from schemas.task import PayloadView, TaskDescriptor, read_task
+
+log = logging.getLogger(__name__)
+
+RAW_LIMIT = 64 * 1024
+"""Of a message that is no task, so many bytes travel with its dead letter; the rest stays in the input."""
+READ_BATCH = 1000
+IDLE_PAUSES_S = (0.001, 0.002, 0.005)
+"""Pauses between polls that find nothing: short at first, since an answer is often close."""
+
+
+# -- what a message is, without I/O --------------------------------------------------------------------------------
+
+
+class Work(Struct, frozen=True):
+    """A task that is handed out."""
+
+    task: TaskDescriptor
+    view: PayloadView
+
+
+class Rejected(Struct, frozen=True):
+    """A message that is no task: what is wrong, and its bytes."""
+
+    error: str
+    raw: str
+    """In base64, up to `RAW_LIMIT` bytes."""
+
+
+class Reading(Struct, frozen=True):
+    """What `classify` has to know of the place where messages are read."""
+
+    lane: int
+    lanes: int
+    sealer: Sealer
+    max_task_bytes: int
+    retry_topic: str
+    retry_delay_s: float
+
+
+def classify(reading: Reading, kafka_topic: str, offset: int, value: bytes | None, timestamp: float) -> Message:
+    """Read one message of an input Kafka topic; what is wrong with it becomes its verdict.
+
+    Args:
+        reading: where it was read.
+        kafka_topic: its Kafka topic.
+        offset: its offset there.
+        value: its bytes.
+        timestamp: when it was appended, in seconds since the epoch.
+
+    Returns:
+        The message for the lane, with a `Work` or a `Rejected` as its body.
+    """
+    value = value or b""
+    due_at = timestamp + reading.retry_delay_s if kafka_topic == reading.retry_topic else 0.0
+    try:
+        if len(value) > reading.max_task_bytes:
+            raise BadRecordError(f"{len(value):,} bytes; a task may have {reading.max_task_bytes:,}")
+        task, view = read_task(value)
+        cause = _checked_cause(reading, kafka_topic, task)
+    except BadRecordError as error:
+        name = f"{kafka_topic}[{reading.lane}]@{offset}"
+        return Message(
+            kafka_topic=kafka_topic,
+            offset=offset,
+            task_id="bad-" + hashlib.sha256(value).hexdigest()[:32],
+            size=min(len(value), RAW_LIMIT),
+            verdict="bad_input",
+            body=Rejected(f"{name}: {error}", base64.b64encode(value[:RAW_LIMIT]).decode()),
+        )
+    message = Message(
+        kafka_topic=kafka_topic,
+        offset=offset,
+        task_id=task.task_id,
+        cause=cause,
+        priority=task.priority,
+        due_at=due_at,
+        size=len(value),
+        body=Work(task, view),
+    )
+    if cause is None and home_lane(task.logical_id, reading.lanes) != reading.lane:
+        message.verdict = "moved"
+    elif cause is None or (task.origin is not None and task.origin.introduces):
+        message.key = id_key(task.topic, task.logical_id, task.generation)
+        message.digest = payload_digest(bytes(task.payload))
+    return message
+
+
+def _checked_cause(reading: Reading, kafka_topic: str, task: TaskDescriptor) -> tuple[int, int, int] | None:
+    if task.origin is None:
+        return None
+    claimed = task.origin.cause
+    cause = (claimed.lane, claimed.offset, claimed.index)
+    if not reading.sealer.holds(claimed.seal, cause, task.task_id, kafka_topic, reading.lane):
+        raise BadRecordError("claims a cause that this cluster has not sealed; leave it out - at `$.origin.cause`")
+    return cause
+
+
+# -- the source ----------------------------------------------------------------------------------------------------
+
+
+class Handed(Struct, frozen=True):
+    """Messages handed out, and those for which a `started` mark goes to the log first."""
+
+    messages: list[Message]
+    marks: list[Message]
+    at: float
+    """Seconds since the epoch."""
+
+
+class Decided(Struct, frozen=True):
+    """Winning decisions as read back from the log of a lane, each with its offset, in order."""
+
+    lane: int
+    decisions: list[tuple[int, Decision]]
+
+
+class Record(Protocol):
+    """One message as the reader gives it."""
+
+    def offset(self) -> int: ...
+    def value(self) -> bytes | None: ...
+    def timestamp(self) -> tuple[int, int]: ...
+
+
+class Reader(Protocol):
+    """Reads one partition of one Kafka topic, in order, from an offset on."""
+
+    def poll(self, limit: int) -> list[Record]: ...
+    def begin_offset(self) -> int: ...
+    def end_offset(self) -> int: ...
+    def close(self) -> None: ...
+
+
+class OwnersIndex(Owners, Protocol):
+    """The index of ids with its durable side."""
+
+    was_dirty: bool
+    """The life before did not end gracefully, or nothing is known of it."""
+
+    def flush(self, next_offset: int) -> None: ...
+    def close(self, *, clean: bool) -> None: ...
+
+
+class LaneConnections(Protocol):
+    """What one lane needs of the outside; one object makes it from the settings."""
+
+    def reader(self, kafka_topic: str, lane: int, offset: int) -> Reader: ...
+    def owners(self, lane: int) -> OwnersIndex: ...
+    def log_end(self, lane: int) -> int: ...
+    def committed_cut(self, lane: int) -> Cut | None: ...
+    def commit_cut(self, cut: Cut) -> None: ...
+    def flush(self) -> None: ...
+
+
+class Stopping:
+    """Says to every part of the process that it is to end: gracefully at first, at once when asked again."""
+
+    def __init__(self, drain_s: float) -> None:
+        self._drain_s = drain_s
+        self._deadline: float | None = None
+
+    def ask(self) -> None:
+        """Ask to stop; a second time: without waiting for the calls in flight."""
+        self._deadline = time.monotonic() + (self._drain_s if self._deadline is None else 0.0)
+
+    @property
+    def asked(self) -> bool:
+        """Tell whether a stop was asked for."""
+        return self._deadline is not None
+
+    @property
+    def drained(self) -> bool:
+        """Tell whether the time to wait for calls in flight is over."""
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+
+class LaneParts(Struct, frozen=True):
+    """What every partition of the source shares."""
+
+    lanes: Callable[[], int]
+    connections: Callable[[], LaneConnections]
+    reading: Callable[[int], Reading]
+    inputs: Mapping[str, int]
+    results_topic: str
+    stopping: Stopping
+    span: int
+    in_flight: int
+    window_bytes: int
+
+
+class LaneSource(FixedPartitionedSource[tuple[str, Handed | Decided], bytes]):
+    """All lanes of the cell.
+
+    Unit of parallelism: the lane. Guarantee: what is emitted as decided is the log's first decision on a message and
+    comes again after a crash, from the last snapshot on; sinks that follow have to know what they have. What is
+    handed out comes again until its decision is on the log.
+    """
+
+    def __init__(self, parts: LaneParts) -> None:
+        self._parts = parts
+        self._alone = threading.Lock()
+
+    def list_parts(self) -> list[str]:
+        """Name the lanes."""
+        return [lane_key(lane) for lane in range(self._parts.lanes())]
+
+    def build_part(self, step_id: str, for_part: str, resume_state: bytes | None) -> "LanePartition":
+        """Open a lane where its snapshot, or else its last commit, left it."""
+        del step_id
+        return LanePartition(self._parts, int(for_part), resume_state, self._alone)
+
+
+def lane_key(lane: int) -> str:
+    """The Bytewax key of a lane; keys are few, since each leaves a row in the recovery store for good."""
+    return f"{lane:04d}"
+
+
+class LanePartition(StatefulSourcePartition[tuple[str, Handed | Decided], bytes]):
+    """One lane: its readers, its index of ids, its state machine."""
+
+    def __init__(self, parts: LaneParts, lane: int, resume_state: bytes | None, alone: threading.Lock) -> None:
+        self._parts = parts
+        self._key = lane_key(lane)
+        self._lane_number = lane
+        self._alone = alone
+        self._holds_alone = False
+        self._connections = parts.connections()
+        self._reading = parts.reading(lane)
+        self._owners = self._connections.owners(lane)
+        cut = decode_cut(resume_state) if resume_state is not None else self._connections.committed_cut(lane)
+        if cut is not None and cut.lane != lane:
+            raise LogMismatchError(f"the snapshot of lane {lane} is that of lane {cut.lane}")
+        unclean = self._owners.was_dirty and self._connections.log_end(lane) > 0
+        self._lane = Lane(
+            lane,
+            parts.inputs,
+            self._owners,
+            cut,
+            span=parts.span,
+            in_flight=parts.in_flight,
+            window_bytes=parts.window_bytes,
+            unclean=unclean,
+        )
+        self._log = self._connections.reader(parts.results_topic, lane, self._lane.log_start)
+        self._log_end = self._log.end_offset()
+        self._lane.check_log(self._log.begin_offset(), self._log_end)
+        self._inputs: dict[str, Reader] = {}
+        self._delivered: Cut | None = None
+        self._idle = 0
+        self._final_end: int | None = None
+        if self._lane.log_next >= self._log_end:
+            self._begin_reading()
+
+    def _begin_reading(self) -> None:
+        self._lane.begin_reading()
+        for kafka_topic in self._parts.inputs:
+            self._inputs[kafka_topic] = self._open(kafka_topic)
+
+    def _open(self, kafka_topic: str) -> Reader:
+        position = self._lane.position(kafka_topic)
+        reader = self._connections.reader(kafka_topic, self._lane_number, position)
+        begin, end = reader.begin_offset(), reader.end_offset()
+        if not begin <= position <= end:
+            raise LogMismatchError(
+                f"{kafka_topic}[{self._lane_number}] holds offsets {begin} to {end}, but this lane has to read from "
+                f"{position}: the broker no longer has messages that it had acknowledged. Set retention.ms=-1, restore "
+                "the broker, or start over with a new cluster and a new lake."
+            )
+        return reader
+
+    def next_batch(self) -> list[tuple[str, Handed | Decided]]:
+        """Read what is there, and emit what was decided and what goes next."""
+        batch: list[tuple[str, Handed | Decided]] = []
+        decided = self._read_log()
+        if decided:
+            batch.append((self._key, Decided(self._lane_number, decided)))
+        stopping = self._parts.stopping
+        if stopping.asked:
+            if self._is_drained() and not batch:
+                raise StopIteration
+        elif self._inputs:
+            self._read_inputs()
+            now = time.time()
+            messages, marks = self._lane.hand_out(now, may_run_alone=self._may_run_alone())
+            if messages or marks:
+                batch.append((self._key, Handed(messages, marks, now)))
+        self._idle = 0 if batch else self._idle + 1
+        return batch
+
+    def _read_log(self) -> list[tuple[int, Decision]]:
+        decided = []
+        lane_log = self._lane.log
+        for record in self._log.poll(READ_BATCH):
+            offset = record.offset()
+            try:
+                decision = read_decision(record.value() or b"")
+            except BadRecordError as error:
+                log.warning("%s[%d]@%d: %s; ignored", self._parts.results_topic, self._lane_number, offset, error)
+                continue
+            if lane_log(offset, decision):
+                decided.append((offset, decision))
+        if not self._inputs and self._lane.log_next >= self._log_end:
+            self._begin_reading()
+        return decided
+
+    def _read_inputs(self) -> None:
+        lane, reading = self._lane, self._reading
+        for kafka_topic, reader in self._inputs.items():
+            room = lane.room(kafka_topic)
+            if room <= 0:
+                continue
+            for record in reader.poll(min(room, READ_BATCH)):
+                timestamp = record.timestamp()[1] / 1000
+                lane.read(classify(reading, kafka_topic, record.offset(), record.value(), timestamp))
+
+    def _may_run_alone(self) -> bool:
+        """One message that may bring the process down runs alone, in the whole process."""
+        wants = self._lane.wants_alone
+        if wants and not self._holds_alone:
+            self._holds_alone = self._alone.acquire(blocking=False)
+        elif not wants and self._holds_alone:
+            self._alone.release()
+            self._holds_alone = False
+        return self._holds_alone
+
+    def _is_drained(self) -> bool:
+        """At a graceful stop: wait for the calls in flight, then read all that was decided of them."""
+        if self._final_end is None:
+            if self._lane.under_way and not self._parts.stopping.drained:
+                return False
+            self._connections.flush()
+            self._final_end = self._log.end_offset()
+        return self._lane.log_next >= self._final_end
+
+    def next_awake(self) -> datetime | None:
+        """At once while there is something to do."""
+        if not self._idle:
+            return None
+        pause = IDLE_PAUSES_S[min(self._idle // 200, len(IDLE_PAUSES_S) - 1)]
+        return datetime.now(UTC) + timedelta(seconds=pause)
+
+    def snapshot(self) -> bytes:
+        """Take the cut; the one before is delivered by now, and is committed to the consumer group."""
+        cut = self._lane.cut(clean=self._final_end is not None)
+        self._owners.flush(cut.log)
+        if self._delivered is not None:
+            self._connections.commit_cut(self._delivered)
+        self._delivered = cut
+        return encode_cut(cut)
+
+    def close(self) -> None:
+        """Let go of the readers; the index of ids notes whether the end was a graceful one."""
+        for reader in (self._log, *self._inputs.values()):
+            reader.close()
+        self._owners.close(clean=self._final_end is not None)
+
+
+def mark_of(message: Message) -> Decision:
+    """The entry that says: a process that may crash of it has begun to work on this message."""
+    return Decision(
+        kind=DecisionKind.STARTED, kafka_topic=message.kafka_topic, offset=message.offset, task_id=message.task_id
+    )

@@ -1,0 +1,81 @@
+"""route: which models on which nodes are asked in this round, and what.
+
+Every model that serves the topic is asked once.
+"""
+
+from collections.abc import Collection, Sequence
+
+from msgspec import Struct
+
+from flows.lane import Message
+from flows.steps.intake import Work
+from schemas.node import Call, NodeCapabilities
+from schemas.task import TaskDescriptor
+
+
+class Routed(Struct, frozen=True):
+    """A message with the calls of its round; none where intake or the router already knows what becomes of it."""
+
+    message: Message
+    handed_at: float
+    calls: tuple[Call, ...]
+    refusal: tuple[str, str] | None = None
+    """Why no model can be asked: reason and detail."""
+
+
+class Router:
+    """Chooses the calls of a round.
+
+    Args:
+        nodes: what there is to ask.
+        verifiers: the names of the registered checks.
+    """
+
+    def __init__(self, nodes: Sequence[NodeCapabilities], verifiers: Collection[str]) -> None:
+        self._nodes = tuple(nodes)
+        self._verifiers = frozenset(verifiers)
+        self._by_topic: dict[str, tuple[tuple[str, str], ...]] = {}
+
+    def route(self, message: Message, handed_at: float) -> Routed:
+        """Name the calls of one round."""
+        if message.verdict is not None:
+            return Routed(message, handed_at, ())
+        work: Work = message.body
+        task = work.task
+        view = work.view
+        if view.verifier is not None and view.verifier not in self._verifiers:
+            known = ", ".join(sorted(self._verifiers))
+            detail = f"{view.verifier!r} is none of {known}; name it in AUREON_VERIFIERS"
+            return Routed(message, handed_at, (), ("unknown_verifier", detail))
+        serving = self._serving(task.topic)
+        if not serving:
+            known = ", ".join(sorted({t for n in self._nodes for t in n.topics}))
+            detail = f"no node serves the topic {task.topic!r}; there are nodes for: {known}"
+            return Routed(message, handed_at, (), ("no_node", detail))
+        prompt, kind = view.text, view.answer_kind.value
+        calls = tuple([_call(task, node, model, prompt, kind) for node, model in serving])
+        return Routed(message, handed_at, calls)
+
+    def _serving(self, topic: str) -> tuple[tuple[str, str], ...]:
+        found = self._by_topic.get(topic)
+        if found is None:
+            found = tuple((n.node, model) for n in self._nodes if n.serves(topic) for model in n.models)
+            if len(self._by_topic) < 10_000:  # topics are the users' to invent; do not remember them without bound
+                self._by_topic[topic] = found
+        return found
+
+
+def _call(task: TaskDescriptor, node: str, model: str, prompt: str, answer_kind: str) -> Call:
+    return Call(
+        topic=task.topic,
+        logical_id=task.logical_id,
+        generation=task.generation,
+        round_index=task.round_index,
+        attempt=task.attempt,
+        node=node,
+        model=model,
+        sample=0,
+        prompt=prompt,
+        answer_kind=answer_kind,
+        previous_answer=task.origin.answer if task.origin is not None else None,
+    )

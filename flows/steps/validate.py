@@ -1,0 +1,170 @@
+"""validate: do the candidates agree, which one leads, with what confidence.
+
+The confidence is the posterior of the leading answer when every model is right with the same reliability r,
+independently of the others, and errs uniformly over m other answers (a naive Bayes vote): each candidate for an
+answer multiplies its odds by r·m / (1 - r).
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import msgspec
+
+from flows.steps.equivalence import group
+from schemas.decision import RoundResult
+from schemas.node import Answer
+from schemas.task import AnswerKind, EvidenceKind, PayloadView
+
+RELIABILITY = 0.6
+ALTERNATIVES = 10
+VERIFIED = 0.99
+"""The confidence of an answer that its verifier accepted."""
+
+Verifier = Callable[[PayloadView, str], bool]
+"""A registered check: (payload, answer) -> is the answer right. It may raise; that counts as no verdict."""
+
+_VOTE = math.log(RELIABILITY * ALTERNATIVES / (1 - RELIABILITY))
+_NO_VOTE = math.log(ALTERNATIVES)
+"""All answers that nobody gave, together: m of them at weight 0, prior to any vote."""
+
+
+def validate(view: PayloadView, answers: Sequence[Answer], verifiers: Mapping[str, Verifier]) -> RoundResult:
+    """Judge one round.
+
+    Args:
+        view: the payload, as Aureon reads it.
+        answers: one per call, failures and abstentions included.
+        verifiers: the registered checks by name.
+
+    Returns:
+        The leading answer (the largest group; the verifier's choice where there is one) with its confidence, in
+        [0, 1], which is also its score here.
+    """
+    warnings: list[str] = []
+    candidates = tuple([_cleaned(a, warnings) for a in answers])
+    places = [i for i, a in enumerate(candidates) if a.status == "ok"]
+    given = [candidates[i] for i in places]
+    if not given:
+        return RoundResult(
+            answer=None,
+            score=0.0,
+            confidence=0.0,
+            agreement=0.0,
+            evidence="none",
+            candidates=candidates,
+            warnings=tuple(warnings),
+        )
+    groups = group(view.answer_kind, [a.text for a in given])
+    sizes: dict[int, int] = {}
+    for g in groups:
+        sizes[g] = sizes.get(g, 0) + 1
+    verified: bool | None = None
+    leading = max(sizes, key=lambda g: sizes[g])  # of equals, the first that was given
+    check = _find(view, verifiers, warnings)
+    if check is not None:
+        leading, verified = _verify(check, view, given, groups, sizes, leading, warnings)
+    answer = next(a.text for a, g in zip(given, groups, strict=True) if g == leading)
+    votes = sizes[leading]
+    confidence = posterior(sizes.values(), votes)
+    evidence: EvidenceKind = "cross-model" if votes > 1 else "self"
+    if verified is not None:
+        confidence = VERIFIED if verified else min(confidence, 1 - VERIFIED)
+        evidence = "verifier"
+    return RoundResult(
+        answer=answer,
+        score=confidence,
+        confidence=confidence,
+        agreement=votes / len(given),
+        evidence=evidence,
+        verifier=view.verifier if check is not None else None,
+        verified=verified,
+        candidates=candidates,
+        leading=tuple([i for i, g in zip(places, groups, strict=True) if g == leading]),
+        warnings=tuple(warnings),
+    )
+
+
+def posterior(sizes: Iterable[int], votes: int) -> float:
+    """The probability that the answer with `votes` candidates is right, given the sizes of all groups."""
+    scale = votes * _VOTE
+    total = math.exp(_NO_VOTE - scale)
+    for size in sizes:
+        total += math.exp(size * _VOTE - scale)
+    return round(1.0 / total, 6)
+
+
+def _cleaned(answer: Answer, warnings: list[str]) -> Answer:
+    """Take out what cannot be a score; JSON has no NaN, and nothing that follows may stumble over it."""
+    score = answer.score
+    if score is None or 0.0 <= score <= 1.0:
+        return answer
+    warnings.append(f"{answer.node}/{answer.model}: score {score!r} is not between 0 and 1; left out")
+    return msgspec.structs.replace(answer, score=None)
+
+
+def _find(view: PayloadView, verifiers: Mapping[str, Verifier], warnings: list[str]) -> Verifier | None:
+    if view.verifier is None:
+        return None
+    check = verifiers.get(view.verifier)
+    if check is None:
+        warnings.append(f"verifier {view.verifier!r} is not registered; AUREON_VERIFIERS names them")
+    return check
+
+
+def _verify(
+    check: Verifier,
+    view: PayloadView,
+    given: Sequence[Answer],
+    groups: Sequence[int],
+    sizes: Mapping[int, int],
+    leading: int,
+    warnings: list[str],
+) -> tuple[int, bool | None]:
+    """Ask the verifier about one answer of each group, the largest first; the first that it accepts leads."""
+    verdict: bool | None = None
+    for g in sorted(sizes, key=lambda g: -sizes[g]):
+        text = next(a.text for a, in_group in zip(given, groups, strict=True) if in_group == g)
+        try:
+            accepted = bool(check(view, text))
+        except Exception as error:  # noqa: BLE001 - a user's function; its failure is no verdict
+            warnings.append(f"verifier {view.verifier!r}: {type(error).__name__}: {error}"[:300])
+            continue
+        if accepted:
+            return g, True
+        if g == leading:
+            verdict = False
+    return leading, verdict
+
+
+def built_in_verifiers() -> dict[str, Verifier]:
+    """The checks that are always registered."""
+    return {"json": _is_json, "number": _is_number, "python": _is_python}
+
+
+def _is_json(_view: PayloadView, answer: str) -> bool:
+    import json
+
+    try:
+        json.loads(answer)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_number(_view: PayloadView, answer: str) -> bool:
+    from flows.steps.equivalence import canonical
+
+    try:
+        return math.isfinite(float(canonical(AnswerKind.NUMBER, answer)))
+    except ValueError:
+        return False
+
+
+def _is_python(_view: PayloadView, answer: str) -> bool:
+    import ast
+
+    try:
+        ast.parse(answer)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True

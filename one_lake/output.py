@@ -1,0 +1,57 @@
+"""The lake as the sink of a flow."""
+
+from collections.abc import Callable
+
+from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+
+from one_lake.sink import LakeWriter
+from schemas.one import Row
+
+
+class OneSink(FixedPartitionedSink[list[Row], None]):
+    """Writes rows into ONE.
+
+    Unit of parallelism: the cell, so that all its lanes share one commit a table. Guarantee: at the end of an epoch
+    all its rows are committed, each once, or the cell stops with an error. Replay: rows come again and are dropped by
+    their lane and decision offset.
+
+    Args:
+        writer: opens the lake, when the first row comes.
+    """
+
+    PART = "one"
+
+    def __init__(self, writer: Callable[[], LakeWriter]) -> None:
+        self._writer = writer
+
+    def list_parts(self) -> list[str]:
+        """There is one."""
+        return [self.PART]
+
+    def part_fn(self, item_key: str) -> int:
+        """All lanes go to the one partition."""
+        del item_key
+        return 0
+
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> "_OnePartition":
+        """Open the lake."""
+        del step_id, for_part, resume_state
+        return _OnePartition(self._writer())
+
+
+class _OnePartition(StatefulSinkPartition[list[Row], None]):
+    def __init__(self, writer: LakeWriter) -> None:
+        self._writer = writer
+
+    def write_batch(self, values: list[list[Row]]) -> None:
+        """Stage rows."""
+        for rows in values:
+            self._writer.add(rows)
+
+    def snapshot(self) -> None:
+        """The end of an epoch: commit."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Let go of the lake; nothing is committed here, since an error ends here too."""
+        self._writer.close()

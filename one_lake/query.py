@@ -1,0 +1,167 @@
+"""The lake in SQL: a DuckDB connection with a view for each table, and what follows from them.
+
+    records, rounds, branches, dead_letters     as they are written
+    one                                         exactly one record a (topic, logical id)
+    lineage(id)                                 what an id came from, and what came of it
+
+Each view reads the files of one version of its table, the newest at `connect` or `refresh`; later commits add files and
+never change those. The version of `rounds` is taken first. It is the table that is committed last, so whatever `rounds`
+tells of a decision, its record, branches and dead letter are in the other views too. The others may be ahead of
+`rounds` by the epoch that was being committed: join from `rounds` to count decisions, and from `one` to count tasks.
+"""
+
+import tempfile
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from one_lake import tables
+from schemas.one import TABLES, arrow_schema
+
+_SETTINGS = """
+SET TimeZone = 'UTC';
+SET temp_directory = '{temp_directory}';
+SET max_temp_directory_size = '16GB';
+SET parquet_metadata_cache = true;
+"""
+
+_ONE = """
+CREATE OR REPLACE VIEW one AS
+SELECT * FROM records
+QUALIFY row_number() OVER (PARTITION BY topic, logical_id ORDER BY generation DESC, decision_offset, lane) = 1
+"""
+
+# `UNION` drops what was reached before at the same depth, and the depth is limited: a cycle ends. Edges that are not
+# materialised are worked out again at every step.
+_LINEAGE = """
+CREATE OR REPLACE MACRO lineage(id, max_depth := 100) AS TABLE
+WITH RECURSIVE
+edges AS MATERIALIZED (
+    SELECT topic, logical_id, parent_topic, parent_id FROM branches
+    UNION
+    SELECT topic, logical_id, parent_topic, parent_id FROM records WHERE parent_id IS NOT NULL
+),
+starts AS MATERIALIZED (
+    SELECT topic, logical_id FROM rounds WHERE logical_id = id
+    UNION SELECT topic, logical_id FROM records WHERE logical_id = id
+    UNION SELECT topic, logical_id FROM dead_letters WHERE logical_id = id
+    UNION SELECT topic, logical_id FROM edges WHERE logical_id = id
+    UNION SELECT parent_topic, parent_id FROM edges WHERE parent_id = id
+),
+up(depth, topic, logical_id) AS (
+    SELECT 0, topic, logical_id FROM starts
+    UNION
+    SELECT depth + 1, parent_topic, parent_id
+    FROM up JOIN edges USING (topic, logical_id) WHERE depth < max_depth
+),
+down(depth, topic, logical_id) AS (
+    SELECT 0, topic, logical_id FROM starts
+    UNION
+    SELECT depth + 1, edges.topic, edges.logical_id
+    FROM down JOIN edges ON parent_topic = down.topic AND parent_id = down.logical_id WHERE depth < max_depth
+),
+reached AS MATERIALIZED (
+    SELECT CASE WHEN min(depth) = 0 THEN 'self' ELSE 'up' END AS direction, min(depth) AS depth, topic, logical_id
+    FROM up GROUP BY topic, logical_id
+    UNION ALL
+    SELECT 'down', min(depth), topic, logical_id
+    FROM down GROUP BY topic, logical_id HAVING min(depth) > 0
+),
+converged AS MATERIALIZED (
+    SELECT topic, logical_id, generation, answer, score FROM one SEMI JOIN reached USING (topic, logical_id)
+),
+ended AS MATERIALIZED (
+    SELECT topic, logical_id, max(generation) AS generation
+    FROM dead_letters SEMI JOIN reached USING (topic, logical_id) GROUP BY topic, logical_id
+),
+begun AS MATERIALIZED (
+    SELECT topic, logical_id, max(generation) AS generation
+    FROM rounds SEMI JOIN reached USING (topic, logical_id) GROUP BY topic, logical_id
+),
+parents AS (
+    SELECT topic, logical_id, parent_topic, parent_id
+    FROM edges SEMI JOIN reached USING (topic, logical_id)
+)
+SELECT
+    direction, depth, topic, logical_id, parent_topic, parent_id,
+    CASE
+        WHEN converged.generation >= coalesce(ended.generation, -1) THEN 'converged'
+        WHEN ended.generation >= coalesce(begun.generation, -1) THEN 'dead'
+        ELSE 'pending'
+    END AS status,
+    answer, score
+FROM reached
+LEFT JOIN parents USING (topic, logical_id)
+LEFT JOIN converged USING (topic, logical_id)
+LEFT JOIN ended USING (topic, logical_id)
+LEFT JOIN begun USING (topic, logical_id)
+ORDER BY CASE direction WHEN 'up' THEN -depth ELSE depth END, topic, logical_id
+"""
+
+_SQL_TYPES = {
+    pa.int64(): "BIGINT",
+    pa.float64(): "DOUBLE",
+    pa.bool_(): "BOOLEAN",
+    pa.string(): "VARCHAR",
+    pa.timestamp("us", tz="UTC"): "TIMESTAMPTZ",
+}
+
+
+def connect(lake_dir: str | Path | None = None) -> duckdb.DuckDBPyConnection:
+    """Open the lake for queries, as it is now; also while it is being written.
+
+    Args:
+        lake_dir: its folder; by default AUREON_LAKE, or else `.aureon/lake`.
+
+    Raises:
+        RefusedError: there is no lake.
+    """
+    lake = tables.lake_folder(lake_dir).absolute()
+    connection = session()
+    try:
+        connection.execute("SET VARIABLE aureon_lake = $lake", {"lake": str(lake)})
+        refresh(connection)
+        connection.execute(_ONE)
+        connection.execute(_LINEAGE)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def refresh(connection: duckdb.DuckDBPyConnection) -> None:
+    """Move the views of a connection on to what is committed by now."""
+    (lake,) = connection.execute("SELECT getvariable('aureon_lake')").fetchall()[0]
+    # rounds first: see above
+    views = [_view(lake, table) for table in reversed(TABLES)]
+    connection.execute("BEGIN TRANSACTION")
+    for view in views:
+        connection.execute(view)
+    connection.execute("COMMIT")
+
+
+def session() -> duckdb.DuckDBPyConnection:
+    """A DuckDB connection of its own, in memory, that spills to the system's temporary folder, up to a limit."""
+    connection = duckdb.connect()
+    connection.execute(_SETTINGS.format(temp_directory=_quoted(f"{tempfile.gettempdir()}/aureon-duckdb")))
+    return connection
+
+
+def _view(lake: str, table: str) -> str:
+    files = tables.files(lake, table, tables.open_table(lake, table))
+    schema = arrow_schema(TABLES[table])
+    if files:
+        columns = ", ".join(f'"{name}"' for name in schema.names)
+        listed = ", ".join(f"'{_quoted(path)}'" for path in files)
+        return f"CREATE OR REPLACE VIEW {table} AS SELECT {columns} FROM read_parquet([{listed}])"  # noqa: S608
+    columns = ", ".join(f'NULL::{_sql_type(field.type)} AS "{field.name}"' for field in schema)
+    return f"CREATE OR REPLACE VIEW {table} AS SELECT {columns} WHERE false"
+
+
+def _sql_type(arrow: pa.DataType) -> str:
+    return f"{_sql_type(arrow.value_type)}[]" if pa.types.is_list(arrow) else _SQL_TYPES[arrow]
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")

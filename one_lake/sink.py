@@ -1,0 +1,428 @@
+r"""Rows into the lake: staged while an epoch goes on, committed at its end, each row once.
+
+A row is named by its lane and decision offset. Each commit records, in the entry of the log that adds the rows, the
+highest decision offset that the table holds of each lane; what is at or below it is there already. Rows are a function
+of the decision log, so whoever hands in a row again (a replay, or a process that was thought dead) hands in the same.
+
+    rows -> columns -> staged file (fsync) -> log entry (fsync) -> visible
+    \-- add ---------------------------/\-- flush ----------/
+"""
+
+import contextlib
+import errno
+import json
+import os
+import re
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, PostCommitHookProperties, Transaction
+from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.transaction import AddAction
+from msgspec import Struct
+
+from one_lake import tables
+from one_lake.encode import record_batch
+from one_lake.query import session
+from schemas.one import TABLES, Row, arrow_schema
+
+# A row group: large enough to compress well, small enough that the last one of an epoch is soon written.
+CHUNK_ROWS = 4096
+
+# Columns of few different values; for the others a dictionary costs time and saves nothing.
+_DICTIONARY = {"evidence", "kafka_topic", "kind", "parent_topic", "policy", "reason", "root_topic", "topic"}
+
+_NEVER = -1
+_END = 2**63 - 1
+
+
+class Owner(NamedTuple):
+    """Who owns an id: the first winning decision on it."""
+
+    topic: str
+    logical_id: str
+    generation: int
+    kafka_topic: str
+    message_offset: int
+    payload_digest: str
+    decision_offset: int
+
+
+class LakeWriter:
+    """Adds rows to the lake, exactly once; used from one thread.
+
+    Unit of parallelism: any number of writers, in any number of processes, also on the same lanes. The rows of a
+    lane are handed in in rising decision order, from at or below `version(lane)` + 1, without gaps.
+
+    Guarantee: after `flush` all rows added before it are visible and on disk, each once. A process that dies between
+    two flushes leaves files that no log entry names; nobody reads them. After an error the writer stays closed: what it
+    held comes again from the log.
+    """
+
+    def __init__(self, lake_dir: str | Path) -> None:
+        """Open the lake, and create it if it is not there."""
+        tables.create(lake_dir)
+        self._lake_dir = Path(lake_dir)
+        self._tables = {struct: _TableWriter(self._lake_dir, name) for name, struct in TABLES.items()}
+        *self._first, self._rounds = self._tables.values()
+        self._pending = {struct: table.pending for struct, table in self._tables.items()}
+        self._failed: Exception | None = None
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Take rows of any tables; they are encoded and staged while the epoch goes on.
+
+        Raises:
+            BadRecordError: a row holds what its column cannot.
+            OSError: the lake cannot be written.
+        """
+        with self._closing_on_error():
+            pending = self._pending
+            for row in rows:
+                pending[type(row)].append(row)
+            for table in self._tables.values():
+                while len(table.pending) >= CHUNK_ROWS:
+                    table.stage()
+
+    def flush(self) -> None:
+        """Commit everything that was added: one commit a table that has rows, `rounds` last.
+
+        Raises:
+            OSError: the lake cannot be written (full disk, no permission). What is visible is whole: no table but
+                `rounds` may be ahead, and a replay adds what is missing.
+        """
+        with self._closing_on_error():
+            committing = []
+            for table in self._first:
+                table.finish_staging()
+                committing.append(table.commit())
+            self._rounds.finish_staging()
+            wait(committing)
+            for commit in committing:
+                commit.result()
+            self._rounds.commit().result()
+
+    def version(self, lane: int) -> int:
+        """The highest decision offset that `rounds`, and so every table, holds of a lane; -1 if none.
+
+        A lane that takes over from another process asks here: it looks at the newest commit.
+        """
+        with self._closing_on_error():
+            return self._rounds.version(lane)
+
+    def owners(self, lane: int, rows_per_batch: int = 10_000) -> Iterator[list[Owner]]:
+        """The owners of all ids of a lane in decision order, up to the `version` last asked for.
+
+        Memory is bounded: DuckDB sorts, on disk if need be.
+        """
+        with self._closing_on_error():
+            files = self._rounds.files()
+        return _owners(files, lane, rows_per_batch)
+
+    def close(self) -> None:
+        """Let go of the threads, and of what was added and not flushed."""
+        for table in self._tables.values():
+            table.close()
+        self._failed = self._failed or ValueError("this lake writer is closed")
+
+    @contextlib.contextmanager
+    def _closing_on_error(self) -> Iterator[None]:
+        if self._failed is not None:
+            raise self._failed
+        try:
+            yield
+        except Exception as error:
+            self.close()
+            if not isinstance(error, OSError | DeltaError):
+                self._failed = error
+                raise
+            self._failed = _of_lake(error, self._lake_dir)
+            raise self._failed from error
+
+
+class _Staged:
+    """One Parquet file in the folder of its table that no log entry names yet."""
+
+    def __init__(self, folder: Path, schema: pa.Schema) -> None:
+        self.path = folder / f"part-{uuid.uuid4()}.parquet"
+        self.spans: dict[int, tuple[int, int]] = {}
+        """By lane, the first and the last decision offset."""
+        self.rows = 0
+        self._writer = pq.ParquetWriter(
+            self.path,
+            schema,
+            compression="zstd",
+            use_dictionary=[name for name in schema.names if name in _DICTIONARY],
+        )
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._writer.write_batch(batch)
+
+    def finish(self) -> None:
+        """Bring the file and its name to the disk."""
+        self._writer.close()
+        tables.sync(self.path)
+        tables.sync(self.path.parent)
+
+    def discard(self) -> None:
+        with contextlib.suppress(Exception):
+            self._writer.close()
+        self.path.unlink(missing_ok=True)
+
+    def cover(self, spans: dict[int, tuple[int, int]], rows: int) -> None:
+        """Take note of more rows; within a lane they rise."""
+        self.rows += rows
+        for lane, (first, last) in spans.items():
+            self.spans[lane] = (self.spans.get(lane, (first, last))[0], last)
+
+    def action(self) -> AddAction:
+        first, last = min(f for f, _ in self.spans.values()), max(o for _, o in self.spans.values())
+        stats = {
+            "numRecords": self.rows,
+            "minValues": {"lane": min(self.spans), "decision_offset": first},
+            "maxValues": {"lane": max(self.spans), "decision_offset": last},
+            "nullCount": {"lane": 0, "decision_offset": 0},
+        }
+        return AddAction(
+            path=self.path.name,
+            size=self.path.stat().st_size,
+            partition_values={},
+            modification_time=time.time_ns() // 1_000_000,
+            data_change=True,
+            stats=json.dumps(stats),
+        )
+
+
+class _TableWriter:
+    """One table. All that waits for the disk happens on its own thread, in the order asked for."""
+
+    def __init__(self, lake_dir: Path, name: str) -> None:
+        self._lake_dir = lake_dir
+        self._name = name
+        self._struct = TABLES[name]
+        self._schema = arrow_schema(self._struct)
+        self._has_index = "index" in self._schema.names
+        self._delta = tables.open_table(lake_dir, name)
+        self._delta_schema = self._delta.schema()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"lake-{name}")
+        self._waiting: list[Future[None]] = []
+        self._staged: _Staged | None = None
+        self._newest: dict[int, tuple[int, int]] = {}
+        """By lane, decision offset and index of the newest row that was added or is known to be there."""
+        self._logged = 0
+        """The last version that this writer made."""
+        self.pending: list[Struct] = []
+
+    def stage(self) -> None:
+        """Encode a chunk of the pending rows, and have those written that are new."""
+        batch = record_batch(self._struct, self.pending[:CHUNK_ROWS])
+        del self.pending[:CHUNK_ROWS]
+        batch, spans = self._new_rows(batch)
+        if not spans:
+            return
+        if self._staged is None:
+            self._staged = _Staged(tables.folder(self._lake_dir, self._name), self._schema)
+        self._staged.cover(spans, batch.num_rows)
+        self._waiting = [f for f in self._waiting if not f.done() or f.exception()]
+        self._waiting.append(self._thread.submit(self._staged.write, batch))
+
+    def finish_staging(self) -> None:
+        """Have the rest written and the file brought to the disk."""
+        if self.pending:
+            self.stage()
+        if self._staged is not None:
+            self._waiting.append(self._thread.submit(self._staged.finish))
+
+    def commit(self) -> Future[None]:
+        """Log the staged file, on this table's thread."""
+        waiting, self._waiting = self._waiting, []
+        staged, self._staged = self._staged, None
+        done = self._thread.submit(self._commit, staged, waiting)
+        if staged is not None:
+            # For the next commit, and nobody waits for it.
+            self._thread.submit(self._catch_up)
+        return done
+
+    def version(self, lane: int) -> int:
+        return self._thread.submit(self._refreshed_version, lane).result()
+
+    def files(self) -> list[str]:
+        return self._thread.submit(tables.files, self._lake_dir, self._name, self._delta).result()
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        if self._staged is not None:
+            self._staged.discard()
+            self._staged = None
+        self.pending.clear()
+
+    def _new_rows(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, dict[int, tuple[int, int]]]:
+        """Leave out what came before; tell the first and last decision offset of each lane of the rest."""
+        lanes, offsets = _ints(batch, "lane"), _ints(batch, "decision_offset")
+        indexes = _ints(batch, "index") if self._has_index else np.zeros_like(offsets)
+        new = np.zeros(len(lanes), dtype=bool)
+        for lane in map(int, np.unique(lanes)):
+            where = np.flatnonzero(lanes == lane)
+            newest = self._newest.get(lane) or (self._thread.submit(self._held, lane).result(), _END)
+            where = where[_rising(offsets[where], indexes[where], newest)]
+            if len(where):
+                new[where] = True
+                self._newest[lane] = (int(offsets[where[-1]]), int(indexes[where[-1]]))
+        if not new.all():
+            batch = batch.filter(pa.array(new))
+        return batch, _spans(batch)
+
+    def _commit(self, staged: _Staged | None, waiting: list[Future[None]]) -> None:
+        try:
+            for step in waiting:
+                step.result()
+        except Exception:
+            if staged is not None:
+                staged.discard()
+            raise
+        while staged is not None:
+            staged = self._without_held(staged)
+            if staged is None or self._try_to_log(staged):
+                return
+
+    def _try_to_log(self, staged: _Staged) -> bool:
+        """Log a staged file as the next version, and only as that; False when another writer took it."""
+        version = self._delta.version()
+        try:
+            self._delta.create_write_transaction(
+                [staged.action()],
+                "append",
+                self._delta_schema,
+                commit_properties=CommitProperties(
+                    app_transactions=[Transaction(_app(lane), last) for lane, (_, last) in staged.spans.items()],
+                    max_commit_retries=0,
+                ),
+                post_commithook_properties=PostCommitHookProperties(
+                    create_checkpoint=False, cleanup_expired_logs=False
+                ),
+            )
+        except (DeltaError, OSError) as error:
+            # It may be in the log all the same: look before doing anything else. If that fails, the file stays.
+            self._delta.update_incremental()
+            if not any(path.endswith(staged.path.name) for path in self._delta.file_uris()):
+                if isinstance(error, CommitFailedError) and self._delta.version() > version:
+                    return False
+                staged.discard()
+                raise
+        entry = tables.log_entry(self._lake_dir, self._name, version + 1)
+        tables.sync(entry)
+        tables.sync(entry.parent)
+        self._logged = version + 1
+        return True
+
+    def _without_held(self, staged: _Staged) -> _Staged | None:
+        """The staged file, or one without the rows that the table holds already."""
+        held = {lane: self._held(lane) for lane in staged.spans}
+        if all(first > held[lane] for lane, (first, _) in staged.spans.items()):
+            return staged
+        rows = pq.read_table(staged.path, schema=self._schema)
+        floor = np.array([held[lane] for lane in _ints(rows, "lane").tolist()], dtype=np.int64)
+        rows = rows.filter(pa.array(_ints(rows, "decision_offset") > floor))
+        staged.discard()
+        if not rows.num_rows:
+            return None
+        rest = _Staged(staged.path.parent, self._schema)
+        try:
+            for batch in rows.to_batches(max_chunksize=CHUNK_ROWS):
+                rest.cover(_spans(batch), batch.num_rows)
+                rest.write(batch)
+            rest.finish()
+        except Exception:
+            rest.discard()
+            raise
+        return rest
+
+    def _held(self, lane: int) -> int:
+        version = self._delta.transaction_version(_app(lane))
+        return _NEVER if version is None else version
+
+    def _refreshed_version(self, lane: int) -> int:
+        self._delta.update_incremental()
+        return self._held(lane)
+
+    def _catch_up(self) -> None:
+        """Read the log on to the newest version; every so often leave a checkpoint for those who open the table."""
+        with contextlib.suppress(DeltaError, OSError):
+            self._delta.update_incremental()
+            if self._logged % tables.CHECKPOINT_INTERVAL == 0:
+                self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        self._delta.create_checkpoint()
+        log = tables.log_entry(self._lake_dir, self._name, 0).parent
+        for checkpoint in (*log.glob(f"{self._delta.version():020}.checkpoint*"), log / "_last_checkpoint"):
+            tables.sync(checkpoint)
+        tables.sync(log)
+
+
+def _ints(rows: pa.RecordBatch | pa.Table, column: str) -> npt.NDArray[np.int64]:
+    return np.asarray(rows[column])
+
+
+def _spans(batch: pa.RecordBatch) -> dict[int, tuple[int, int]]:
+    """By lane, the first and the last decision offset of a batch."""
+    lanes, offsets = _ints(batch, "lane"), _ints(batch, "decision_offset")
+    spans = {}
+    for lane in map(int, np.unique(lanes)):
+        of_lane = offsets[lanes == lane]
+        spans[lane] = (int(of_lane[0]), int(of_lane[-1]))
+    return spans
+
+
+def _rising(
+    offsets: npt.NDArray[np.int64], indexes: npt.NDArray[np.int64], newest: tuple[int, int]
+) -> npt.NDArray[np.bool_]:
+    """Which rows of one lane come after all that were before them, and after the newest one known."""
+    offsets_before = np.concatenate(([newest[0]], offsets[:-1]))
+    indexes_before = np.concatenate(([newest[1]], indexes[:-1]))
+    rising: npt.NDArray[np.bool_] = (offsets > offsets_before) | (
+        (offsets == offsets_before) & (indexes > indexes_before)
+    )
+    if not rising.all():
+        # Part of it is a replay.
+        for i, row in enumerate(zip(offsets.tolist(), indexes.tolist(), strict=True)):
+            rising[i] = row > newest
+            newest = max(newest, row)
+    return rising
+
+
+def _app(lane: int) -> str:
+    """The application under whose name the log holds what is there of a lane."""
+    return f"lane-{lane}"
+
+
+def _owners(files: list[str], lane: int, rows_per_batch: int) -> Iterator[list[Owner]]:
+    if not files:
+        return
+    with session() as connection:
+        connection.execute(
+            f"SELECT {', '.join(Owner._fields)} FROM read_parquet($files) "  # noqa: S608 - names of this module
+            "WHERE lane = $lane AND introduces ORDER BY decision_offset",
+            {"files": files, "lane": lane},
+        )
+        while rows := connection.fetchmany(rows_per_batch):
+            yield list(map(Owner._make, rows))
+
+
+def _of_lake(error: Exception, lake_dir: Path) -> OSError:
+    """Give the error the lake's name and what to do."""
+    # delta-rs draws its causes as a coloured tree over several lines.
+    detail = " ".join(re.sub(r"\x1b\[\d+m|↳", "", str(error)).split())
+    code = re.search(r"os error (\d+)", detail)
+    number = getattr(error, "errno", None) or (int(code[1]) if code else errno.EIO)
+    return OSError(
+        number,
+        f"lake {lake_dir}: {os.strerror(number)}; nothing is lost, start again when it can be written ({detail})",
+    )

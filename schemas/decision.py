@@ -1,0 +1,149 @@
+"""Decisions: what is appended to `tasks.results`, and all that follows from them."""
+
+import enum
+
+import msgspec
+from msgspec import Raw, Struct
+
+from schemas.errors import BadRecordError
+from schemas.node import Answer
+from schemas.task import DEFAULT_PRIORITY, EvidenceKind, Origin
+
+WIRE_VERSION = 1
+NO_PAYLOAD = Raw(b"")
+"""Left out; in a follow-up: that of the decision."""
+
+
+class DecisionKind(enum.StrEnum):
+    """What became of one task message. `started` decides nothing: it marks a message handed out after a crash."""
+
+    CONVERGED = "converged"
+    NEXT_ROUND = "next_round"
+    RETRY = "retry"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+    MOVED = "moved"
+    STARTED = "started"
+
+
+class RoundResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the ensemble made of one round, with its evidence."""
+
+    answer: str | None
+    """The leading answer; None when nobody answered."""
+    score: float
+    """What the convergence policy looks at, 0 to 1."""
+    confidence: float
+    """The probability that the leading answer is right, 0 to 1."""
+    agreement: float
+    """The share of the candidates that are equivalent to the leading one, 0 to 1."""
+    evidence: EvidenceKind
+    verifier: str | None = None
+    verified: bool | None = None
+    candidates: tuple[Answer, ...] = ()
+    leading: tuple[int, ...] = ()
+    """Which of the candidates are equivalent to the answer."""
+    flags: tuple[str, ...] = ()
+    """What supervision noted."""
+    warnings: tuple[str, ...] = ()
+    """What was wrong with an answer's own data and was left out."""
+
+
+class FollowUp(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One message that follows from a decision, spelled out but for its cause.
+
+    `payload` is left out where it is that of the decision.
+    """
+
+    kafka_topic: str
+    lane: int
+    topic: str
+    logical_id: str
+    task_id: str
+    priority: int = DEFAULT_PRIORITY
+    round_index: int = 0
+    attempt: int = 0
+    generation: int = 0
+    metadata: dict[str, str] = {}
+    payload: Raw = NO_PAYLOAD
+    score: float = 0.0
+    origin: Origin
+
+
+class Decision(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One entry of the log of a lane.
+
+    It names the message it decides by (`kafka_topic`, `offset`) within the lane, and holds all that follows: the
+    messages in `follow_ups`, the rows of the lake in the rest.
+    """
+
+    kind: DecisionKind
+    kafka_topic: str
+    offset: int
+    task_id: str
+    introduces: bool = False
+    """True when the message is the first with its id, so that this decision makes it the owner of the id."""
+    topic: str = ""
+    logical_id: str = ""
+    generation: int = 0
+    round_index: int = 0
+    attempt: int = 0
+    priority: int = DEFAULT_PRIORITY
+    payload: Raw = NO_PAYLOAD
+    payload_digest: str = ""
+    metadata: dict[str, str] = {}
+    origin: Origin | None = None
+    reason: str = ""
+    detail: str = ""
+    forced: bool = False
+    policy: str = ""
+    """The convergence policy with its parameters."""
+    result: RoundResult | None = None
+    calls: int = 0
+    cost: float = 0.0
+    decided_at: float = 0.0
+    """Seconds since the epoch."""
+    latency_s: float = 0.0
+    """From handing the message out to the decision."""
+    follow_ups: tuple[FollowUp, ...] = ()
+    cut_off: tuple[str, ...] = ()
+    """Branches that were proposed and not taken, each with the reason."""
+    raw: str = ""
+    """Of a message that is no task: its bytes, in base64, up to a limit."""
+    version: int = WIRE_VERSION
+
+
+class DeadLetter(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is written to `tasks.dead_letter`: the task, why it ended, and what was tried."""
+
+    task_id: str
+    topic: str
+    logical_id: str
+    generation: int
+    reason: str
+    detail: str
+    kafka_topic: str
+    lane: int
+    offset: int
+    """The message, by name."""
+    decision_offset: int
+    payload: Raw = NO_PAYLOAD
+    raw: str = ""
+    metadata: dict[str, str] = {}
+    history: tuple[str, ...] = ()
+    died_at: float = 0.0
+
+
+_decode = msgspec.json.Decoder(Decision).decode
+
+
+def read_decision(message: bytes) -> Decision:
+    """Read one entry of the log.
+
+    Raises:
+        BadRecordError: it is none; someone else wrote to `tasks.results`.
+    """
+    try:
+        return _decode(message)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRecordError(f"no decision: {error}") from None

@@ -1,0 +1,196 @@
+"""The task as it travels on Kafka: JSON, of which only `topic` and `payload` are required."""
+
+import enum
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from schemas.errors import BadRecordError
+from schemas.ids import MAX_ID_BYTES, RESERVED_ENDING, RQMLRoundId, content_id
+
+Topic = Annotated[str, Meta(min_length=1, max_length=200, description="The subject of the task: math, coding, …")]
+Priority = Annotated[int, Meta(ge=0, le=9, description="Lower runs first.")]
+
+DEFAULT_PRIORITY = 5
+URGENT_PRIORITY = 2
+"""Tasks up to this priority travel on the Kafka topic that is read ahead of the backlog."""
+
+
+class TaskStatus(enum.StrEnum):
+    """Where a logical task stands."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    CONVERGED = "converged"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+
+
+class AnswerKind(enum.StrEnum):
+    """How two answers to a task are compared."""
+
+    NUMBER = "number"
+    EXPRESSION = "expression"
+    CHOICE = "choice"
+    CODE = "code"
+    TEXT = "text"
+
+
+class Cause(Struct, frozen=True, array_like=True):
+    """The decision that a message follows from: `[lane, offset, index, seal]`.
+
+    The seal is a keyed hash over the first three and the task id, so that nobody but the cluster can claim one.
+    """
+
+    lane: int
+    offset: int
+    index: int
+    seal: str
+
+
+class Origin(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What Aureon itself adds to a message that follows from a decision; users never write it.
+
+    Earlier rounds travel as a digest (best answer, its score, what was spent), never as their full nesting.
+    """
+
+    cause: Cause
+    introduces: bool = False
+    """True when this message is the first with its id in its home lane (it was moved there)."""
+    root_id: str = ""
+    root_topic: str = ""
+    parent_id: str = ""
+    parent_topic: str = ""
+    depth: int = 0
+    branches_left: int = 0
+    """How many more branches this task and all that follows from it may spawn."""
+    answer: str | None = None
+    score: float = 0.0
+    calls: int = 0
+    cost: float = 0.0
+    started_at: float = 0.0
+    """When the first round of this logical id was decided, in seconds since the epoch."""
+    errors: tuple[str, ...] = ()
+    """What went wrong in the attempts before, oldest first."""
+
+
+class TaskDescriptor(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One unit of work, as it is written to `tasks.global`."""
+
+    topic: Topic
+    payload: Annotated[Raw, Meta(description="A JSON object with `prompt` or `messages`.")]
+    logical_id: Annotated[str, Meta(description="What the task is about; left out: a hash of topic and payload.")] = ""
+    task_id: Annotated[str, Meta(description="`{logical_id}:r{round_index}`; may be left out.")] = ""
+    priority: Priority = DEFAULT_PRIORITY
+    round_index: Annotated[int, Meta(ge=0)] = 0
+    attempt: Annotated[int, Meta(ge=0)] = 0
+    generation: Annotated[int, Meta(ge=0)] = 0
+    metadata: dict[str, str] = {}
+    origin: Annotated[Origin | None, Meta(description="Aureon's own; users leave it out.")] = None
+
+
+class PromptMessage(Struct, frozen=True):
+    """One message of a chat."""
+
+    role: str
+    content: str
+
+
+class PayloadView(Struct, frozen=True):
+    """Of a payload, what Aureon reads; all else is the user's and travels untouched."""
+
+    prompt: str | None = None
+    messages: tuple[PromptMessage, ...] | None = None
+    answer_kind: AnswerKind = AnswerKind.TEXT
+    verifier: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The question as one text."""
+        if self.prompt is not None:
+            return self.prompt
+        return "\n\n".join(m.content for m in self.messages or ())
+
+
+_decode_task = msgspec.json.Decoder(TaskDescriptor).decode
+_decode_view = msgspec.json.Decoder(PayloadView).decode
+encode = msgspec.json.Encoder().encode
+"""Write any of Aureon's structures as JSON."""
+
+
+def read_payload(payload: bytes) -> PayloadView:
+    """Read of a payload what Aureon needs of it.
+
+    Raises:
+        BadRecordError: no JSON object, no question in it, or a field of another type; the path is named.
+    """
+    try:
+        view = _decode_view(payload)
+    except msgspec.ValidationError as error:
+        raise BadRecordError(str(error).replace("`$", "`$.payload")) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRecordError(f"not JSON - at `$.payload`: {error}") from None
+    if not view.text.strip():
+        raise BadRecordError("empty: needs `prompt` (text) or `messages` (a list) - at `$.payload`")
+    return view
+
+
+def read_task(message: bytes) -> tuple[TaskDescriptor, PayloadView]:
+    """Read a message of an input Kafka topic; ids that were left out are filled in.
+
+    Whether a message that claims an origin may do so is for the lane to say; the rules for users' messages are
+    checked here.
+
+    Raises:
+        BadRecordError: the message is no task; says what was expected and where.
+    """
+    try:
+        task = _decode_task(message)
+    except msgspec.ValidationError as error:
+        raise BadRecordError(str(error)) from None
+    except UnicodeDecodeError as error:
+        raise BadRecordError(f"not UTF-8: {error.reason} at byte {error.start}") from None
+    except msgspec.DecodeError as error:
+        raise BadRecordError(f"not JSON: {error}") from None
+    except RecursionError:
+        raise BadRecordError("nested too deeply") from None
+    view = read_payload(task.payload)
+    if task.origin is not None and task.logical_id and task.task_id:
+        return task, view
+    return _fill_in(task), view
+
+
+def _fill_in(task: TaskDescriptor) -> TaskDescriptor:
+    if not task.topic.isprintable():
+        raise BadRecordError("topic has a control character - at `$.topic`")
+    logical_id = task.logical_id or content_id(task.topic, bytes(task.payload))
+    if len(logical_id.encode()) > MAX_ID_BYTES:
+        raise BadRecordError(f"longer than {MAX_ID_BYTES} bytes - at `$.logical_id`")
+    if not logical_id.isprintable():
+        raise BadRecordError("has a control character - at `$.logical_id`")
+    if RESERVED_ENDING.search(logical_id):
+        raise BadRecordError(f"{logical_id!r} ends in `:r<n>` or `:branch-<n>`, which is reserved - at `$.logical_id`")
+    if task.round_index or task.attempt:
+        raise BadRecordError(
+            f"a task starts at round 0, attempt 0, not {task.round_index}, {task.attempt} - at `$.round_index`"
+        )
+    if task.generation:
+        raise BadRecordError("only a redrive starts another generation - at `$.generation`")
+    task_id = str(RQMLRoundId(logical_id, 0))
+    if task.task_id and task.task_id != task_id:
+        raise BadRecordError(f"{task.task_id!r} is not {task_id!r} - at `$.task_id`")
+    return msgspec.structs.replace(task, logical_id=logical_id, task_id=task_id)
+
+
+class BranchProposal(Struct, frozen=True):
+    """A follow-up task that a result asks for, in its `meta.branches`."""
+
+    topic: Topic
+    payload: Raw
+    priority: Priority = DEFAULT_PRIORITY
+    score: float = 0.0
+
+
+EvidenceKind = Literal["verifier", "cross-model", "self", "none"]
+"""What a convergence rests on: a check, several models, one model's own word."""

@@ -1,0 +1,37 @@
+"""Brokers for the tests. A test that takes one is marked `kafka`, and `make test-kafka` runs it on Apache Kafka."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.brokers import Broker, empty, new_broker
+
+BROKER_FIXTURES = {"broker", "own_broker"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs on a broker."""
+    for item in items:
+        if BROKER_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.kafka)
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """One broker for all tests of the session; they share its topics, so most want `own_broker`."""
+    one = new_broker(tmp_path_factory.mktemp("broker"))
+    one.start()
+    yield one
+    one.stop()
+
+
+@pytest.fixture
+def own_broker(broker: Broker) -> Iterator[Broker]:
+    """A broker with nothing on it, that the test may stop, kill and start.
+
+    It is that of the session, emptied: a new one would cost seconds on Apache Kafka.
+    """
+    broker.start()
+    empty(broker)
+    yield broker
+    broker.start()

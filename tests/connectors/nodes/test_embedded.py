@@ -1,0 +1,264 @@
+"""The embedded nodes and their processes, faults included."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from connectors.nodes import NodeError
+from connectors.nodes.embedded import TOPICS, SolverNode, SolverPool, embedded_nodes
+from schemas.node import Answer, Call
+
+T = TypeVar("T")
+QUESTION = "Solve for k: 840*k = 10920"
+ROOT = str(Path(__file__).resolve().parents[3])
+
+FAULTY = """
+import os, signal, time
+from connectors.nodes.solvers import Solution, worker
+def loops(prompt, round_index):
+    while True:
+        pass
+def deaf(prompt, round_index):
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+    loops(prompt, round_index)
+def dies(prompt, round_index):
+    os._exit(3)
+def breaks(prompt, round_index):
+    raise ArithmeticError("two and two")
+def prints(prompt, round_index):
+    print("hello")
+    return Solution("printed")
+worker.SOLVERS.update(loops=loops, deaf=deaf, dies=dies, breaks=breaks, prints=prints)
+worker.main()
+"""
+"""The real worker, with solvers that fail in every way."""
+
+
+def call(prompt: str = QUESTION, round_index: int = 0) -> Call:
+    """Ask something."""
+    return Call(
+        topic="math",
+        logical_id="t",
+        generation=0,
+        round_index=round_index,
+        attempt=0,
+        node="n",
+        model="m",
+        sample=0,
+        prompt=prompt,
+        answer_kind="number",
+    )
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run to the end, within a time."""
+    return asyncio.run(asyncio.wait_for(main, 30))
+
+
+def faulty(workers: int = 1) -> SolverPool:
+    """Give a pool of the real worker with faulty solvers in it."""
+    return SolverPool(workers, limit_s=0.3, command=(sys.executable, "-P", "-c", FAULTY))
+
+
+def test_three_nodes_answer_by_three_methods() -> None:
+    """The default set serves the demo's topics, and agrees on a simple equation."""
+
+    async def main() -> list[Answer]:
+        nodes = embedded_nodes()
+        assert [node.capabilities.node for node in nodes] == [
+            "embedded-symbolic",
+            "embedded-numeric",
+            "embedded-search",
+        ]
+        assert all(node.capabilities.topics == TOPICS and len(node.capabilities.models) == 1 for node in nodes)
+        try:
+            return [await node.ask(call()) for node in nodes]
+        finally:
+            for node in nodes:
+                await node.close()
+
+    answers = run(main())
+    assert [(a.status, a.text, a.node, a.model) for a in answers] == [("ok", "13", "n", "m")] * 3
+    assert all(a.meta and a.meta["branches"] and a.score and a.latency_s > 0 for a in answers)
+
+
+@pytest.mark.parametrize("prompt", ["What is love?", "(" * 2**20, "\ud800", "9**9**9", "\0"])
+def test_what_a_node_cannot_read_it_abstains_on(prompt: str) -> None:
+    """Small or large, sense or nonsense."""
+
+    async def main() -> list[Answer]:
+        nodes = embedded_nodes(workers=1)
+        try:
+            return [await node.ask(call(prompt)) for node in nodes]
+        finally:
+            await nodes[0].close()
+
+    assert [a.status for a in run(main())] == ["abstained"] * 3
+
+
+def test_many_calls_at_once_each_get_their_own_answer() -> None:
+    """More than the workers are handed at a time, and none is mixed up."""
+
+    async def main() -> list[Answer]:
+        nodes = embedded_nodes()
+        try:
+            return await asyncio.gather(*(nodes[i % 2].ask(call(f"Solve for k: 2*k = {2 * i}")) for i in range(300)))
+        finally:
+            await nodes[0].close()
+
+    assert [a.text for a in run(main())] == [str(i) for i in range(300)]
+
+
+@pytest.mark.parametrize(
+    "solver, error",
+    [
+        ("breaks", "ArithmeticError: two and two"),
+        ("loops", "took longer than 0.3 s"),
+        ("deaf", "its process was killed"),
+        ("dies", "ended with code 3"),
+    ],
+)
+def test_a_solver_that_fails_is_an_error_and_the_next_call_is_answered(solver: str, error: str) -> None:
+    """An exception, an endless loop, one that ignores its alarm, a process that ends: never an abstention, never a hang.
+
+    The calls handed to the process behind it are answered, by a new one where need be.
+    """
+
+    async def main() -> list[Answer | BaseException]:
+        pool = faulty()
+        asks = [SolverNode(solver, pool).ask(call()), *(SolverNode("symbolic", pool).ask(call()) for _ in range(20))]
+        try:
+            return await asyncio.gather(*asks, return_exceptions=True)
+        finally:
+            await pool.close()
+
+    failed, *answered = run(main())
+    assert isinstance(failed, NodeError)
+    assert error in str(failed)
+    assert [a.text for a in answered if isinstance(a, Answer)] == ["13"] * 20
+
+
+def test_what_a_solver_prints_is_no_reply() -> None:
+    """Replies have a channel of their own."""
+
+    async def main() -> Answer:
+        pool = faulty()
+        try:
+            return await SolverNode("prints", pool).ask(call())
+        finally:
+            await pool.close()
+
+    assert run(main()).text == "printed"
+
+
+@pytest.mark.parametrize("command", [("/nowhere/python",), (sys.executable, "-c", "raise SystemExit(5)")])
+def test_workers_that_do_not_start_are_an_error(command: tuple[str, ...]) -> None:
+    """Every call fails, none waits, and nothing is started over and over."""
+
+    async def main() -> list[Any]:
+        pool = SolverPool(2, command=command)
+        asks = (pool.solve("symbolic", QUESTION, 0) for _ in range(40))
+        try:
+            return await asyncio.gather(*asks, return_exceptions=True)
+        finally:
+            await pool.close()
+
+    results = run(main())
+    assert all(isinstance(result, NodeError) and "does not start" in str(result) for result in results)
+
+
+def test_a_call_that_is_cancelled_harms_no_other() -> None:
+    """Its reply is dropped when it comes."""
+
+    async def main() -> Answer:
+        pool = faulty()
+        waiting = asyncio.ensure_future(SolverNode("loops", pool).ask(call()))
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        try:
+            return await SolverNode("symbolic", pool).ask(call())
+        finally:
+            await pool.close()
+
+    assert run(main()).text == "13"
+
+
+def test_closing_fails_the_calls_under_way_and_ends_the_processes() -> None:
+    """Nothing is left behind."""
+
+    async def main() -> tuple[BaseException | Answer, list[int]]:
+        pool = faulty(2)
+        await SolverNode("symbolic", pool).ask(call())
+        waiting = asyncio.ensure_future(SolverNode("deaf", pool).ask(call()))
+        await asyncio.sleep(0.1)
+        pids = [worker.transport.get_pid() for worker in pool._workers if worker.transport is not None]
+        await pool.close()
+        (result,) = await asyncio.gather(waiting, return_exceptions=True)
+        return result, pids
+
+    result, pids = run(main())
+    assert isinstance(result, NodeError)
+    assert pids
+    assert not any(map(_alive, pids))
+
+
+def test_workers_end_with_the_process_that_started_them() -> None:
+    """Even when it is killed and can tell them nothing; and they leave Ctrl-C to it."""
+    script = (
+        "import asyncio, sys, time\n"
+        "from connectors.nodes.embedded import SolverPool\n"
+        "async def main():\n"
+        "    pool = SolverPool(1)\n"
+        f"    await pool.solve('symbolic', {QUESTION!r}, 0)\n"
+        "    print(pool._workers[0].transport.get_pid(), flush=True)\n"
+        "    time.sleep(60)\n"
+        "asyncio.run(main())\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": ROOT}
+    )
+    try:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        os.kill(pid, signal.SIGINT)
+        time.sleep(0.2)
+        assert _alive(pid)
+    finally:
+        parent.kill()
+        parent.wait()
+        if parent.stdout is not None:
+            parent.stdout.close()
+    deadline = time.monotonic() + 10
+    while _alive(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_pool_belongs_to_one_event_loop() -> None:
+    """Another loop is told, not left hanging."""
+    pool = SolverPool(1)
+
+    async def main() -> None:
+        try:
+            await pool.solve("symbolic", QUESTION, 0)
+        finally:
+            await pool.close()
+
+    run(main())
+    with pytest.raises(RuntimeError, match="event loop that made its first call"):
+        run(main())
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

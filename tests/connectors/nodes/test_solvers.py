@@ -1,0 +1,238 @@
+"""The three methods on real prompts: whenever one answers, it is right, and it abstains on all else."""
+
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from connectors.nodes.solvers import Solution, numeric, search, symbolic
+from connectors.nodes.solvers.problems import MAX_PROMPT, read
+from flows.demo_tasks import FAMILIES, RIGHT, demo_tasks, verify
+from flows.steps.equivalence import group
+
+SOLVERS: dict[str, Callable[[str, int], Solution | None]] = {
+    "symbolic": symbolic.solve,
+    "numeric": numeric.solve,
+    "search": search.solve,
+}
+COUNT = 40
+SEED = 20
+METHODS: dict[str, set[str]] = {
+    "simple_equations": {"symbolic", "numeric", "search"},
+    "polynomial_equations": {"symbolic", "numeric"},
+    "simple_integration": {"symbolic", "numeric"},
+    "decimal_arithmetic": {"symbolic", "numeric"},
+    "prime_factorization": {"symbolic", "search"},
+    "count_primes": {"symbolic", "search"},
+    "base_conversion": {"symbolic", "search"},
+    "bitwise_arithmetic": {"symbolic", "numeric"},
+    "bf": {"symbolic", "search"},
+    "knights_knaves": {"symbolic", "search"},
+    "self_reference": {"symbolic", "search"},
+    "circuit_logic": {"symbolic", "numeric", "search"},
+    "mini_sudoku": {"symbolic", "search"},
+    "dice": {"symbolic", "numeric", "search"},
+}
+"""Which methods read which family."""
+
+
+@pytest.fixture(scope="module")
+def tasks() -> dict[str, list[dict[str, Any]]]:
+    """Real tasks by family."""
+    families: dict[str, list[dict[str, Any]]] = {}
+    for task in demo_tasks(COUNT * len(FAMILIES), SEED):
+        families.setdefault(task["metadata"]["family"], []).append(task)
+    return families
+
+
+@pytest.fixture(scope="module")
+def answers(tasks: Mapping[str, list[dict[str, Any]]]) -> dict[tuple[str, str, int], list[Solution | None]]:
+    """What each method says to each of them in each of three rounds, by family, method and round."""
+    return {
+        (family, method, round_index): [solve(task["payload"]["prompt"], round_index) for task in tasks[family]]
+        for family in tasks
+        for method, solve in SOLVERS.items()
+        for round_index in range(3)
+    }
+
+
+Answers = dict[tuple[str, str, int], list[Solution | None]]
+Tasks = dict[str, list[dict[str, Any]]]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_answer_is_right(family: str, tasks: Tasks, answers: Answers) -> None:
+    """By the family's own verifier, at least 97 of 100, whatever the method and the round."""
+    for method, round_index in itertools.product(SOLVERS, range(3)):
+        found = [(t, s) for t, s in zip(tasks[family], answers[family, method, round_index], strict=True) if s]
+        right = sum(verify(task["metadata"], solution.text) >= RIGHT for task, solution in found)
+        assert right >= 0.97 * len(found), (method, round_index)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_family_is_solved_by_independent_methods(family: str, answers: Answers) -> None:
+    """Two or three methods answer nine of ten by the third round; the others abstain on the whole family."""
+    answering = {
+        method: sum(s is not None for s in answers[family, method, 2])
+        for method in SOLVERS
+        if any(answers[family, method, 2])
+    }
+    assert set(answering) == METHODS[family]
+    assert min(answering.values()) >= 0.9 * COUNT
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_methods_agree(family: str, tasks: Tasks, answers: Answers) -> None:
+    """Two methods that both answer say the same, as the flow compares answers."""
+    kind = FAMILIES[family].answer_kind
+    for one, other in itertools.combinations(sorted(METHODS[family]), 2):
+        pairs = [(a, b) for a, b in zip(answers[family, one, 2], answers[family, other, 2], strict=True) if a and b]
+        agreeing = sum(group(kind, [a.text, b.text]) == [0, 0] for a, b in pairs)
+        assert agreeing >= 0.97 * len(pairs), (one, other)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_later_round_knows_no_less(family: str, answers: Answers) -> None:
+    """What a method answers in one round, it answers in the next, but for what it found by luck."""
+    for method in METHODS[family]:
+        counts = [sum(s is not None for s in answers[family, method, r]) for r in range(3)]
+        slack = COUNT // 20 if family == "mini_sudoku" else 0
+        assert counts[0] <= counts[1] + slack <= counts[2] + 2 * slack, method
+
+
+@pytest.mark.parametrize(
+    "family, method",
+    [
+        ("prime_factorization", "search"),
+        ("count_primes", "search"),
+        ("base_conversion", "search"),
+        ("decimal_arithmetic", "numeric"),
+    ],
+)
+def test_a_later_round_knows_more(family: str, method: str, answers: Answers) -> None:
+    """Where steps or digits run out in the first round, four times as many get further."""
+    first, second = (sum(s is not None for s in answers[family, method, r]) for r in (0, 1))
+    assert first < COUNT - 3
+    assert second > first + 3
+
+
+def test_a_solver_gives_the_same_answer_again(tasks: Tasks) -> None:
+    """Random choices hang on prompt and round alone, so a replay finds the same."""
+    for task in tasks["mini_sudoku"]:
+        assert search.solve(task["payload"]["prompt"], 0) == search.solve(task["payload"]["prompt"], 0)
+
+
+@pytest.mark.parametrize(
+    "prompt, right",
+    [
+        ("Is it true that 27*(63) - 62 = 1639? Answer Yes or No.", "Yes"),
+        ("Is it true that 27*(63) - 62 = 1640? Answer Yes or No.", "No"),
+        ("Is it true that 2 * 3 * 37 = 222? Answer Yes or No.", "Yes"),
+        ("Is it true that 999999999989 * 999999999961 = 999999999950000000000429? Answer Yes or No.", "Yes"),
+        ("Is it true that 999999999989 * 999999999961 = 999999999950000000000428? Answer Yes or No.", "No"),
+    ],
+)
+def test_an_identity_is_checked_by_all_methods(prompt: str, right: str) -> None:
+    """By fractions, by an enclosure of the difference once it is narrow enough, and by residues."""
+    for method, solve in SOLVERS.items():
+        solution = solve(prompt, 2)
+        assert solution is not None, method
+        assert solution.text == right
+        assert solution.meta is None
+
+
+def test_a_root_and_a_factorization_ask_for_their_check(tasks: Tasks, answers: Answers) -> None:
+    """The answer put in makes a task of logic that every method can read and finds true."""
+    for family in ("simple_equations", "prime_factorization"):
+        for solution in filter(None, answers[family, "symbolic", 0]):
+            assert solution.meta is not None
+            (branch,) = solution.meta["branches"]
+            assert branch["topic"] == "logic"
+            checks = [solve(branch["payload"]["prompt"], 1) for solve in SOLVERS.values()]
+            assert {check.text for check in checks if check} == {"Yes"}
+            assert all(checks)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prompt_with_more_in_it_is_not_read(family: str, tasks: Tasks) -> None:
+    """A question is known word for word; with another word it may be another question."""
+    for task in tasks[family][:5]:
+        prompt = task["payload"]["prompt"]
+        assert read(prompt) is not None
+        assert read("Do not answer this. " + prompt) is None
+        assert read(prompt[: len(prompt) // 2]) is None
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "",
+        "What is the capital of France?",
+        "Solve for x: " + "(" * 5000 + "x = 1",
+        "Solve for x: " + "x+" * 5000 + "x = 1",
+        "Solve for x: x*9**9**9 = 1",
+        "Solve for x: x = x",
+        "Solve for x: x**2 = 4",
+        "Solve for x: x = y",
+        "Find the prime factorization of " + "7" * 5000 + ". Write the factors separated by × (Example: 1)",  # noqa: RUF001
+        "Find the prime factorization of 0. Write the factors separated by × (Example: 1)",  # noqa: RUF001
+        "Count how many prime numbers there are between 1 and 99999999999999 (inclusive) ?",
+        "This is a BF (Brainf*ck) computer program. What is the output?\n\n+[]\n\nRespond only with the exact output of the program.",
+        "This is a BF (Brainf*ck) computer program. What is the output?\n\n][\n\nRespond only with the exact output of the program.",
+        "This is a BF (Brainf*ck) computer program. What is the output?\n\n<.\n\nRespond only with the exact output of the program.",
+        "Please solve this problem to a maximum of 12 significant digits, rounding up from the half. "
+        "Only reply with the final value.\n1/(2-2) = ?",
+        "Is it true that 9**9**9 = 1? Answer Yes or No.",
+        "I have these dice: 1d0. What are the odds of rolling 1 or higher? a reduced fraction",
+    ],
+)
+def test_what_cannot_be_solved_is_not_answered(prompt: str) -> None:
+    """A question of another kind, without an answer, or beyond all bounds: every method abstains, at once."""
+    assert [solve(prompt, 0) for solve in SOLVERS.values()] == [None, None, None]
+
+
+def test_a_square_with_a_contradiction_is_not_answered(tasks: Tasks) -> None:
+    """Neither by propagation nor by mending, in bounded time."""
+    prompt = (
+        "In 4x4 Mini Sudoku:\nSolve this 4x4 Mini Sudoku puzzle:\n1 1 _ _\n_ _ _ _\n_ _ _ _\n_ _ _ _\n"
+        "Format your response as the puzzle above."
+    )
+    assert read(prompt) is not None
+    assert [solve(prompt, 0) for solve in SOLVERS.values()] == [None, None, None]
+
+
+def test_a_double_root_takes_more_than_one_method_can_tell() -> None:
+    """The exact method sees (x - 1)² for what it is; the discs of the numeric one never part."""
+    prompt = "Solve for real x: x**2 - 2*x + 1 = 0\nIn solving equations, round to 4 decimal places."
+    exact = symbolic.solve(prompt, 0)
+    assert exact is not None
+    assert exact.text == "1.0"
+    assert [numeric.solve(prompt, r) for r in range(3)] == [None, None, None]
+
+
+@settings(max_examples=200, deadline=2000)
+@given(st.data())
+def test_a_damaged_prompt_is_answered_or_not_but_harmless(tasks: Tasks, data: st.DataObject) -> None:
+    """Whatever is cut out of a real prompt and put in instead: an answer or None, no exception, in time."""
+    family = data.draw(st.sampled_from(list(FAMILIES)))
+    prompt = data.draw(st.sampled_from(tasks[family]))["payload"]["prompt"]
+    start = data.draw(st.integers(0, len(prompt)))
+    end = data.draw(st.integers(start, min(len(prompt), start + 10)))
+    inserted = data.draw(st.text(max_size=8) | st.text(alphabet="0123456789()*+-/x[]<>.", max_size=30))
+    for solve in SOLVERS.values():
+        solve(prompt[:start] + inserted + prompt[end:], 0)
+
+
+@given(st.text(max_size=300))
+def test_any_text_is_no_problem(text: str) -> None:
+    """Random text is never a question."""
+    assert read(text) is None
+
+
+def test_a_huge_prompt_is_not_read() -> None:
+    """A megabyte is put aside by its length."""
+    assert read("x" * (MAX_PROMPT + 1)) is None
+    assert [solve("(" * 2**20, 0) for solve in SOLVERS.values()] == [None, None, None]

@@ -1,0 +1,161 @@
+"""The embedded broker: one a folder, stopped with its data saved."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Message
+
+from connectors.embedded import EmbeddedBroker, embedded_binary
+from connectors.kafka import CheckedProducer, client_config, preflight, read_to_end
+from connectors.topics import TASKS, ensure_topics
+from schemas.errors import RefusedError
+
+
+def write(brokers: str, count: int) -> None:
+    """Write numbers to the backlog."""
+    config = client_config(brokers)
+    ensure_topics(config, 1)
+    producer = CheckedProducer(config)
+    producer.send(TASKS, 0, [b"%d" % i for i in range(count)])
+    producer.flush(10)
+    producer.close()
+
+
+def backlog(brokers: str) -> list[Message]:
+    """Read the backlog."""
+    return read_to_end(client_config(brokers), TASKS)
+
+
+def test_sigterm_keeps_every_message_and_the_port(tmp_path: Path) -> None:
+    """Stopped right after the last acknowledgement and started again, it has all of it, at the same address."""
+    with EmbeddedBroker(tmp_path) as broker:
+        first = broker.brokers
+        write(first, 5000)
+    with EmbeddedBroker(tmp_path) as broker:
+        assert broker.brokers == first
+        assert [m.value() for m in backlog(first)] == [b"%d" % i for i in range(5000)]
+
+
+def test_second_start_of_a_folder_uses_the_broker_that_runs(tmp_path: Path) -> None:
+    """Two owners would mean two brokers on one folder; the second is a guest, and leaves it running."""
+    with EmbeddedBroker(tmp_path) as owner:
+        with EmbeddedBroker(tmp_path) as guest:
+            assert guest.brokers == owner.brokers
+            assert not guest.owned
+        assert owner.is_running()
+        preflight(client_config(owner.brokers))
+    assert not owner.is_running()
+
+
+def test_many_processes_starting_at_once_get_one_broker(tmp_path: Path) -> None:
+    """All of them see the same address, whoever was first."""
+    code = (
+        "import sys, pathlib; from connectors.embedded import EmbeddedBroker\n"
+        "b = EmbeddedBroker(pathlib.Path(sys.argv[1])); print(b.start(), b.owned, flush=True)\n"
+        "sys.stdin.read(); b.stop()"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(4)
+    ]
+    lines = [p.stdout.readline().split() for p in processes if p.stdout]
+    for process in processes:
+        process.communicate()
+    assert len({address for address, _ in lines}) == 1
+    assert [owned for _, owned in lines].count("True") == 1
+    assert not EmbeddedBroker(tmp_path).is_running()
+
+
+def test_broker_of_a_killed_owner_is_adopted_with_its_messages(tmp_path: Path) -> None:
+    """A kill -9 of the job leaves its broker running; the next job owns it, and stops it."""
+    code = (
+        "import sys, pathlib, time; from connectors.embedded import EmbeddedBroker\n"
+        "print(EmbeddedBroker(pathlib.Path(sys.argv[1])).start(), flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        address = owner.stdout.readline().strip()
+        write(address, 10)
+        owner.kill()
+    with EmbeddedBroker(tmp_path) as heir:
+        assert heir.owned
+        assert heir.brokers == address
+        assert len(backlog(address)) == 10
+    assert not heir.is_running()
+
+
+def test_port_that_another_program_took_is_replaced(tmp_path: Path) -> None:
+    """The folder's port is a habit, not a promise."""
+    with EmbeddedBroker(tmp_path) as broker:
+        port = int(broker.brokers.split(":")[1])
+    with socket.socket() as squatter:
+        squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        squatter.bind(("127.0.0.1", port))
+        squatter.listen()
+        with EmbeddedBroker(tmp_path) as broker:
+            assert broker.brokers != f"127.0.0.1:{port}"
+            preflight(client_config(broker.brokers))
+
+
+def test_ctrl_c_on_the_terminal_does_not_reach_the_broker(tmp_path: Path) -> None:
+    """It runs in a session of its own, so that the job can finish what it writes."""
+    with EmbeddedBroker(tmp_path) as broker:
+        pid = json.loads((tmp_path / "broker.json").read_bytes())["pid"]
+        assert os.getsid(pid) == pid
+        assert broker.is_running()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_foreground_broker_ends_in_order_on_a_signal(tmp_path: Path, how: signal.Signals) -> None:
+    """What `aureon broker` does: tell the address, run, save, end with 0."""
+    code = (
+        "import sys, pathlib; from connectors.embedded import EmbeddedBroker\n"
+        "EmbeddedBroker(pathlib.Path(sys.argv[1])).serve(lambda address: print(address, flush=True))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        write(process.stdout.readline().strip(), 10)
+        process.send_signal(how)
+        assert process.wait(30) == 0
+    with EmbeddedBroker(tmp_path) as broker:
+        assert len(backlog(broker.brokers)) == 10
+
+
+def test_broker_that_ends_at_once_says_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its log is what explains it."""
+    wrong = tmp_path / "noida-db"
+    wrong.write_text("#!/bin/sh\necho out of cheese\nexit 1\n")
+    wrong.chmod(0o755)
+    monkeypatch.setattr("connectors.embedded.embedded_binary", lambda: wrong)
+    with pytest.raises(RefusedError, match="out of cheese"):
+        EmbeddedBroker(tmp_path / "folder").start()
+    assert not EmbeddedBroker(tmp_path / "folder").is_running()
+
+
+def test_missing_package_is_refused_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names the extra and the way round it."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(RefusedError, match=r"aureon\[embedded\].*AUREON_BROKERS"):
+        embedded_binary()
+
+
+def test_folder_that_never_had_a_broker_has_no_address(tmp_path: Path) -> None:
+    """Asking does not start one."""
+    with pytest.raises(RefusedError, match="aureon broker"):
+        _ = EmbeddedBroker(tmp_path / "none").brokers
+
+
+def test_start_takes_well_under_two_seconds(tmp_path: Path) -> None:
+    """The demo and the tests start it often."""
+    began = time.monotonic()
+    with EmbeddedBroker(tmp_path):
+        assert time.monotonic() - began < 2

@@ -1,0 +1,198 @@
+"""The lake in SQL: one row a task, what came of it, and a plain word when there is no lake."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable
+
+import one_lake
+from one_lake import tables
+from one_lake.sink import LakeWriter
+from schemas.errors import RefusedError
+from schemas.one import TABLES, Row
+from tests.one_lake.lake_data import branch, dead_letter, decisions, record, round_row
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> Iterator[LakeWriter]:
+    """Open a writer on an empty lake in the test's folder."""
+    opened = LakeWriter(tmp_path)
+    yield opened
+    opened.close()
+
+
+def _write(writer: LakeWriter, *rows: Row) -> None:
+    writer.add(rows)
+    writer.flush()
+
+
+def _lineage(lake: Path, logical_id: str) -> list[tuple[object, ...]]:
+    with one_lake.connect(lake) as connection:
+        return connection.execute(
+            "SELECT direction, depth, topic, logical_id, status FROM lineage($id)", {"id": logical_id}
+        ).fetchall()
+
+
+def test_no_lake_is_refused_with_the_cure(tmp_path: Path) -> None:
+    """The message says where it looked and what to do."""
+    with pytest.raises(RefusedError, match=r"no lake at .*nowhere.*: run `aureon run` or set AUREON_LAKE"):
+        one_lake.connect(tmp_path / "nowhere")
+
+
+def test_the_environment_names_the_lake(tmp_path: Path, writer: LakeWriter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a folder AUREON_LAKE counts, and without that the default."""
+    _write(writer, record(0, 0))
+    monkeypatch.setenv("AUREON_LAKE", str(tmp_path))
+    with one_lake.connect() as lake:
+        assert lake.sql("SELECT count(*) FROM one").fetchall() == [(1,)]
+    monkeypatch.delenv("AUREON_LAKE")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RefusedError, match=r"\.aureon/lake"):
+        one_lake.connect()
+
+
+def test_an_empty_lake_has_the_same_columns_as_a_full_one(tmp_path: Path, writer: LakeWriter) -> None:
+    """A query that will work later works now."""
+
+    def columns() -> dict[str, list[tuple[object, ...]]]:
+        with one_lake.connect(tmp_path) as lake:
+            views = ("one", *TABLES)
+            return {view: lake.sql(f"SELECT column_name, column_type FROM (DESCRIBE {view})").fetchall() for view in views}  # noqa: S608, E501  # fmt: skip
+
+    with one_lake.connect(tmp_path) as lake:
+        assert lake.sql("SELECT count(*) FROM one").fetchall() == [(0,)]
+        assert lake.sql("FROM lineage('nobody')").fetchall() == []
+    empty = columns()
+    _write(writer, record(0, 0), branch(0, 0, 0), round_row(0, 0), dead_letter(0, 1), round_row(0, 1))
+    assert columns() == empty
+
+
+def test_one_holds_one_row_per_topic_and_id(tmp_path: Path, writer: LakeWriter) -> None:
+    """The latest generation counts, within it the earliest decision; topics are apart."""
+    _write(
+        writer,
+        record(0, 1, topic="math", logical_id="a", generation=0, answer="old life"),
+        record(0, 2, topic="math", logical_id="a", generation=1, answer="first"),
+        record(0, 3, topic="math", logical_id="a", generation=1, answer="second"),
+        record(0, 4, topic="coding", logical_id="a", answer="other topic"),
+    )
+    with one_lake.connect(tmp_path) as lake:
+        rows = lake.sql("SELECT topic, logical_id, answer FROM one ORDER BY topic").fetchall()
+    assert rows == [("coding", "a", "other topic"), ("math", "a", "first")]
+
+
+def test_a_connection_stays_at_its_snapshot_until_refreshed(tmp_path: Path, writer: LakeWriter) -> None:
+    """Two queries on one connection see the same lake."""
+    _write(writer, *decisions(0, range(3)))
+    with one_lake.connect(tmp_path) as lake:
+        _write(writer, *decisions(0, range(3, 9)))
+        assert lake.sql("SELECT count(*) FROM rounds").fetchall() == [(3,)]
+        one_lake.refresh(lake)
+        assert lake.sql("SELECT count(*) FROM rounds").fetchall() == [(9,)]
+
+
+def test_times_are_utc(tmp_path: Path, writer: LakeWriter) -> None:
+    """Whatever zone the machine is in."""
+    _write(writer, record(0, 0, converged_at=0.5))
+    with one_lake.connect(tmp_path) as lake:
+        assert lake.sql("SELECT converged_at::VARCHAR FROM one").fetchall() == [("1970-01-01 00:00:00.5+00",)]
+
+
+def test_lineage_goes_up_to_the_root_and_down_to_every_branch(tmp_path: Path, writer: LakeWriter) -> None:
+    """With what became of each: converged, dead or pending."""
+
+    def child(topic: str, logical_id: str, parent_topic: str, parent_id: str) -> dict[str, str]:
+        return {"topic": topic, "logical_id": logical_id, "parent_topic": parent_topic, "parent_id": parent_id}
+
+    first = child("coding", "a:branch-0", "math", "a")
+    second = child("math", "a:branch-1", "math", "a")
+    deeper = child("math", "a:branch-0:branch-0", "coding", "a:branch-0")
+    _write(
+        writer,
+        record(0, 0, logical_id="a"),
+        branch(0, 0, 0, **first),
+        branch(0, 0, 1, **second),
+        record(0, 1, **first),
+        branch(0, 1, 0, **deeper),
+        dead_letter(0, 2, topic="math", logical_id="a:branch-1"),
+        *(round_row(0, offset, logical_id="a") for offset in range(3)),
+    )
+    assert _lineage(tmp_path, "a:branch-0") == [
+        ("up", 1, "math", "a", "converged"),
+        ("self", 0, "coding", "a:branch-0", "converged"),
+        ("down", 1, "math", "a:branch-0:branch-0", "pending"),
+    ]
+    assert _lineage(tmp_path, "a") == [
+        ("self", 0, "math", "a", "converged"),
+        ("down", 1, "coding", "a:branch-0", "converged"),
+        ("down", 1, "math", "a:branch-1", "dead"),
+        ("down", 2, "math", "a:branch-0:branch-0", "pending"),
+    ]
+    with one_lake.connect(tmp_path) as lake:
+        described = lake.sql("SELECT parent_topic, parent_id, answer, score FROM lineage('a:branch-0')").fetchall()
+    assert described == [(None, None, "2", 0.75), ("math", "a", "2", 0.75), ("coding", "a:branch-0", None, None)]
+
+
+def test_lineage_keeps_topics_apart(tmp_path: Path, writer: LakeWriter) -> None:
+    """An id under two topics is two tasks, each with its own branches."""
+    _write(
+        writer,
+        branch(0, 0, 0, topic="x", logical_id="a:branch-0", parent_topic="math", parent_id="a"),
+        branch(0, 1, 0, topic="y", logical_id="a:branch-0", parent_topic="coding", parent_id="a"),
+    )
+    assert _lineage(tmp_path, "a") == [
+        ("self", 0, "coding", "a", "pending"),
+        ("self", 0, "math", "a", "pending"),
+        ("down", 1, "x", "a:branch-0", "pending"),
+        ("down", 1, "y", "a:branch-0", "pending"),
+    ]
+    with one_lake.connect(tmp_path) as lake:
+        parents = lake.sql("SELECT topic, parent_topic FROM lineage('a') WHERE direction = 'down'").fetchall()
+    assert parents == [("x", "math"), ("y", "coding")]
+
+
+def test_lineage_says_what_the_latest_life_of_an_id_came_to(tmp_path: Path, writer: LakeWriter) -> None:
+    """A redriven dead letter is pending while its next life runs, and converged when that converged."""
+    _write(
+        writer,
+        dead_letter(0, 0, logical_id="again"),
+        round_row(0, 0, logical_id="again"),
+        dead_letter(0, 1, logical_id="well"),
+        round_row(0, 1, logical_id="well"),
+        round_row(0, 2, logical_id="again", generation=1),
+        record(0, 3, logical_id="well", generation=1),
+        round_row(0, 3, logical_id="well", generation=1),
+    )
+    assert _lineage(tmp_path, "again") == [("self", 0, "math", "again", "pending")]
+    assert _lineage(tmp_path, "well") == [("self", 0, "math", "well", "converged")]
+
+
+def test_lineage_of_a_cycle_and_of_a_deep_chain_comes_to_an_end(tmp_path: Path, writer: LakeWriter) -> None:
+    """Neither ought to be there; neither hangs."""
+
+    def edge(offset: int, logical_id: str, parent_id: str) -> Row:
+        return branch(0, offset, 0, topic="math", logical_id=logical_id, parent_topic="math", parent_id=parent_id)
+
+    chain = [edge(number, f"link-{number}", f"link-{number - 1}") for number in range(300)]
+    _write(writer, *chain, edge(300, "egg", "hen"), edge(301, "hen", "egg"))
+    assert {row[3] for row in _lineage(tmp_path, "egg")} == {"egg", "hen"}
+    assert len(_lineage(tmp_path, "link-150")) == 201
+    with one_lake.connect(tmp_path) as lake:
+        assert len(lake.sql("FROM lineage('link-150', max_depth := 1000)").fetchall()) == 301
+
+
+def test_a_lake_of_another_version_is_refused(tmp_path: Path) -> None:
+    """A table with other columns is not written to, nor read by halves."""
+    DeltaTable.create(tmp_path / "records", pa.schema([pa.field("lane", pa.int64(), nullable=False)]))
+    with pytest.raises(RefusedError, match=r"table `records` is of another version.*answer.*AUREON_LAKE"):
+        tables.create(tmp_path)
+
+
+def test_creating_a_lake_twice_changes_nothing(tmp_path: Path, writer: LakeWriter) -> None:
+    """Every start creates what is missing."""
+    _write(writer, record(0, 0))
+    tables.create(tmp_path)
+    with one_lake.connect(tmp_path) as lake:
+        assert lake.sql("SELECT count(*) FROM records").fetchall() == [(1,)]

@@ -1,0 +1,545 @@
+"""Each rule of DESIGN.md left out, one at a time; a schedule has to fail without it.
+
+All of these are in the tests only: the product has no switch for any of them.
+"""
+
+from collections import deque
+from typing import Any
+
+from flows.lane import Cut, Entry, Lane, Message, TopicCut, id_key
+from schemas.decision import DecisionKind
+from tests.simulation.schedule import TRUE, Kind, Rules
+from tests.simulation.world import NEXT, RETRY, TOO_LARGE, Cell, Folder, Index, Lake, Parsed, Row, Slot, Task, home
+from tests.simulation.world import Entry as Said
+
+# -- the log decides -----------------------------------------------------------------------------------------------
+
+
+class SecondDecisionCounts(Lane):
+    """A second decision on a message is not ignored."""
+
+    def log(self, offset: int, entry: Entry) -> bool:
+        """All follows from it once more."""
+        wins = super().log(offset, entry)
+        return wins or (entry.kind is not DecisionKind.STARTED and offset >= self._follow_from)
+
+
+class NamedByOffset(Lane):
+    """A message is named by its offset, not by its Kafka topic and offset."""
+
+    def log(self, offset: int, entry: Entry) -> bool:
+        """Decide the messages with this offset in every input."""
+        wins = super().log(offset, entry)
+        if entry.kind is not DecisionKind.STARTED:
+            for name, source in self._inputs.items():
+                number = entry.offset
+                if name != entry.kafka_topic and number >= source.low and number not in source.done:
+                    source.decided.setdefault(number, (offset, ""))
+                    self._settle(name, number)
+                    self._advance(source)
+        return wins
+
+    def read(self, message: Message) -> None:
+        """Without the comparison of task ids, which would stop it at once."""
+        decided = self._inputs[message.kafka_topic].decided
+        if message.offset in decided:
+            decided[message.offset] = (decided[message.offset][0], message.task_id)
+        super().read(message)
+
+
+class NoTaskIdCheck(Lane):
+    """Nobody compares the task id of a decision with that of its message."""
+
+    def log(self, offset: int, entry: Entry) -> bool:
+        """Take any entry for the message with its name."""
+        source = self._inputs[entry.kafka_topic]
+        message = self._under_way.get((entry.kafka_topic, entry.offset)) or self._find(source, entry.offset)
+        if message is None:
+            return super().log(offset, entry)
+        own, message.task_id = message.task_id, entry.task_id
+        wins = super().log(offset, entry)
+        message.task_id = own
+        return wins
+
+    def read(self, message: Message) -> None:
+        """Take any message for the one that was decided."""
+        decided = self._inputs[message.kafka_topic].decided.get(message.offset)
+        if decided is not None:
+            message.task_id = decided[1]
+        super().read(message)
+
+
+class NoLogCheck(Lane):
+    """Nobody looks whether the log holds what was read of it."""
+
+    def check_log(self, begin: int, end: int) -> None:
+        """Go on, whatever the log holds."""
+
+
+class ClaimCounts(Lane):
+    """A decision on an id that another payload owns decides its message, and nobody is told of the conflict."""
+
+    def _refuse(self, entry: Entry, message: Message | None) -> None:
+        self._inputs[entry.kafka_topic].decided[entry.offset] = (self.log_next - 1, entry.task_id)
+        self._settle(entry.kafka_topic, entry.offset)
+        self._advance(self._inputs[entry.kafka_topic])
+
+
+# -- all follows from the log as read back -------------------------------------------------------------------------
+
+
+class FollowsFromMemory(Cell):
+    """What follows is sent by the process that decides, from its memory, when its decision is acknowledged."""
+
+    def appended(self, lane: int, offset: int, entry: Said) -> None:
+        """Send what follows, whether this decision wins or not."""
+        super().appended(lane, offset, entry)
+        if entry.kind is not DecisionKind.STARTED:
+            super().follow(lane, offset, entry)
+
+    def follow(self, lane: int, offset: int, entry: Said) -> None:
+        """Of what is read back nothing follows."""
+
+
+class TooLargeWins(Cell):
+    """Nobody measures a decision before it is appended."""
+
+    def measured(self, entry: Said) -> Said:
+        """Append it as it is."""
+        return entry
+
+
+class ProducerGivesUp(Cell):
+    """A producer gives up on one message and delivers the next."""
+
+    def deliver_one(self, place: tuple[str, int], queue: "deque[Said | Task]") -> None:
+        """Lose a message now and then."""
+        if self.world.random.random() < 0.05 and place[0] != "tasks.results":
+            queue.popleft()
+        else:
+            super().deliver_one(place, queue)
+
+
+# -- each cause counts once ----------------------------------------------------------------------------------------
+
+
+class DecidedCausesNotRegistered(Lane):
+    """The cause of a message that is decided already is not registered."""
+
+    def read(self, message: Message) -> None:
+        """Forget the cause of a decided message."""
+        if message.offset in self._inputs[message.kafka_topic].decided:
+            message.cause = None
+        super().read(message)
+
+
+class CausesPerTopic(Lane):
+    """One number a Kafka topic tells which causes were seen, for all lanes of origin."""
+
+    def read(self, message: Message) -> None:
+        """Take all causes for those of one lane."""
+        if message.cause is not None:
+            message.cause = (0, *message.cause[1:])
+        super().read(message)
+
+
+class CutHoldsNewestCauses(Lane):
+    """The cut holds the newest causes read, not the newest below the low-water."""
+
+    def cut(self, *, clean: bool = False) -> Cut:
+        """Take the cut with the wrong causes."""
+        cut = super().cut(clean=clean)
+        topics = {name: TopicCut(s.low, dict(s.seen)) for name, s in self._inputs.items()}
+        return Cut(cut.lane, cut.log, cut.resume_from, topics, cut.clean)
+
+
+class CutHoldsNoCauses(Lane):
+    """The cut holds no causes."""
+
+    def cut(self, *, clean: bool = False) -> Cut:
+        """Take the cut without them."""
+        cut = super().cut(clean=clean)
+        topics = {name: TopicCut(s.low, {}) for name, s in self._inputs.items()}
+        return Cut(cut.lane, cut.log, cut.resume_from, topics, cut.clean)
+
+
+class RetryForwarded(Cell):
+    """A retry is forwarded to the other rounds when it is due, with the cause it had."""
+
+    def put(self, kafka_topic: str, lane: int, task: Task) -> None:
+        """Keep a retry until it is due."""
+        if kafka_topic == NEXT and task.attempt:
+            self.world.later.append((self.world.now + self.world.delay, kafka_topic, lane, task))
+        else:
+            super().put(kafka_topic, lane, task)
+
+    def answer(self, lane: int, message: Message, task: Task) -> Any:
+        """Name the Kafka topic where a retry ends up."""
+        kind, reason, follow_ups = super().answer(lane, message, task)
+        for follow_up in follow_ups:
+            if follow_up.kafka_topic == RETRY:
+                follow_up.kafka_topic = NEXT
+        return kind, reason, follow_ups
+
+
+class ForgedCausesAccepted(Cell):
+    """Nobody looks at the seal of a cause."""
+
+    def seal_holds(self, kafka_topic: str, lane: int, task: Task) -> bool:
+        """Believe everybody."""
+        return True
+
+
+class SealWithoutPlace(Cell):
+    """A seal binds a cause to its message, but not to the place where it was sent."""
+
+    def seal_holds(self, kafka_topic: str, lane: int, task: Task) -> bool:
+        """Believe a message that was copied from elsewhere."""
+        return any(
+            super(SealWithoutPlace, self).seal_holds(t, p, task) for (t, p) in self.world.inputs if task.cause is not None
+        )
+
+
+# -- ids are owned in log order ------------------------------------------------------------------------------------
+
+
+class DoubleDropped(Lane):
+    """A double of an id that is under way is dropped, instead of waiting until the log says who owns the id."""
+
+    def _admit(self, message: Message) -> None:
+        if message.key in self._waiting and message.key is not None and self._owners.get(message.key) is None:
+            self._repeated(self._inputs[message.kafka_topic], message)
+        else:
+            super()._admit(message)
+
+
+class NoOwners(Lane):
+    """An id may be decided by more than one message."""
+
+    def _own(self, entry: Entry, key: bytes) -> Any:
+        owner = super()._own(entry, key)
+        return type(owner)(entry.kafka_topic, entry.offset, entry.payload_digest)
+
+
+class MovedSkipsIds(Cell):
+    """A message that was moved to its home is not looked up in the index of ids."""
+
+    def classify(self, kafka_topic: str, lane: int, task: Task) -> Parsed:
+        """Take its cause for enough."""
+        parsed = super().classify(kafka_topic, lane, task)
+        if parsed.cause is not None and not task.depth:
+            parsed.key = None
+        return parsed
+
+
+class BranchesSkipIds(Cell):
+    """A branch is not looked up: two tasks with one id in two topics may branch to the same topic."""
+
+    def classify(self, kafka_topic: str, lane: int, task: Task) -> Parsed:
+        """Take its cause for enough."""
+        parsed = super().classify(kafka_topic, lane, task)
+        if parsed.cause is not None and task.depth:
+            parsed.key = None
+        return parsed
+
+
+class NotMoved(Cell):
+    """A message is worked on where some producer put it."""
+
+    def classify(self, kafka_topic: str, lane: int, task: Task) -> Parsed:
+        """Take any lane for its home."""
+        parsed = super().classify(kafka_topic, lane, task)
+        if parsed.verdict == "moved":
+            key = id_key(task.topic, task.logical_id, task.generation)
+            return Parsed(parsed.task_id, None, key, None)
+        return parsed
+
+
+class IndexNotRebuilt(Cell):
+    """With a lost folder the index of ids begins empty at the cut."""
+
+    def open_index(self, folder: Folder, cut: Cut | None) -> Index:
+        """Say that an empty index is all there is."""
+        if cut is not None and not folder.used:
+            folder.index, folder.index_next = {}, cut.log
+        return super().open_index(folder, cut)
+
+
+class IndexNamedByCut(Cell):
+    """The index of ids is named by the log offset of the cut, though less of the log has been read."""
+
+    def flush_index(self, slot: Slot, cut: Cut) -> None:
+        """Claim what was not read."""
+        slot.index.flush(cut.log)
+
+
+# -- the cut -------------------------------------------------------------------------------------------------------
+
+
+class BetweenNotRead(Lane):
+    """The log between R and D is not read."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.log_start = self.log_next = self._follow_from
+
+
+class ReadsFromAdvanced(Lane):
+    """After the log has been read, reading begins at the low-water that it tells, not at that of the cut."""
+
+    def begin_reading(self) -> None:
+        """Skip what is decided, without a look at it."""
+        super().begin_reading()
+        for source in self._inputs.values():
+            while source.decided.pop(source.low, None) is not None:
+                source.low += 1
+            source.next = source.low
+
+
+class PassesUnread(Lane):
+    """The low-water passes what is decided, whether it was read or not."""
+
+    def _advance(self, source: Any) -> None:
+        super()._advance(source)
+        if not source.window and self._reading:
+            while source.decided.pop(source.next, None) is not None:
+                source.next += 1
+            source.low = source.next
+
+
+class CommittedAtOnce(Cell):
+    """The cut is committed to the consumer group before the sinks of its epoch are flushed."""
+
+    def commit_group(self, slot: Slot) -> None:
+        """Commit this cut, not the one before."""
+        if slot.snapshot is not None:
+            self.world.group[slot.number] = slot.snapshot
+
+
+class SnapshotBeforeFlush(Cell):
+    """The snapshot becomes the place to resume from before the sinks of its epoch are flushed."""
+
+    def commit_group(self, slot: Slot) -> None:
+        """Make it durable here."""
+        super().commit_group(slot)
+        slot.folder.cut = slot.snapshot
+
+
+class GapsStall(Lane):
+    """An offset without a message does not count as decided: the low-water waits for it."""
+
+    def _advance(self, source: Any) -> None:
+        low = source.low
+        held = list(source.window)
+        super()._advance(source)
+        for message in held:
+            if message.offset != low:
+                break
+            low += 1
+        source.low = min(source.low, low)
+
+
+class NoSpan(Lane):
+    """Messages are read however far they are above the low-water."""
+
+    def room(self, kafka_topic: str) -> int:
+        """Always."""
+        return 1 << 20 if self._reading else 0
+
+
+# -- the lake ------------------------------------------------------------------------------------------------------
+
+
+class RowsNotDropped(Lake):
+    """Rows at or below the version of their lane are committed again."""
+
+    def stage(self, table: str, rows: list[Row]) -> tuple[int, list[Row]]:
+        """Keep them all."""
+        return self.commits[table], rows
+
+
+class CommitRetried(Lake):
+    """A commit is tried again by itself when anybody else has committed, without a look at what is there now."""
+
+    def log(self, table: str, seen: int, rows: list[Row]) -> bool:
+        """Commit what was staged."""
+        self.commit(table, rows)
+        return True
+
+
+class TableByBatch(Cell):
+    """Which table a row goes to depends on the batch that it came in."""
+
+    def stage(self, table: str, rows: list[Row]) -> tuple[int, list[Row]]:
+        """A batch with many dead letters is left out of the records, as a gate over whole batches would do it."""
+        if table == "dead_letters" and len(rows) > 1:
+            rows = rows[:-1]
+        return super().stage(table, rows)
+
+
+class RoundsFirst(Cell):
+    """`rounds` is committed before the other tables."""
+
+    table_order = ("rounds", "records", "branches", "dead_letters")
+
+
+# -- poison --------------------------------------------------------------------------------------------------------
+
+
+class NoMarks(Lane):
+    """Nothing is marked before it is handed out after an unclean end."""
+
+    def begin_reading(self) -> None:
+        """Forget how the life before ended."""
+        self._unclean = False
+        super().begin_reading()
+
+
+class NobodyRunsAlone(Lane):
+    """A message with two marks runs with all others."""
+
+    def hand_out(self, now: float, *, may_run_alone: bool = True) -> tuple[list[Message], list[Message]]:
+        """Ask for the mark of everything at once."""
+        handed, marks = super().hand_out(now, may_run_alone=may_run_alone)
+        while self._alone:
+            message = self._alone.popleft()
+            self._marking[message.kafka_topic, message.offset] = message
+            marks.append(message)
+        return handed, marks
+
+
+class AloneInItsLaneOnly(Cell):
+    """A message runs alone in its lane, while the other lanes of the process go on."""
+
+    def hand_out(self, slot: Slot) -> None:
+        """Ask every lane by itself."""
+        slots, self.slots = self.slots, [slot]
+        try:
+            super().hand_out(slot)
+        finally:
+            self.slots = slots
+
+
+class MarksBeforeItsTurn(Lane):
+    """The mark is asked for when a message begins to wait for its turn to run alone."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._turns: deque[Message] = deque()
+
+    @property
+    def wants_alone(self) -> bool:
+        """Whether a message runs alone or waits for it."""
+        return super().wants_alone or bool(self._turns)
+
+    def hand_out(self, now: float, *, may_run_alone: bool = True) -> tuple[list[Message], list[Message]]:
+        """Collect those with their second mark, and let them go one by one."""
+        for message in list(self._marked_now):
+            if message.verdict is None and len(self._marks.get((message.kafka_topic, message.offset), ())) >= 2:
+                self._marked_now.remove(message)
+                self._turns.append(message)
+        handed, marks = super().hand_out(now, may_run_alone=may_run_alone)
+        while self._alone:
+            message = self._alone.popleft()
+            self._marking[message.kafka_topic, message.offset] = message
+            marks.append(message)
+        while self._turns and self._lone is None and may_run_alone and not self._under_way and not self._marking:
+            message = self._turns.popleft()
+            if self._start(message, handed):
+                self._lone = (message.kafka_topic, message.offset)
+        return handed, marks
+
+
+class SuspectsByOffset(Lane):
+    """Suspect is what lies within a span of the low-water, or of what the log has decided."""
+
+    def begin_reading(self) -> None:
+        """Bound the suspects by what is known now."""
+        super().begin_reading()
+        for source in self._inputs.values():
+            source.suspects = 0
+            if self._unclean:
+                source.suspect_below = max([source.low, *source.decided]) + self._span
+
+
+class PoisonWithoutDecision(Cell):
+    """The life before counts as unclean only if it has left anything in the log."""
+
+    def open(self, number: int, folder: Folder) -> Slot:
+        """Look at the log alone."""
+        folder.dirty = folder.dirty and bool(self.world.logs[number])
+        return super().open(number, folder)
+
+
+class MarksOfDoublesKept(Lane):
+    """The marks of a message that turns out to be a double are kept: R stays where they are."""
+
+    def _repeated(self, source: Any, message: Message) -> None:
+        name = (message.kafka_topic, message.offset)
+        marks = self._marks.get(name)
+        super()._repeated(source, message)
+        if marks:
+            self._marks[name] = marks
+
+
+class PoisonOverridesVerdict(Lane):
+    """Three marks make a message poison, whatever intake knows of it."""
+
+    def _marked(self, offset: int, entry: Entry) -> None:
+        message = self._marking.get((entry.kafka_topic, entry.offset))
+        if message is not None and len(self._marks.get((entry.kafka_topic, entry.offset), ())) >= 2:
+            message.verdict = "poison"
+        super()._marked(offset, entry)
+
+
+MUTANTS: dict[str, tuple[Rules, tuple[Kind, ...], int]] = {}
+"""What is left out: the rules without it, the kinds of schedule that show it, and how many of them are run in a test."""
+
+
+def _mutant(mutant: type, kinds: tuple[Kind, ...] = ("general",), schedules: int = 60) -> None:
+    part = "lane" if issubclass(mutant, Lane) else "cell" if issubclass(mutant, Cell) else "lake"
+    rules = Rules(**{**{"lane": TRUE.lane, "cell": TRUE.cell, "lake": TRUE.lake}, part: mutant})
+    MUTANTS[(mutant.__doc__ or "").rstrip(".")] = (rules, kinds, schedules)
+
+
+_mutant(SecondDecisionCounts)
+_mutant(NamedByOffset)
+_mutant(NoTaskIdCheck, ("broker",))
+_mutant(NoLogCheck, ("broker",))
+_mutant(ClaimCounts, schedules=300)
+_mutant(FollowsFromMemory)
+_mutant(TooLargeWins)
+_mutant(ProducerGivesUp)
+_mutant(DecidedCausesNotRegistered)
+_mutant(CausesPerTopic)
+_mutant(CutHoldsNewestCauses)
+_mutant(CutHoldsNoCauses)
+_mutant(RetryForwarded)
+_mutant(ForgedCausesAccepted)
+_mutant(SealWithoutPlace)
+_mutant(DoubleDropped, schedules=1000)
+_mutant(NoOwners)
+_mutant(MovedSkipsIds)
+_mutant(BranchesSkipIds, schedules=300)
+_mutant(NotMoved)
+_mutant(IndexNotRebuilt, schedules=300)
+_mutant(IndexNamedByCut, schedules=1000)
+_mutant(BetweenNotRead)
+_mutant(ReadsFromAdvanced)
+_mutant(PassesUnread)
+_mutant(CommittedAtOnce, schedules=300)
+_mutant(SnapshotBeforeFlush)
+_mutant(GapsStall)
+_mutant(NoSpan)
+_mutant(RowsNotDropped)
+_mutant(CommitRetried, schedules=300)
+_mutant(TableByBatch)
+_mutant(RoundsFirst)
+_mutant(NoMarks, ("poison",))
+_mutant(NobodyRunsAlone, ("poison",))
+_mutant(AloneInItsLaneOnly, ("poison",), schedules=300)
+_mutant(MarksBeforeItsTurn, ("poison",))
+_mutant(SuspectsByOffset, ("poison",), schedules=1000)
+_mutant(PoisonWithoutDecision, ("poison",))
+_mutant(MarksOfDoublesKept, schedules=300)
+_mutant(PoisonOverridesVerdict, schedules=300)

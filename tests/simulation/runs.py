@@ -1,0 +1,42 @@
+"""Many schedules, in as many processes as there are processors."""
+
+import multiprocessing
+import os
+from itertools import islice
+from collections.abc import Iterator
+
+from tests.simulation.mutants import MUTANTS
+from tests.simulation.schedule import Kind, Outcome, kind_of, run
+
+_AT_A_TIME = 250
+
+
+def seeds(kinds: tuple[Kind, ...], number: int) -> Iterator[int]:
+    """The first seeds that give these kinds of schedule."""
+    return islice((seed for seed in range(1 << 30) if kind_of(seed) in kinds), number)
+
+
+def run_range(first: int, last: int) -> list[Outcome]:
+    """Run the seeds from `first` to before `last`; the bad ones come back."""
+    return [outcome for outcome in map(run, range(first, last)) if outcome.failures]
+
+
+def run_all(first: int, last: int) -> list[Outcome]:
+    """Run a range of seeds in several processes; the bad ones come back."""
+    parts = [(at, min(last, at + _AT_A_TIME)) for at in range(first, last, _AT_A_TIME)]
+    with multiprocessing.get_context("spawn").Pool(min(len(parts), os.cpu_count() or 1)) as pool:
+        return [outcome for outcomes in pool.starmap(run_range, parts, 1) for outcome in outcomes]
+
+
+def failing(name: str, number: int) -> list[int]:
+    """The seeds that fail for one mutant, of so many schedules of the kinds that show it."""
+    rules, kinds, _ = MUTANTS[name]
+    return [seed for seed in seeds(kinds, number) if run(seed, rules).failures]
+
+
+def failing_in_all(number: int | None = None) -> dict[str, list[int]]:
+    """The same for every mutant, each with `number` schedules or with those that it needs."""
+    wanted = [(name, number or schedules) for name, (_, _, schedules) in MUTANTS.items()]
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count() or 1) as pool:
+        found = pool.starmap(failing, wanted, 1)
+    return {name: seeds_ for (name, _), seeds_ in zip(wanted, found, strict=True)}

@@ -1,0 +1,794 @@
+"""The world of the simulation: Kafka logs, a lake and processes, all in memory, moved on by one seeded source of chance.
+
+    users -> inputs[kafka topic, lane] -> Cell(Lane, Lane, …) -> logs[lane] -> the same or another Cell
+                       ^                                                          |
+                       +---------- next rounds, retries, branches, moved <--------+-> lake
+
+A `Cell` drives its lanes as `flows.steps.intake` does. Every effect is a step of its own, so a schedule may kill or
+stop a process between any two of them. Answers are drawn anew at every call: a replay decides differently.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from msgspec import Struct
+
+from flows.lane import CauseName, Cut, Lane, Message, Owner, Sealer, Verdict, decode_cut, encode_cut, id_key
+from schemas.decision import DecisionKind
+from schemas.errors import LogMismatchError
+from schemas.ids import branch_id, home_lane
+
+GLOBAL = "tasks.global"
+HIGH = "tasks.global.high"
+NEXT = "tasks.global.next"
+RETRY = "tasks.retry"
+INPUTS = {HIGH: 8, NEXT: 4, RETRY: 2, GLOBAL: 1}
+TABLES = ("records", "branches", "dead_letters", "rounds")
+"""In the order in which they are committed."""
+TOPICS = ("math", "code")
+MAX_ROUNDS = 3
+MAX_ATTEMPTS = 3
+MAX_DEPTH = 1
+TOO_LARGE = 100
+
+CONVERGED, NEXT_ROUND, RETRIED = DecisionKind.CONVERGED, DecisionKind.NEXT_ROUND, DecisionKind.RETRY
+DEAD, MOVED, STARTED = DecisionKind.DEAD, DecisionKind.MOVED, DecisionKind.STARTED
+
+_homes: dict[tuple[str, int], int] = {}
+
+
+def home(logical_id: str, lanes: int) -> int:
+    """The home lane, remembered: the same few ids come again and again."""
+    lane = _homes.get((logical_id, lanes))
+    if lane is None:
+        lane = _homes[logical_id, lanes] = home_lane(logical_id, lanes)
+    return lane
+
+
+class CrashError(Exception):
+    """The process ends here, as with kill -9."""
+
+
+# -- what is on Kafka ----------------------------------------------------------------------------------------------
+
+
+class Task(Struct):
+    """What a message says."""
+
+    topic: str
+    logical_id: str
+    digest: str
+    generation: int = 0
+    round_index: int = 0
+    attempt: int = 0
+    depth: int = 0
+    priority: int = 5
+    introduces: bool = False
+    cause: CauseName | None = None
+    seal: str = ""
+    bad: bool = False
+    poison: bool = False
+    size: int = 1
+
+    @property
+    def task_id(self) -> str:
+        """The round; an attempt is no part of it."""
+        return f"{self.logical_id}:r{self.round_index}"
+
+
+class Parsed(Struct):
+    """A message as intake classifies it; it depends on the message and its place alone."""
+
+    task_id: str
+    cause: CauseName | None
+    key: bytes | None
+    verdict: Verdict | None
+
+
+class Record(Struct):
+    """A message with the time it was appended."""
+
+    task: Task
+    at: float
+    parsed: Parsed | None = None
+
+
+class FollowUp(Struct):
+    """One message that follows from a decision, but for its cause."""
+
+    kafka_topic: str
+    lane: int
+    task: Task
+
+
+class Entry(Struct, kw_only=True):
+    """One entry of a log."""
+
+    kind: DecisionKind
+    kafka_topic: str
+    offset: int
+    task_id: str
+    introduces: bool = False
+    topic: str = ""
+    logical_id: str = ""
+    generation: int = 0
+    round_index: int = 0
+    attempt: int = 0
+    payload_digest: str = ""
+    reason: str = ""
+    follow_ups: tuple[FollowUp, ...] = ()
+    writer: str = ""
+
+
+def tables_of(entry: Entry) -> list[str]:
+    """The tables that a decision has rows in: a function of the decision alone."""
+    tables = ["rounds"]
+    if entry.kind is CONVERGED:
+        tables.append("records")
+        if entry.follow_ups:
+            tables.append("branches")
+    elif entry.kind is DEAD:
+        tables.append("dead_letters")
+    return tables
+
+
+Row = tuple[int, int, Entry]
+"""Lane, log offset, and the decision itself."""
+
+
+class Lake:
+    """Tables of rows; one commit is atomic and carries one version a lane."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, list[Row]] = {table: [] for table in TABLES}
+        self.versions: dict[str, dict[int, int]] = {table: {} for table in TABLES}
+        self.commits = dict.fromkeys(TABLES, 0)
+        self.failures: list[str] = []
+
+    def stage(self, table: str, rows: list[Row]) -> tuple[int, list[Row]]:
+        """Load the table, and drop what is there already."""
+        versions = self.versions[table]
+        return self.commits[table], [row for row in rows if row[1] > versions.get(row[0], -1)]
+
+    def log(self, table: str, seen: int, rows: list[Row]) -> bool:
+        """Try to commit once; False when anybody else has committed since the table was loaded."""
+        if self.commits[table] != seen:
+            return False
+        self.commit(table, rows)
+        return True
+
+    def commit(self, table: str, rows: list[Row]) -> None:
+        """Make rows visible."""
+        if not rows:
+            return
+        self.commits[table] += 1
+        self.rows[table].extend(rows)
+        versions = self.versions[table]
+        for lane, offset, entry in rows:
+            versions[lane] = max(offset, versions.get(lane, -1))
+            if table == "rounds":
+                for other in tables_of(entry):
+                    if self.versions[other].get(lane, -1) < offset:
+                        self.failures.append(f"rounds holds {lane}@{offset} before {other} does")
+
+
+# -- what survives a process ---------------------------------------------------------------------------------------
+
+
+class Folder:
+    """The state folder of a cell, as far as one lane is concerned."""
+
+    def __init__(self) -> None:
+        self.cut: bytes | None = None
+        self.older: list[bytes] = []
+        self.index: dict[bytes, Owner] = {}
+        self.index_next = 0
+        self.used = False
+        self.dirty = False
+        """A process has opened it and not ended gracefully since."""
+
+    def copy(self) -> "Folder":
+        """What a backup of it holds."""
+        other = Folder()
+        other.cut, other.older = self.cut, list(self.older)
+        other.index, other.index_next = dict(self.index), self.index_next
+        other.used, other.dirty = self.used, self.dirty
+        return other
+
+
+class Index:
+    """The index of ids: what was flushed to the folder, and what was not yet."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._new: dict[bytes, Owner] = {}
+        self.next_offset = folder.index_next
+
+    def get(self, key: bytes) -> Owner | None:
+        """Look an id up."""
+        return self._new.get(key) or self._folder.index.get(key)
+
+    def put(self, key: bytes, owner: Owner) -> None:
+        """Note an owner, in memory."""
+        self._new[key] = owner
+
+    def flush(self, next_offset: int) -> None:
+        """Make it durable."""
+        self._folder.index.update(self._new)
+        self._new.clear()
+        self.next_offset = self._folder.index_next = max(self.next_offset, next_offset)
+
+
+# -- the whole -----------------------------------------------------------------------------------------------------
+
+
+class Chances(Struct):
+    """How likely what is, in one schedule; drawn from its seed."""
+
+    gap: float = 0.0
+    converge: float = 0.5
+    retry: float = 0.15
+    dead: float = 0.05
+    branch: float = 0.2
+    big: float = 0.0
+    epoch: float = 0.06
+    poison_branch: float = 0.0
+
+
+class World:
+    """All that is outside the processes.
+
+    Args:
+        random: the only source of chance.
+        lanes: their number.
+        chances: how likely what is.
+        span: of every lane.
+        in_flight: of every lane.
+        delay: of the retries.
+        lane_class: `Lane`, or a mutant.
+        lake_class: `Lake`, or a mutant.
+        tracing: keep a trace.
+    """
+
+    def __init__(
+        self,
+        random: Random,
+        lanes: int,
+        chances: Chances,
+        *,
+        span: int,
+        in_flight: int,
+        delay: float,
+        lane_class: type[Lane] = Lane,
+        lake_class: type[Lake] = Lake,
+        tracing: bool = False,
+    ) -> None:
+        self.random = random
+        self.lanes = lanes
+        self.chances = chances
+        self.span = span
+        self.in_flight = in_flight
+        self.delay = delay
+        self.lane_class = lane_class
+        self.now = 1000.0
+        self.inputs: dict[tuple[str, int], list[Record | None]] = {(t, p): [] for t in INPUTS for p in range(lanes)}
+        self.logs: list[list[Entry | None]] = [[] for _ in range(lanes)]
+        self.log_begins = [0] * lanes
+        self.group: dict[int, bytes] = {}
+        self.lake = lake_class()
+        self.sealer = Sealer(b"simulation")
+        self.later: list[tuple[float, str, int, Task]] = []
+        """For one mutant: messages that somebody forwards when they are due."""
+        self.activity = 0
+        self.failures: list[str] = []
+        self.tracing = tracing
+        self.trace: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Add a line to the trace."""
+        self.trace.append(f"{self.now:7.0f}  {text}")
+
+    def append(self, kafka_topic: str, lane: int, task: Task) -> int:
+        """Append a message to an input."""
+        partition = self.inputs[kafka_topic, lane]
+        if self.chances.gap and self.random.random() < self.chances.gap:
+            partition.append(None)
+        partition.append(Record(task, self.now))
+        self.activity += 1
+        return len(partition) - 1
+
+    def append_log(self, lane: int, entry: Entry) -> int:
+        """Append an entry to a log."""
+        log = self.logs[lane]
+        if self.chances.gap and self.random.random() < self.chances.gap / 2:
+            log.append(None)
+        log.append(entry)
+        self.activity += 1
+        return len(log) - 1
+
+    def rebuilt_index(self, lane: int, folder: Folder) -> None:
+        """Fill a new folder's index of ids from the rows of `rounds`."""
+        for row_lane, _, entry in self.lake.rows["rounds"]:
+            if row_lane == lane and entry.introduces:
+                key = id_key(entry.topic, entry.logical_id, entry.generation)
+                folder.index[key] = Owner(entry.kafka_topic, entry.offset, entry.payload_digest)
+        folder.index_next = self.lake.versions["rounds"].get(lane, -1) + 1
+
+
+# -- a process -----------------------------------------------------------------------------------------------------
+
+
+class Slot:
+    """One lane within a cell."""
+
+    def __init__(self, number: int, lane: Lane, index: Index, folder: Folder) -> None:
+        self.number = number
+        self.lane = lane
+        self.index = index
+        self.folder = folder
+        self.log_at = lane.log_start
+        self.log_end = 0
+        self.reading = False
+        self.read_at: dict[str, int] = {}
+        self.in_flight: list[Message] = []
+        self.delivered: bytes | None = None
+        self.snapshot: bytes | None = None
+
+
+class Cell:
+    """One process: drives its lanes, owns one producer and one batch of rows.
+
+    Its producer is gapless and in order to each partition; what is queued at a kill is lost, what was delivered is a
+    prefix of it.
+    """
+
+    def __init__(self, world: World, name: str, folders: dict[int, Folder]) -> None:
+        self.world = world
+        self.name = name
+        self.queues: dict[tuple[str, int], deque[Entry | Task]] = {}
+        self.rows: dict[str, list[Row]] = {table: [] for table in TABLES}
+        self.ending: deque[Callable[[], None]] = deque()
+        self.staged: tuple[int, list[Row]] = (0, [])
+        self.stopping = False
+        self.ended = False
+        self.slots = [self.open(number, folder) for number, folder in folders.items()]
+
+    def open(self, number: int, folder: Folder) -> Slot:
+        """Resume a lane from the folder, or else from the group commit."""
+        world = self.world
+        data = folder.cut if folder.cut is not None else world.group.get(number)
+        cut = decode_cut(data) if data is not None else None
+        index = self.open_index(folder, cut)
+        lane = world.lane_class(
+            number,
+            INPUTS,
+            index,
+            cut,
+            span=world.span,
+            in_flight=world.in_flight,
+            unclean=folder.dirty or (not folder.used and bool(world.logs[number])),
+        )
+        folder.used = folder.dirty = True
+        slot = Slot(number, lane, index, folder)
+        slot.log_end = len(world.logs[number])
+        lane.check_log(world.log_begins[number], slot.log_end)
+        slot.log_at = max(slot.log_at, world.log_begins[number])
+        self._begin_reading(slot)
+        return slot
+
+    def open_index(self, folder: Folder, cut: Cut | None) -> Index:
+        """Open the index of ids."""
+        del cut
+        return Index(folder)
+
+    def _begin_reading(self, slot: Slot) -> None:
+        if slot.reading or slot.log_at < slot.log_end:
+            return
+        slot.lane.begin_reading()
+        slot.reading = True
+        for kafka_topic in INPUTS:
+            at = slot.lane.position(kafka_topic)
+            end = len(self.world.inputs[kafka_topic, slot.number])
+            if at > end:
+                raise LogMismatchError(f"{kafka_topic}[{slot.number}] ends at {end}, to be read from {at}")
+            slot.read_at[kafka_topic] = at
+
+    # -- one step at a time
+
+    def step(self) -> None:
+        """Do one thing, whichever chance says."""
+        if self.ending:
+            self.ending.popleft()()
+            return
+        random = self.world.random.random
+        slots = self.slots
+        slot = slots[int(random() * len(slots))] if len(slots) > 1 else slots[0]
+        what = random()
+        some = 1 + int(random() * 5)
+        if what < self.world.chances.epoch:
+            self.end_epoch()
+        elif what < 0.3 and slot.log_at < len(self.world.logs[slot.number]):
+            self.read_log(slot, some)
+        elif what < 0.45:
+            self.read_inputs(slot, some)
+        elif what < 0.6:
+            self.hand_out(slot)
+        elif what < 0.8 and slot.in_flight:
+            self.work(slot, some)
+        else:
+            self.deliver_some(some)
+
+    def run_through(self) -> None:
+        """Do everything that there is to do once."""
+        while self.ending:
+            self.ending.popleft()()
+        before = self.world.activity
+        for slot in self.slots:
+            self.read_log(slot, 1 << 30)
+            self.read_inputs(slot, 1 << 30)
+            self.hand_out(slot)
+            self.work(slot, 1 << 30)
+        for place in list(self.queues):
+            self.deliver(place, 1 << 30)
+        if self.world.activity != before or self.rows["rounds"]:
+            self.end_epoch()
+            while self.ending:
+                self.ending.popleft()()
+
+    def read_log(self, slot: Slot, limit: int) -> None:
+        """Read some entries; from those that win all follows."""
+        log = self.world.logs[slot.number]
+        start = max(slot.log_at, self.world.log_begins[slot.number])
+        end = min(len(log), start + limit)
+        for offset in range(start, end):
+            entry = log[offset]
+            if entry is not None and slot.lane.log(offset, entry):
+                self.follow(slot.number, offset, entry)
+        self.world.activity += end - slot.log_at
+        slot.log_at = end
+        self._begin_reading(slot)
+
+    def follow(self, lane: int, offset: int, entry: Entry) -> None:
+        """Send what follows from a decision: a function of the decision and its offset."""
+        seal = self.world.sealer.seal
+        for index, follow_up in enumerate(entry.follow_ups):
+            cause = (lane, offset, index)
+            said = follow_up.task
+            task = Task(
+                said.topic,
+                said.logical_id,
+                said.digest,
+                said.generation,
+                said.round_index,
+                said.attempt,
+                said.depth,
+                said.priority,
+                said.introduces,
+                cause,
+                seal(cause, said.task_id, follow_up.kafka_topic, follow_up.lane),
+                False,
+                said.poison,
+                said.size,
+            )
+            self.send(follow_up.kafka_topic, follow_up.lane, task)
+        row = (lane, offset, entry)
+        for table in tables_of(entry):
+            self.rows[table].append(row)
+
+    def classify(self, kafka_topic: str, lane: int, task: Task) -> Parsed:
+        """Say what a message is, as intake does."""
+        cause = task.cause
+        if task.bad or (cause is not None and not self.seal_holds(kafka_topic, lane, task)):
+            return Parsed(f"bad-{task.logical_id}-{task.digest}-{task.cause}", None, None, "bad_input")
+        if cause is None and home(task.logical_id, self.world.lanes) != lane:
+            return Parsed(task.task_id, None, None, "moved")
+        key = None
+        if cause is None or task.introduces:
+            key = id_key(task.topic, task.logical_id, task.generation)
+        return Parsed(task.task_id, cause, key, None)
+
+    def seal_holds(self, kafka_topic: str, lane: int, task: Task) -> bool:
+        """Tell whether a claimed cause is one."""
+        if task.cause is None:
+            return False
+        return self.world.sealer.holds(task.seal, task.cause, task.task_id, kafka_topic, lane)
+
+    def read_inputs(self, slot: Slot, limit: int) -> None:
+        """Read some messages of each input, as far as there is room."""
+        if not slot.reading:
+            return
+        world, lane, number = self.world, slot.lane, slot.number
+        for kafka_topic in INPUTS:
+            partition = world.inputs[kafka_topic, number]
+            at, end = slot.read_at[kafka_topic], len(partition)
+            if at >= end:
+                continue
+            room = min(limit, lane.room(kafka_topic))
+            while room > 0 and at < end:
+                record = partition[at]
+                if record is not None:
+                    if record.parsed is None:
+                        record.parsed = self.classify(kafka_topic, number, record.task)
+                    parsed, task = record.parsed, record.task
+                    lane.read(
+                        Message(
+                            kafka_topic=kafka_topic,
+                            offset=at,
+                            task_id=parsed.task_id,
+                            cause=parsed.cause,
+                            key=parsed.key,
+                            digest=task.digest,
+                            priority=task.priority,
+                            due_at=record.at + world.delay if kafka_topic == RETRY else 0.0,
+                            size=1,
+                            verdict=parsed.verdict,
+                            body=task,
+                        )
+                    )
+                    room -= 1
+                at += 1
+                world.activity += 1
+            slot.read_at[kafka_topic] = at
+            source: Any = lane._inputs[kafka_topic]
+            if len(source.window) > world.span:
+                world.failures.append(f"a window of {len(source.window)} messages, with a span of {world.span}")
+
+    def hand_out(self, slot: Slot) -> None:
+        """Hand out; ask for the marks that have to come first. While one lane runs a message alone, no other does."""
+        if not slot.reading or self.stopping:
+            return
+        others = 0
+        if len(self.slots) > 1:
+            first = next((s for s in self.slots if s.lane.wants_alone), slot)
+            if first is not slot:
+                return
+            others = sum(s.lane.under_way for s in self.slots if s is not slot)
+        handed, marks = slot.lane.hand_out(self.world.now, may_run_alone=not others)
+        slot.in_flight.extend(handed)
+        for message in marks:
+            self.send_entry(
+                slot.number,
+                Entry(
+                    kind=STARTED,
+                    kafka_topic=message.kafka_topic,
+                    offset=message.offset,
+                    task_id=message.task_id,
+                    writer=self.name,
+                ),
+            )
+        self.world.activity += len(handed) + len(marks)
+
+    def work(self, slot: Slot, limit: int) -> None:
+        """End some of the calls in flight, in any order."""
+        flying = slot.in_flight
+        random = self.world.random.random
+        for _ in range(min(limit, len(flying))):
+            at = int(random() * len(flying))
+            message = flying[at]
+            flying[at] = flying[-1]
+            flying.pop()
+            if message.body.poison and message.verdict is None:
+                raise CrashError(f"{message.body.task_id} is poison")
+            self.send_entry(slot.number, self.decide(slot.number, message))
+
+    def decide(self, lane: int, message: Message) -> Entry:
+        """Draw an answer; spell out all that follows; measure it."""
+        task: Task = message.body
+        kind, reason, follow_ups = self.answer(lane, message, task)
+        entry = Entry(
+            kind=kind,
+            kafka_topic=message.kafka_topic,
+            offset=message.offset,
+            task_id=message.task_id,
+            introduces=message.key is not None and message.verdict != "id_conflict",
+            topic=task.topic,
+            logical_id=task.logical_id,
+            generation=task.generation,
+            round_index=task.round_index,
+            attempt=task.attempt,
+            payload_digest=task.digest,
+            reason=reason,
+            follow_ups=follow_ups,
+            writer=self.name,
+        )
+        return self.measured(entry)
+
+    def measured(self, entry: Entry) -> Entry:
+        """A decision that cannot be carried out must not win."""
+        if any(f.task.size > TOO_LARGE for f in entry.follow_ups):
+            entry.kind, entry.reason, entry.follow_ups = DEAD, "too_large", ()
+        return entry
+
+    def answer(self, lane: int, message: Message, task: Task) -> tuple[DecisionKind, str, tuple[FollowUp, ...]]:
+        """What became of a message, by chance where the models are asked."""
+        if message.verdict == "moved":
+            to = home(task.logical_id, self.world.lanes)
+            return MOVED, "moved", (FollowUp(message.kafka_topic, to, _next(task, introduces=True)),)
+        if message.verdict is not None:
+            return DEAD, message.verdict, ()
+        chances, random = self.world.chances, self.world.random.random
+        what = random()
+        size = TOO_LARGE + 1 if chances.big and random() < chances.big else 1
+        if what < chances.dead:
+            return DEAD, "failed", ()
+        if what < chances.dead + chances.retry:
+            if task.attempt + 1 >= MAX_ATTEMPTS:
+                return DEAD, "attempts_spent", ()
+            return RETRIED, "", (FollowUp(RETRY, lane, _next(task, attempt=task.attempt + 1)),)
+        if what < 1.0 - chances.converge and task.round_index + 1 < MAX_ROUNDS:
+            return NEXT_ROUND, "", (FollowUp(NEXT, lane, _next(task, round_index=task.round_index + 1, size=size)),)
+        branches = []
+        if task.depth < MAX_DEPTH and random() < chances.branch:
+            for index in range(1 + int(random() * 2)):
+                name = branch_id(task.logical_id, index)
+                branch = Task(
+                    TOPICS[int(random() * 2)],
+                    name,
+                    f"d{int(random() * 1000)}",
+                    task.generation,
+                    depth=task.depth + 1,
+                    introduces=True,
+                    poison=bool(chances.poison_branch) and random() < chances.poison_branch,
+                    size=size,
+                )
+                branches.append(FollowUp(GLOBAL, home(name, self.world.lanes), branch))
+        return CONVERGED, "", tuple(branches)
+
+    # -- the producer
+
+    def send(self, kafka_topic: str, lane: int, task: Task) -> None:
+        """Queue a message."""
+        self._queue(kafka_topic, lane).append(task)
+
+    def send_entry(self, lane: int, entry: Entry) -> None:
+        """Queue an entry of the log."""
+        self._queue("tasks.results", lane).append(entry)
+
+    def _queue(self, kafka_topic: str, lane: int) -> "deque[Entry | Task]":
+        place = (kafka_topic, lane)
+        queue = self.queues.get(place)
+        if queue is None:
+            queue = self.queues[place] = deque()
+        return queue
+
+    def deliver_some(self, limit: int) -> None:
+        """Deliver the first few messages of one queue."""
+        places = [place for place, queue in self.queues.items() if queue]
+        if places:
+            self.deliver(places[int(self.world.random.random() * len(places))], limit)
+
+    def deliver(self, place: tuple[str, int], limit: int) -> None:
+        """Deliver the first messages of a queue."""
+        queue = self.queues[place]
+        for _ in range(min(limit, len(queue))):
+            self.deliver_one(place, queue)
+
+    def deliver_one(self, place: tuple[str, int], queue: "deque[Entry | Task]") -> None:
+        """Deliver the first message of a queue; one that cannot be delivered stops the process."""
+        item = queue[0]
+        if isinstance(item, Entry):
+            queue.popleft()
+            offset = self.world.append_log(place[1], item)
+            self.appended(place[1], offset, item)
+        else:
+            if item.size > TOO_LARGE:
+                raise CrashError(f"{item.task_id} is too large for the broker")
+            queue.popleft()
+            self.put(place[0], place[1], item)
+
+    def put(self, kafka_topic: str, lane: int, task: Task) -> None:
+        """Append a message that follows from a decision."""
+        self.world.append(kafka_topic, lane, task)
+
+    def appended(self, lane: int, offset: int, entry: Entry) -> None:
+        """The broker has acknowledged an entry of the log."""
+        if self.world.tracing:
+            self.world.note(
+                f"{self.name} log[{lane}]@{offset} {entry.kind.value} {entry.reason} {entry.kafka_topic}@{entry.offset} "
+                f"{entry.topic}/{entry.task_id} -> {[(f.kafka_topic, f.lane, f.task.task_id) for f in entry.follow_ups]}"
+            )
+
+    # -- the end of an epoch
+
+    table_order: tuple[str, ...] = TABLES
+
+    def end_epoch(self) -> None:
+        """Snapshot, flush the sinks, and only then make the snapshot the place to resume from; each a step."""
+        self.ending.append(self._snapshot)
+
+    def _snapshot(self) -> None:
+        for slot in self.slots:
+            cut = slot.lane.cut(clean=self.stopping)
+            self.flush_index(slot, cut)
+            slot.snapshot = encode_cut(cut)
+            self.commit_group(slot)
+            slot.delivered = slot.snapshot
+        self.ending.append(self._flush)
+        for table in self.table_order:
+            if self.rows[table]:
+                self.ending.append(self._stager(table))
+                self.ending.append(self._logger(table))
+        self.ending.append(self._durable)
+
+    def flush_index(self, slot: Slot, cut: Cut) -> None:
+        """Make the index of ids durable, named by the log offset that it stands for."""
+        del cut
+        slot.index.flush(slot.lane.log_next)
+
+    def commit_group(self, slot: Slot) -> None:
+        """Commit the cut before this one: the sinks of its epoch are flushed."""
+        if slot.delivered is not None:
+            self.world.group[slot.number] = slot.delivered
+
+    def _flush(self) -> None:
+        for place, queue in self.queues.items():
+            if queue:
+                self.deliver(place, 1 + int(self.world.random.random() * 8))
+                self.ending.appendleft(self._flush)
+                return
+
+    def _stager(self, table: str) -> Callable[[], None]:
+        def stage() -> None:
+            self.staged = self.stage(table, self.rows[table])
+
+        return stage
+
+    def stage(self, table: str, rows: list[Row]) -> tuple[int, list[Row]]:
+        """Write the file, invisible yet."""
+        return self.world.lake.stage(table, rows)
+
+    def _logger(self, table: str) -> Callable[[], None]:
+        def log() -> None:
+            if self.world.lake.log(table, *self.staged):
+                self.rows[table] = []
+            else:
+                self.ending.appendleft(log)
+                self.ending.appendleft(self._stager(table))
+
+        return log
+
+    def _durable(self) -> None:
+        for slot in self.slots:
+            folder = slot.folder
+            if folder.cut is not None:
+                folder.older.append(folder.cut)
+            folder.cut = slot.snapshot
+            if self.stopping:
+                folder.dirty = False
+        if self.stopping:
+            self.ended = True
+
+    def stop(self) -> None:
+        """Stop gracefully: hand out nothing more, deliver and read what is decided, snapshot once more."""
+        while self.ending:
+            self.ending.popleft()()
+        self.stopping = True
+        for slot in self.slots:
+            slot.in_flight.clear()
+        for place in list(self.queues):
+            self.deliver(place, 1 << 30)
+        for slot in self.slots:
+            self.read_log(slot, 1 << 30)
+        self.end_epoch()
+
+
+def _next(task: Task, **changes: Any) -> Task:
+    """The same task further on."""
+    return Task(
+        task.topic,
+        task.logical_id,
+        task.digest,
+        task.generation,
+        changes.get("round_index", task.round_index),
+        changes.get("attempt", 0),
+        task.depth,
+        task.priority,
+        changes.get("introduces", False),
+        None,
+        "",
+        False,
+        task.poison and changes.get("introduces", False),
+        changes.get("size", 1),
+    )
