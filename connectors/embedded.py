@@ -197,7 +197,7 @@ class EmbeddedBroker:
                 try:
                     probe.bind((HOST, port))
                 except OSError:
-                    log.warning("%s: port %d of last time is taken by another program, choosing a new one", self.folder, port)
+                    log.warning("%s: another program has port %d of last time, choosing a new one", self.folder, port)
                     continue
                 number: int = probe.getsockname()[1]
                 return number

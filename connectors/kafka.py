@@ -43,6 +43,27 @@ SAY_SO_EVERY_S = 10.0
 GONE_LIMIT_S = 30.0
 """How long a Kafka topic may be unknown to a restarting broker before it counts as deleted."""
 
+_PASSING = frozenset(
+    {
+        # A broker that starts, or a partition that moves or was just created: the same question soon has an answer.
+        KafkaError._TRANSPORT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._WAIT_COORD,
+        KafkaError._NOENT,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.OFFSET_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.BROKER_NOT_AVAILABLE,
+        KafkaError.NETWORK_EXCEPTION,
+    }
+)
+
 _CONSUMER: dict[str, Any] = {
     # Positions are the lane's own: no commits behind its back, and no jump to either end when one is out of range.
     "enable.auto.commit": False,
@@ -215,14 +236,15 @@ class CheckedProducer:
         wait = _Patience(self._should_stop, float("inf"))
         while True:
             self.check()
-            sent = self._producer.produce_batch(kafka_topic, batch, partition=partition)
+            with self._fatal_remembered():
+                sent = self._producer.produce_batch(kafka_topic, batch, partition=partition)
             if sent == len(batch):
                 break
             batch = self._unsent(batch, sent, f"{kafka_topic}[{partition}]")
             if not wait.goes_on(f"the queue to {self._brokers} is full, waiting; {len(self)} messages unconfirmed"):
                 raise OutcomeUnknownError(f"stopped while {len(self)} messages to {self._brokers} were unconfirmed")
-            self._producer.poll(0.05)
-        self._producer.poll(0)
+            self._serve(0.05)
+        self._serve(0)
 
     def check(self) -> None:
         """Raise if any message so far was not delivered.
@@ -234,8 +256,12 @@ class CheckedProducer:
             raise OutcomeUnknownError(self._error)
 
     def poll(self) -> None:
-        """Serve what the library has to tell, and check."""
-        self._producer.poll(0)
+        """Serve what the library has to tell, and check.
+
+        Raises:
+            OutcomeUnknownError: as `check`.
+        """
+        self._serve(0)
         self.check()
 
     def flush(self, limit_s: float = FLUSH_LIMIT_S) -> None:
@@ -247,7 +273,8 @@ class CheckedProducer:
         """
         wait = _Patience(self._should_stop, limit_s)
         while True:
-            left = self._producer.flush(0.2)
+            with self._fatal_remembered():
+                left = self._producer.flush(0.2)
             self.check()
             if left == 0:
                 return
@@ -260,7 +287,9 @@ class CheckedProducer:
     def close(self) -> None:
         """Let go of the broker. What was not flushed is dropped; after a good `flush` that is nothing."""
         self._producer.purge()
-        self._producer.poll(0)
+        with contextlib.suppress(KafkaException):
+            # After a fatal error every call raises it once more.
+            self._producer.poll(0)
         self._producer.close()
 
     def __len__(self) -> int:
@@ -288,6 +317,19 @@ class CheckedProducer:
                 self._error = self._error or f"{name}: not sent: {error.str()}"
         self.check()
         return rest
+
+    def _serve(self, timeout_s: float) -> None:
+        with self._fatal_remembered():
+            self._producer.poll(timeout_s)
+
+    @contextlib.contextmanager
+    def _fatal_remembered(self) -> Iterator[None]:
+        """Turn what the library raises after a fatal error into ours, now and on every later call."""
+        try:
+            yield
+        except KafkaException as error:
+            self._error = self._error or f"the producer to {self._brokers} stopped: {error.args[0].str()}"
+            raise OutcomeUnknownError(self._error) from None
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
         if error is not None and self._error is None:
@@ -383,9 +425,15 @@ class Watermarks:
             except KafkaException as error:
                 away.goes_on(f"{self._brokers} does not tell where its partitions end: {error.args[0].str()}")
                 pause = 0.5
+                self._refresh()
                 continue
             busy = time.monotonic() - self._last_sign < self.BUSY_S
             pause = self.SHORTEST_S if busy else min(pause * 1.5, self.LONGEST_S)
+
+    def _refresh(self) -> None:
+        """Have the client learn anew who leads which partition; a question about offsets does not make it do so."""
+        with contextlib.suppress(KafkaException):
+            self._client.list_topics(timeout=2.0)
 
     def _ask(self, watches: list[_Watch]) -> None:
         self._client.poll(0)
@@ -627,10 +675,9 @@ class CutBackup:
         Raises:
             TryAgainError: the broker does not answer in time.
         """
-        try:
-            found = self._consumer.committed([TopicPartition(p.topic, p.partition) for p in places], timeout=timeout_s)
-        except KafkaException as error:
-            raise TryAgainError(f"group {self._group}: {error.args[0].str()}") from None
+        asked = [TopicPartition(p.topic, p.partition) for p in places]
+        with _named(f"group {self._group}"):
+            found = patiently(lambda left: self._consumer.committed(asked, timeout=left), timeout_s)
         for place in found:
             if place.error is not None:
                 raise TryAgainError(f"group {self._group}, {_name(place)}: {place.error.str()}")
@@ -653,7 +700,10 @@ class CutBackup:
 
 
 class _Quieter(logging.Filter):
-    """Let each complaint through once in a while: while a broker is away, every client repeats it several times a second."""
+    """Let each complaint through once in a while.
+
+    While a broker is away, every client repeats it several times a second.
+    """
 
     NUMBERS = re.compile(r"\[[^]]*\]|\([^)]*\)|\d+ms")
     """What tells the repetitions of a complaint apart: the client, its thread, how long it took."""
@@ -707,11 +757,31 @@ def _consumer(config: ClientConfig, group: str, *, committed_only: bool) -> Cons
 
 
 def _watermarks(consumer: Consumer, kafka_topic: str, partition: int, timeout_s: float) -> tuple[int, int]:
+    place = TopicPartition(kafka_topic, partition)
+    with _named(_name(place)):
+        found: tuple[int, int] = patiently(lambda left: consumer.get_watermark_offsets(place, timeout=left), timeout_s)
+        return found
+
+
+def patiently(ask: Callable[[float], Any], limit_s: float) -> Any:
+    """Ask again while the answer is that the broker is not ready yet; `ask` is told how many seconds are left."""
+    deadline = time.monotonic() + limit_s
+    while True:
+        try:
+            return ask(max(deadline - time.monotonic(), 0.1))
+        except KafkaException as error:
+            if error.args[0].code() not in _PASSING or time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Turn a question without an answer into our error, with the name of what was asked about."""
     try:
-        low, high = consumer.get_watermark_offsets(TopicPartition(kafka_topic, partition), timeout=timeout_s)
+        yield
     except KafkaException as error:
-        raise TryAgainError(f"{kafka_topic}[{partition}]: {error.args[0].str()}") from None
-    return low, high
+        raise TryAgainError(f"{what}: {error.args[0].str()}") from None
 
 
 @contextlib.contextmanager

@@ -1,24 +1,20 @@
 """Kafka as the sink of a flow: lists of messages in, by lane, and nothing lost without a word."""
 
 from collections.abc import Callable
-from typing import Protocol
 
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+from msgspec import Struct
 
 from connectors.kafka import CheckedProducer
 
 
-class Outgoing(Protocol):
+class Outgoing(Struct, frozen=True):
     """One message and where it goes."""
 
-    @property
-    def kafka_topic(self) -> str: ...
-    @property
-    def lane(self) -> int: ...
-    @property
-    def key(self) -> bytes: ...
-    @property
-    def value(self) -> bytes: ...
+    kafka_topic: str
+    lane: int
+    key: bytes
+    value: bytes
 
 
 class LaneSink(FixedPartitionedSink[list[Outgoing], None]):

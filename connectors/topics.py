@@ -3,14 +3,22 @@
 import logging
 import time
 import uuid
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 from msgspec import Struct
 
-from connectors.kafka import ASK_LIMIT_S, MAX_MESSAGE_BYTES, CheckedProducer, ClientConfig, admin_client, read_to_end
+from connectors.kafka import (
+    ASK_LIMIT_S,
+    MAX_MESSAGE_BYTES,
+    CheckedProducer,
+    ClientConfig,
+    admin_client,
+    patiently,
+    read_to_end,
+)
 from schemas.errors import RefusedError, TryAgainError
 
 log = logging.getLogger(__name__)
@@ -289,13 +297,18 @@ def _wait_for(client: AdminClient, created: list[str]) -> dict[str, int]:
 
 def _describe(client: AdminClient) -> tuple[dict[str, str], str]:
     """Ask for the ids of our Kafka topics and of the cluster."""
+
+    def ask(left_s: float) -> dict[str, str]:
+        described = client.describe_topics(TopicCollection(list(ALL_TOPICS)), request_timeout=left_s)
+        return {name: str(future.result(2 * ASK_LIMIT_S).topic_id) for name, future in described.items()}
+
     try:
-        described = client.describe_topics(TopicCollection(list(ALL_TOPICS)), request_timeout=ASK_LIMIT_S)
-        ids = {name: str(future.result(2 * ASK_LIMIT_S).topic_id) for name, future in described.items()}
-        cluster_id = client.list_topics(HEARTBEATS, timeout=ASK_LIMIT_S).cluster_id
+        ids: dict[str, str] = patiently(ask, ASK_LIMIT_S)
+        # The package declares the fields of its answer as None.
+        metadata: Any = client.list_topics(HEARTBEATS, timeout=ASK_LIMIT_S)
     except KafkaException as error:
         raise TryAgainError(f"the broker does not describe its topics: {error.args[0].str()}") from None
-    return {name: i for name, i in ids.items() if i != NO_TOPIC_ID}, cluster_id or ""
+    return {name: i for name, i in ids.items() if i != NO_TOPIC_ID}, metadata.cluster_id or ""
 
 
 def _check_settings(client: AdminClient, replication: int) -> int:

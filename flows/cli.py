@@ -108,7 +108,18 @@ def _os_error(error: OSError) -> str:
 
 
 def _say(text: str) -> None:
-    print(f"aureon: {text}", file=sys.stderr)
+    say(f"aureon: {text}")
+
+
+def say(text: str) -> None:
+    """Tell the user something that is no result, on stderr."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def show(text: str, end: str = "\n") -> None:
+    """Print a result, or a part of it, on stdout."""
+    sys.stdout.write(text + end)
 
 
 # -- arguments -----------------------------------------------------------------------------------------------------
@@ -152,7 +163,7 @@ class _Version(argparse.Action):
             found = version("aureon")
         except PackageNotFoundError:
             found = "unknown: not installed"
-        print(f"aureon {found}")
+        show(f"aureon {found}")
         parser.exit()
 
 
@@ -176,7 +187,7 @@ def _run_command(commands: Any) -> None:
         "run",
         help="run a cell: tasks from Kafka, refined until they converge, into the lake",
         description="Run a cell in this process until it is asked to stop. Ctrl-C or SIGTERM: hand nothing new out, "
-        "wait for the calls in flight, commit, end with 0. Again: do not wait for the calls. A third time: end at once.",
+        "wait for the calls in flight, commit, end with 0. Again: do not wait for the calls. A third time: end.",
     )
     run.add_argument(
         "--until-idle",
@@ -203,7 +214,7 @@ def _submit(commands: Any) -> None:
     submit = commands.add_parser(
         "submit",
         help="send tasks to Kafka, one JSON object a line",
-        description="Read tasks, one JSON object a line as `aureon schema task` describes them, and send them to Kafka. "
+        description="Read tasks, one JSON object a line as `aureon schema task` describes them; send them to Kafka. "
         "A bad line is reported by its number and the others are sent; then the exit code is 1. What is reported as "
         "submitted is confirmed by the broker. Submitting the same task again is harmless: its id is the same.",
     )
@@ -218,12 +229,17 @@ def _status(commands: Any) -> None:
     status = commands.add_parser(
         "status",
         help="show what is waiting, under way, converged and dead",
-        description="Show what Kafka and the lake know of the work, whether a cell runs or not. Figures of Kafka are as "
+        description="Show what Kafka and the lake know of the work, whether a cell runs or not. Kafka's figures are as "
         "of the last commit, those of the lake as of its last commit: a few seconds old while a cell runs.",
     )
     status.add_argument("--json", action="store_true", help="print one JSON object")
     status.add_argument(
-        "--watch", nargs="?", const=2.0, type=_seconds, metavar="SECONDS", help="show it again every 2 (or so many) seconds"
+        "--watch",
+        nargs="?",
+        const=2.0,
+        type=_seconds,
+        metavar="SECONDS",
+        help="show it again every 2 (or so many) seconds",
     )
     _logging_flags(status)
     _settings_flags(status, (*_KAFKA, "state", "lake", "group"))
@@ -233,8 +249,8 @@ def _sql(commands: Any) -> None:
     sql = commands.add_parser(
         "sql",
         help="ask the lake a question in SQL",
-        description="Run a query of DuckDB's SQL over the lake, also while a cell writes to it. Views: one (the record of "
-        "each task), records, rounds, branches, dead_letters; and the table function lineage('<logical id>').",
+        description="Run a query of DuckDB's SQL over the lake, also while a cell writes to it. Views: one (the record "
+        "of each task), records, rounds, branches, dead_letters; and the table function lineage('<logical id>').",
     )
     sql.add_argument("query", metavar="QUERY", help="the query, or - to read it from standard input")
     sql.add_argument("--json", action="store_true", help="print a JSON array with one object a row")
@@ -253,9 +269,13 @@ def _schema(commands: Any) -> None:
 
 
 def _logging_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-v", "--verbose", action="store_true", help="tell more: the log at level info, progress in lines")
     parser.add_argument(
-        "--log-level", choices=("debug", "info", "warning", "error"), help="what goes to the log on stderr (default: warning)"
+        "-v", "--verbose", action="store_true", help="tell more: the log at level info, progress in lines"
+    )
+    parser.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        help="what goes to the log on stderr (default: warning)",
     )
 
 

@@ -41,6 +41,9 @@ FAMILIES: dict[str, Family] = {
 }
 """The generators by name. A factorization is compared as text: by value, any product would do."""
 
+SEED_STRIDE = 1_000_000
+"""The generators seed entry n with seed + n, so seeds next to each other would share their entries."""
+
 RIGHT = 0.99
 """What a verifier gives at least for an answer that is right; some take off for the last decimal place."""
 
@@ -81,7 +84,7 @@ def _generator(name: str, seed: int) -> Any:
         import reasoning_gym  # noqa: PLC0415 - an extra, and it takes a second
     except ImportError:
         raise RefusedError("the demo's tasks come from reasoning-gym: pip install 'aureon[demo]'") from None
-    return reasoning_gym.create_dataset(name, seed=seed, **FAMILIES[name].settings)
+    return reasoning_gym.create_dataset(name, seed=seed * SEED_STRIDE, **FAMILIES[name].settings)
 
 
 @functools.lru_cache(maxsize=20_000)

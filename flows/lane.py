@@ -315,7 +315,8 @@ class Lane:
     def _refuse(self, entry: Entry, message: Message | None) -> None:
         """A decision that claims an id which another payload owns counts for nothing: the conflict has to be told.
 
-        Two messages with one id can both be under way, in two processes, or in one while the other is decided elsewhere.
+        Two messages with one id are both under way when two processes have the lane, and read its inputs in turns of
+        their own.
         """
         self.losing += 1
         if message is None:
@@ -495,9 +496,7 @@ class Lane:
             The messages to work on, and those for which a `started` mark is to be appended to the log first; these
             are handed out once the mark has been read back.
         """
-        for source in self._inputs.values():
-            while source.delayed and source.delayed[0].due_at <= now:
-                self._admit(source.delayed.popleft())
+        self._admit_due(now)
         handed: list[Message] = []
         marks: list[Message] = []
         while self._marked_now:
@@ -508,16 +507,16 @@ class Lane:
             return handed, marks
         room = self._limit - len(self._under_way) - len(self._marking)
         while room > 0:
-            first = min((s for s in self._inputs.values() if s.ready), key=_turn_of, default=None)
-            if first is None:
+            source = min((s for s in self._inputs.values() if s.ready), key=_turn_of, default=None)
+            if source is None:
                 break
-            self._turn = first.turn
-            first.turn += first.stride
-            message = heappop(first.ready)[2]
-            if self._is_settled(first, message):
+            self._turn = source.turn
+            source.turn += source.stride
+            message = heappop(source.ready)[2]
+            if self._is_settled(source, message):
                 continue
             name = (message.kafka_topic, message.offset)
-            if message.offset >= first.suspect_below:
+            if message.offset >= source.suspect_below:
                 room -= self._start(message, handed)
             elif len(self._marks.get(name, ())) + 1 >= ALONE_AT:
                 self._alone.append(message)
@@ -526,6 +525,11 @@ class Lane:
                 self._marking[name] = message
                 marks.append(message)
         return handed, marks
+
+    def _admit_due(self, now: float) -> None:
+        for source in self._inputs.values():
+            while source.delayed and source.delayed[0].due_at <= now:
+                self._admit(source.delayed.popleft())
 
     @property
     def wants_alone(self) -> bool:

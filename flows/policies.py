@@ -12,7 +12,7 @@ from flows.settings import Settings
 from schemas.decision import RoundResult
 
 
-class Verdict(Struct, frozen=True):
+class Verdict(Struct, frozen=True, gc=False):
     """What a policy says of a round."""
 
     converged: bool

@@ -15,19 +15,20 @@ import atexit
 import signal
 import threading
 import time
+from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import TypeVar
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
 from bytewax.outputs import Sink
 
-from connectors.lane_sinks import LaneSink
+from connectors.lane_sinks import LaneSink, Outgoing
 from connectors.topics import RESULTS
 from flows.cell import Cell
 from flows.settings import read_settings
-from flows.steps.derive import Derived, Outgoing, derive
+from flows.steps.derive import Derived, derive
 from flows.steps.infer import Answered, Inference
 from flows.steps.intake import Decided, Handed, LaneSource, Work, mark_of
 from flows.steps.plan import Planner
@@ -37,6 +38,8 @@ from flows.steps.validate import validate
 from one_lake.output import OneSink
 from schemas.one import Row
 from schemas.task import encode
+
+X = TypeVar("X")
 
 
 class Steps:
@@ -107,9 +110,10 @@ def refine_flow(
 
     lanes = op.input("intake", flow, lanes_source)
     # (lane, Handed | Decided)
-    read = op.branch("handed_or_decided", lanes, is_handed)
+    handed = op.filter_map("handed", lanes, only(Handed))
+    decided = op.filter_map("decided", lanes, only(Decided))
 
-    routed = op.map_value("route", read.trues, steps.route)
+    routed = op.map_value("route", handed, steps.route)
     # (lane, [Routed])
     answered = op.stateful_batch("infer", routed, steps.infer)
     # (lane, [Answered])
@@ -119,20 +123,24 @@ def refine_flow(
     # (lane, [Supervised])
     decisions = op.map("plan", supervised, steps.plan)
     # (lane, [Outgoing])
-    marks = op.map("mark", read.trues, steps.mark)
+    marks = op.map("mark", handed, steps.mark)
     # (lane, [Outgoing])
     op.output("results", op.merge("decisions_and_marks", decisions, marks), results)
 
-    derived = op.map_value("derive", read.falses, steps.derive)
+    derived = op.map_value("derive", decided, steps.derive)
     # (lane, Derived)
     op.output("follow_ups", op.map_value("messages", derived, lambda d: d.messages), follow_ups)
     op.output("one", op.map_value("rows", derived, lambda d: d.rows), one)
     return flow
 
 
-def is_handed(item: tuple[str, Handed | Decided]) -> Any:
-    """Tell the two kinds of items of the source apart."""
-    return isinstance(item[1], Handed)
+def only(kind: type[X]) -> Callable[[tuple[str, Handed | Decided]], tuple[str, X] | None]:
+    """Pick one of the two kinds of items that the source emits."""
+
+    def pick(item: tuple[str, Handed | Decided]) -> tuple[str, X] | None:
+        return (item[0], item[1]) if isinstance(item[1], kind) else None
+
+    return pick
 
 
 def cell_flow(cell: Cell) -> Dataflow:

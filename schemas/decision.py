@@ -26,7 +26,7 @@ class DecisionKind(enum.StrEnum):
     STARTED = "started"
 
 
-class RoundResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class RoundResult(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """What the ensemble made of one round, with its evidence."""
 
     answer: str | None
@@ -49,7 +49,7 @@ class RoundResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What was wrong with an answer's own data and was left out."""
 
 
-class FollowUp(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class FollowUp(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """One message that follows from a decision, spelled out but for its cause.
 
     `payload` is left out where it is that of the decision.
@@ -70,7 +70,7 @@ class FollowUp(Struct, frozen=True, kw_only=True, omit_defaults=True):
     origin: Origin
 
 
-class Decision(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Decision(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """One entry of the log of a lane.
 
     It names the message it decides by (`kafka_topic`, `offset`) within the lane, and holds all that follows: the
@@ -99,6 +99,8 @@ class Decision(Struct, frozen=True, kw_only=True, omit_defaults=True):
     policy: str = ""
     """The convergence policy with its parameters."""
     result: RoundResult | None = None
+    content_hash: str = ""
+    """Of a converged task: sha256 over topic, logical id, generation, payload and answer in canonical JSON."""
     calls: int = 0
     cost: float = 0.0
     decided_at: float = 0.0
@@ -113,7 +115,7 @@ class Decision(Struct, frozen=True, kw_only=True, omit_defaults=True):
     version: int = WIRE_VERSION
 
 
-class DeadLetter(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class DeadLetter(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """What is written to `tasks.dead_letter`: the task, why it ended, and what was tried."""
 
     task_id: str

@@ -15,7 +15,7 @@ class NodeHealth(enum.StrEnum):
     QUARANTINED = "quarantined"
 
 
-class NodeCapabilities(Struct, frozen=True, kw_only=True):
+class NodeCapabilities(Struct, frozen=True, gc=False, kw_only=True):
     """What a node declares of itself."""
 
     node: str
@@ -36,7 +36,7 @@ class NodeCapabilities(Struct, frozen=True, kw_only=True):
         return not self.topics or topic in self.topics
 
 
-class NodeState(Struct, frozen=True, kw_only=True):
+class NodeState(Struct, frozen=True, gc=False, kw_only=True):
     """How a node is at a time."""
 
     node: str
@@ -51,7 +51,7 @@ class NodeState(Struct, frozen=True, kw_only=True):
     """Seconds since the epoch."""
 
 
-class Call(Struct, frozen=True, kw_only=True):
+class Call(Struct, frozen=True, gc=False, kw_only=True):
     """One question to one model on one node in one round."""
 
     topic: str
@@ -71,7 +71,7 @@ class Call(Struct, frozen=True, kw_only=True):
 AnswerStatus = Literal["ok", "abstained", "failed"]
 
 
-class Answer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Answer(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """What a call returned: a candidate for the round's result, an abstention, or a failure with its error."""
 
     node: str

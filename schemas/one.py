@@ -15,7 +15,7 @@ Timestamp = Annotated[float, "timestamp"]
 Json = Annotated[str, "json"]
 
 
-class Record(Struct, frozen=True, kw_only=True):
+class Record(Struct, frozen=True, gc=False, kw_only=True):
     """Table `records`: what a logical task converged to."""
 
     lane: int
@@ -54,7 +54,7 @@ class Record(Struct, frozen=True, kw_only=True):
     """The decision on the round before."""
 
 
-class RoundRow(Struct, frozen=True, kw_only=True):
+class RoundRow(Struct, frozen=True, gc=False, kw_only=True):
     """Table `rounds`: every winning decision, with its evidence; written last of all tables."""
 
     lane: int
@@ -93,7 +93,7 @@ class RoundRow(Struct, frozen=True, kw_only=True):
     cause_offset: int | None
 
 
-class BranchRow(Struct, frozen=True, kw_only=True):
+class BranchRow(Struct, frozen=True, gc=False, kw_only=True):
     """Table `branches`: every task that a converged one spawned."""
 
     lane: int
@@ -113,7 +113,7 @@ class BranchRow(Struct, frozen=True, kw_only=True):
     spawned_at: Timestamp
 
 
-class DeadLetterRow(Struct, frozen=True, kw_only=True):
+class DeadLetterRow(Struct, frozen=True, gc=False, kw_only=True):
     """Table `dead_letters`: every message that ended without a record, and why."""
 
     lane: int

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from schemas.errors import BadRecordError
-from schemas.ids import MAX_ID_BYTES, RESERVED_ENDING, RQMLRoundId, content_id
+from schemas.ids import MAX_ID_BYTES, RESERVED_ENDING, RQMLRoundId, content_id, payload_digest
 
 Topic = Annotated[str, Meta(min_length=1, max_length=200, description="The subject of the task: math, coding, …")]
 Priority = Annotated[int, Meta(ge=0, le=9, description="Lower runs first.")]
@@ -37,7 +37,7 @@ class AnswerKind(enum.StrEnum):
     TEXT = "text"
 
 
-class Cause(Struct, frozen=True, array_like=True):
+class Cause(Struct, frozen=True, gc=False, array_like=True):
     """The decision that a message follows from: `[lane, offset, index, seal]`.
 
     The seal is a keyed hash over the first three and the task id, so that nobody but the cluster can claim one.
@@ -49,7 +49,7 @@ class Cause(Struct, frozen=True, array_like=True):
     seal: str
 
 
-class Origin(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+class Origin(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """What Aureon itself adds to a message that follows from a decision; users never write it.
 
     Earlier rounds travel as a digest (best answer, its score, what was spent), never as their full nesting.
@@ -75,7 +75,7 @@ class Origin(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkno
     """What went wrong in the attempts before, oldest first."""
 
 
-class TaskDescriptor(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+class TaskDescriptor(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """One unit of work, as it is written to `tasks.global`."""
 
     topic: Topic
@@ -90,14 +90,14 @@ class TaskDescriptor(Struct, frozen=True, kw_only=True, omit_defaults=True, forb
     origin: Annotated[Origin | None, Meta(description="Aureon's own; users leave it out.")] = None
 
 
-class PromptMessage(Struct, frozen=True):
+class PromptMessage(Struct, frozen=True, gc=False):
     """One message of a chat."""
 
     role: str
     content: str
 
 
-class PayloadView(Struct, frozen=True):
+class PayloadView(Struct, frozen=True, gc=False):
     """Of a payload, what Aureon reads; all else is the user's and travels untouched."""
 
     prompt: str | None = None
@@ -128,7 +128,9 @@ def read_payload(payload: bytes) -> PayloadView:
     try:
         view = _decode_view(payload)
     except msgspec.ValidationError as error:
-        raise BadRecordError(str(error).replace("`$", "`$.payload")) from None
+        text = str(error)
+        located = text.replace("`$", "`$.payload") if "`$" in text else f"{text} - at `$.payload`"
+        raise BadRecordError(located) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRecordError(f"not JSON - at `$.payload`: {error}") from None
     if not view.text.strip():
@@ -161,10 +163,24 @@ def read_task(message: bytes) -> tuple[TaskDescriptor, PayloadView]:
     return _fill_in(task), view
 
 
+def read_digest(task: TaskDescriptor) -> str:
+    """Digest the payload of a task, so that two payloads under one id can be told apart.
+
+    Raises:
+        BadRecordError: it is JSON that cannot be read whole: nested too deeply, or a number beyond all floats.
+    """
+    try:
+        return payload_digest(bytes(task.payload))
+    except RecursionError:
+        raise BadRecordError("nested too deeply - at `$.payload`") from None
+    except (msgspec.DecodeError, ValueError) as error:
+        raise BadRecordError(f"{error} - at `$.payload`") from None
+
+
 def _fill_in(task: TaskDescriptor) -> TaskDescriptor:
     if not task.topic.isprintable():
         raise BadRecordError("topic has a control character - at `$.topic`")
-    logical_id = task.logical_id or content_id(task.topic, bytes(task.payload))
+    logical_id = task.logical_id or _content_id(task)
     if len(logical_id.encode()) > MAX_ID_BYTES:
         raise BadRecordError(f"longer than {MAX_ID_BYTES} bytes - at `$.logical_id`")
     if not logical_id.isprintable():
@@ -183,7 +199,12 @@ def _fill_in(task: TaskDescriptor) -> TaskDescriptor:
     return msgspec.structs.replace(task, logical_id=logical_id, task_id=task_id)
 
 
-class BranchProposal(Struct, frozen=True):
+def _content_id(task: TaskDescriptor) -> str:
+    read_digest(task)
+    return content_id(task.topic, bytes(task.payload))
+
+
+class BranchProposal(Struct, frozen=True, gc=False):
     """A follow-up task that a result asks for, in its `meta.branches`."""
 
     topic: Topic

@@ -135,9 +135,7 @@ class ApacheKafka:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "log4j2.yaml").write_text(LOG4J)
         draft = self.folder / "server.properties.new"
-        draft.write_text(
-            PROPERTIES.format(folder=self.folder, port=self._port, controller_port=self._controller_port)
-        )
+        draft.write_text(PROPERTIES.format(folder=self.folder, port=self._port, controller_port=self._controller_port))
         # Kafka's own form of a UUID; it may not begin with a dash, which reads as an option.
         cluster_id = "A" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
         tool = self._run(java, jars, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(draft))

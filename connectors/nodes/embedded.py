@@ -29,8 +29,12 @@ LIMIT_S = 5.0
 """For one call, some fifty times what the longest known takes."""
 GRACE_S = 2.0
 """What a worker has, beyond the limit, to report that its alarm rang; then it is killed."""
+START_S = 60.0
+"""For a worker to load its libraries; half a second unless the machine is very busy."""
 PIPELINE = 8
 """Calls handed to a worker ahead of its replies: it never waits for the event loop between two short ones."""
+
+NOT_STARTED = "the solver process does not start"
 
 _ROOT = str(Path(__file__).resolve().parents[2])
 
@@ -60,6 +64,7 @@ class _Worker(asyncio.SubprocessProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment] # asyncio declares the base class for all protocols
+        self.timer = asyncio.get_running_loop().call_later(START_S, self.end, NOT_STARTED)
 
     def send(self, call: _Pending) -> None:
         self.calls.append(call)
@@ -113,7 +118,7 @@ class _Worker(asyncio.SubprocessProtocol):
         if not self.exited.done():
             self.exited.set_result(None)
         code = self.transport.get_returncode() if self.transport is not None else None
-        self.end(f"the solver process ended with code {code}" if self.ready else "the solver process does not start")
+        self.end(f"the solver process ended with code {code}" if self.ready else NOT_STARTED)
 
     def end(self, why: str) -> None:
         """Fail the call that runs, or all if none ever ran, and give the rest back."""
@@ -187,7 +192,7 @@ class SolverPool:
                 lambda: worker, *self._command, stderr=None, env={**os.environ, "PYTHONPATH": path}
             )
         except OSError as error:
-            worker.end(f"the solver process does not start: {error}")
+            worker.end(f"{NOT_STARTED}: {error}")
 
     def fill(self, worker: _Worker) -> None:
         """Hand waiting calls to a worker that has replied."""
@@ -240,7 +245,7 @@ class SolverNode:
         """
         started = time.perf_counter()
         reply = Reply()
-        if len(call.prompt) <= MAX_PROMPT:
+        if len(call.prompt) <= MAX_PROMPT and _is_unicode(call.prompt):
             reply = await self._pool.solve(self._method, call.prompt, call.round_index)
         if reply.error:
             raise NodeError(f"{self.capabilities.node}: {reply.error}")
@@ -261,6 +266,15 @@ class SolverNode:
     async def close(self) -> None:
         """End the workers, for all nodes of the pool."""
         await self._pool.close()
+
+
+def _is_unicode(text: str) -> bool:
+    """Tell a text from one with half a surrogate pair in it, which cannot be sent."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def embedded_nodes(workers: int = WORKERS) -> list[Node]:

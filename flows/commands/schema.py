@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from flows.cli import OK
+from flows.cli import OK, show
 from schemas.decision import DeadLetter, Decision, RoundResult
 from schemas.errors import RefusedError
 from schemas.ids import RQMLRoundId
@@ -48,9 +48,9 @@ def main(options: argparse.Namespace) -> int:
     """List the names, or print one schema."""
     if options.name is None:
         for name, (_, about) in SCHEMAS.items():
-            print(f"{name:<18} {about}")
+            show(f"{name:<18} {about}")
         return OK
-    print(json.dumps(schema_of(options.name), indent=2, ensure_ascii=False))
+    show(json.dumps(schema_of(options.name), indent=2, ensure_ascii=False))
     return OK
 
 

@@ -8,12 +8,13 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import duckdb
 
 import one_lake
-from flows.cli import FAILED, OK, settings_of
+from flows.cli import FAILED, OK, say, settings_of, show
 from schemas.errors import RefusedError
 
 ROWS_AT_A_TIME = 1000
@@ -33,7 +34,7 @@ def main(options: argparse.Namespace) -> int:
             else:
                 _print_table(lake, query)
         except duckdb.Error as error:
-            print(f"aureon: SQL: {error}", file=sys.stderr)
+            say(f"aureon: SQL: {error}")
             return FAILED
     return OK
 
@@ -56,9 +57,9 @@ def _print_json(lake: duckdb.DuckDBPyConnection, query: str) -> None:
     separator = "["
     for row in _rows(cursor):
         document = json.dumps(dict(zip(names, map(_plain, row), strict=True)), ensure_ascii=False)
-        print(f"{separator}{document}", end="")
+        show(f"{separator}{document}", end="")
         separator = ",\n"
-    print("]" if separator != "[" else "[]")
+    show("]" if separator != "[" else "[]")
 
 
 def _rows(cursor: duckdb.DuckDBPyConnection) -> Iterator[Sequence[Any]]:
@@ -77,17 +78,13 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    """Turn a value into what JSON has; it has no NaN, no bytes, no times."""
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
+    """Turn a value into what JSON has; it has no NaN and no times."""
+    if isinstance(value, float | Decimal):
+        return float(value) if math.isfinite(value) else None
     if isinstance(value, dt.datetime | dt.date | dt.time):
         return value.isoformat()
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
     if isinstance(value, Mapping):
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
-    return str(value)
+    return value if value is None or isinstance(value, bool | int) else str(value)

@@ -1,10 +1,9 @@
 """derive: the messages and rows that follow from one winning decision; a pure function of it and of its offset."""
 
-import hashlib
-
 import msgspec
 from msgspec import Raw, Struct
 
+from connectors.lane_sinks import Outgoing
 from connectors.topics import DEAD_LETTERS
 from flows.lane import Sealer
 from flows.steps.intake import Decided
@@ -13,16 +12,7 @@ from schemas.one import BranchRow, DeadLetterRow, Record, RoundRow, Row
 from schemas.task import Cause, TaskDescriptor, encode
 
 
-class Outgoing(Struct, frozen=True):
-    """One message for Kafka."""
-
-    kafka_topic: str
-    lane: int
-    key: bytes
-    value: bytes
-
-
-class Derived(Struct, frozen=True):
+class Derived(Struct, frozen=True, gc=False):
     """What follows from a batch of decisions, in log order."""
 
     messages: list[Outgoing]
@@ -115,8 +105,6 @@ def _record(lane: int, offset: int, decision: Decision) -> Record:
     result, origin = decision.result, decision.origin
     if result is None:
         raise ValueError(f"decision {lane}@{offset} on {decision.task_id} converged without a result")
-    payload = _text(decision.payload)
-    told = [decision.topic, decision.logical_id, decision.generation, msgspec.json.decode(payload), result.answer]
     winners = [result.candidates[i] for i in result.leading]
     previous = _previous(decision)
     return Record(
@@ -125,7 +113,7 @@ def _record(lane: int, offset: int, decision: Decision) -> Record:
         topic=decision.topic,
         logical_id=decision.logical_id,
         generation=decision.generation,
-        payload=payload,
+        payload=_text(decision.payload),
         answer=result.answer,
         score=result.score,
         confidence=result.confidence,
@@ -143,7 +131,7 @@ def _record(lane: int, offset: int, decision: Decision) -> Record:
         metadata=encode(decision.metadata).decode(),
         started_at=(origin.started_at if origin is not None else 0.0) or decision.decided_at - decision.latency_s,
         converged_at=decision.decided_at,
-        content_hash=hashlib.sha256(msgspec.json.encode(told, order="sorted")).hexdigest(),
+        content_hash=decision.content_hash,
         parent_topic=(origin.parent_topic or None) if origin is not None else None,
         parent_id=(origin.parent_id or None) if origin is not None else None,
         root_topic=(origin.root_topic if origin is not None else "") or decision.topic,

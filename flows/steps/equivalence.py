@@ -139,9 +139,8 @@ def _decimal(text: str) -> Fraction | None:
 def _near(a: str, b: str) -> bool:
     if "/" not in a and "/" not in b:
         return False  # two whole numbers, or no numbers
-    try:
-        x, y = Fraction(a), Fraction(b)
-    except ValueError:
+    x, y = _rational(a), _rational(b)
+    if x is None or y is None:
         return False
     return abs(x - y) <= Fraction(TOLERANCE) * max(abs(x), abs(y))
 

@@ -28,14 +28,14 @@ DRAIN_EVERY = timedelta(milliseconds=2)
 """How often finished rounds are looked for while some are open."""
 
 
-class Answered(Struct, frozen=True):
+class Answered(Struct, frozen=True, gc=False):
     """A round with the answers to its calls, in the order of the calls."""
 
     routed: Routed
     answers: tuple[Answer, ...]
 
 
-class RetryPolicy(Struct, frozen=True):
+class RetryPolicy(Struct, frozen=True, gc=False):
     """How often a call is tried within its round, and how long before another try: exponential, with full jitter."""
 
     tries: int

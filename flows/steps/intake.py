@@ -9,18 +9,19 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+from confluent_kafka import Message as ConsumedMessage
 from msgspec import Struct
 
 from flows.lane import Cut, Lane, Message, Owners, Sealer, decode_cut, encode_cut, id_key
 from schemas.decision import Decision, DecisionKind, read_decision
 from schemas.errors import BadRecordError, LogMismatchError
-from schemas.ids import home_lane, payload_digest
-from schemas.task import PayloadView, TaskDescriptor, read_task
+from schemas.ids import home_lane
+from schemas.task import PayloadView, TaskDescriptor, read_digest, read_task
 
 log = logging.getLogger(__name__)
 
@@ -34,14 +35,14 @@ IDLE_PAUSES_S = (0.001, 0.002, 0.005)
 # -- what a message is, without I/O --------------------------------------------------------------------------------
 
 
-class Work(Struct, frozen=True):
+class Work(Struct, frozen=True, gc=False):
     """A task that is handed out."""
 
     task: TaskDescriptor
     view: PayloadView
 
 
-class Rejected(Struct, frozen=True):
+class Rejected(Struct, frozen=True, gc=False):
     """A message that is no task: what is wrong, and its bytes."""
 
     error: str
@@ -49,7 +50,7 @@ class Rejected(Struct, frozen=True):
     """In base64, up to `RAW_LIMIT` bytes."""
 
 
-class Reading(Struct, frozen=True):
+class Reading(Struct, frozen=True, gc=False):
     """What `classify` has to know of the place where messages are read."""
 
     lane: int
@@ -80,6 +81,8 @@ def classify(reading: Reading, kafka_topic: str, offset: int, value: bytes | Non
             raise BadRecordError(f"{len(value):,} bytes; a task may have {reading.max_task_bytes:,}")
         task, view = read_task(value)
         cause = _checked_cause(reading, kafka_topic, task)
+        introduces = cause is None or (task.origin is not None and task.origin.introduces)
+        digest = read_digest(task) if introduces else ""
     except BadRecordError as error:
         name = f"{kafka_topic}[{reading.lane}]@{offset}"
         return Message(
@@ -102,9 +105,9 @@ def classify(reading: Reading, kafka_topic: str, offset: int, value: bytes | Non
     )
     if cause is None and home_lane(task.logical_id, reading.lanes) != reading.lane:
         message.verdict = "moved"
-    elif cause is None or (task.origin is not None and task.origin.introduces):
+    elif introduces:
         message.key = id_key(task.topic, task.logical_id, task.generation)
-        message.digest = payload_digest(bytes(task.payload))
+        message.digest = digest
     return message
 
 
@@ -121,7 +124,7 @@ def _checked_cause(reading: Reading, kafka_topic: str, task: TaskDescriptor) -> 
 # -- the source ----------------------------------------------------------------------------------------------------
 
 
-class Handed(Struct, frozen=True):
+class Handed(Struct, frozen=True, gc=False):
     """Messages handed out, and those for which a `started` mark goes to the log first."""
 
     messages: list[Message]
@@ -130,25 +133,17 @@ class Handed(Struct, frozen=True):
     """Seconds since the epoch."""
 
 
-class Decided(Struct, frozen=True):
+class Decided(Struct, frozen=True, gc=False):
     """Winning decisions as read back from the log of a lane, each with its offset, in order."""
 
     lane: int
     decisions: list[tuple[int, Decision]]
 
 
-class Record(Protocol):
-    """One message as the reader gives it."""
-
-    def offset(self) -> int: ...
-    def value(self) -> bytes | None: ...
-    def timestamp(self) -> tuple[int, int]: ...
-
-
 class Reader(Protocol):
     """Reads one partition of one Kafka topic, in order, from an offset on."""
 
-    def poll(self, limit: int) -> list[Record]: ...
+    def poll(self, n: int) -> Sequence[ConsumedMessage]: ...
     def begin_offset(self) -> int: ...
     def end_offset(self) -> int: ...
     def close(self) -> None: ...
@@ -197,7 +192,7 @@ class Stopping:
         return self._deadline is not None and time.monotonic() >= self._deadline
 
 
-class LaneParts(Struct, frozen=True):
+class LaneParts(Struct, frozen=True, gc=False):
     """What every partition of the source shares."""
 
     lanes: Callable[[], int]
@@ -314,7 +309,7 @@ class LanePartition(StatefulSourcePartition[tuple[str, Handed | Decided], bytes]
         decided = []
         lane_log = self._lane.log
         for record in self._log.poll(READ_BATCH):
-            offset = record.offset()
+            offset = record.offset() or 0
             try:
                 decision = read_decision(record.value() or b"")
             except BadRecordError as error:
@@ -334,7 +329,7 @@ class LanePartition(StatefulSourcePartition[tuple[str, Handed | Decided], bytes]
                 continue
             for record in reader.poll(min(room, READ_BATCH)):
                 timestamp = record.timestamp()[1] / 1000
-                lane.read(classify(reading, kafka_topic, record.offset(), record.value(), timestamp))
+                lane.read(classify(reading, kafka_topic, record.offset() or 0, record.value(), timestamp))
 
     def _may_run_alone(self) -> bool:
         """One message that may bring the process down runs alone, in the whole process."""

@@ -1,5 +1,6 @@
 """plan: the decision on one message, with all that follows from it spelled out, encoded and measured."""
 
+import hashlib
 from typing import Any
 
 import msgspec
@@ -29,7 +30,7 @@ def input_topic(priority: int) -> str:
     return TASKS_HIGH if priority <= URGENT_PRIORITY else TASKS
 
 
-class Limits(Struct, frozen=True):
+class Limits(Struct, frozen=True, gc=False):
     """What bounds recursion and retries."""
 
     lanes: int
@@ -58,10 +59,9 @@ class Planner:
             round_: the message with what became of it.
             now: seconds since the epoch.
         """
-        decision = self._decide(lane, round_, now)
         try:
-            encoded = encode(decision)
-        except (UnicodeEncodeError, msgspec.EncodeError, OverflowError) as error:
+            encoded = encode(self._decide(lane, round_, now))
+        except (ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
             problem = f"the decision cannot be written: {error}"
         else:
             if len(encoded) <= MAX_DECISION_BYTES:
@@ -160,7 +160,12 @@ class Planner:
         follow_ups, cut_off, warnings = self._branches(task, result, now)
         result = msgspec.structs.replace(_lean(result), warnings=(*result.warnings, *warnings))
         return Decision(
-            kind=DecisionKind.CONVERGED, result=result, follow_ups=follow_ups, cut_off=cut_off, **common
+            kind=DecisionKind.CONVERGED,
+            result=result,
+            content_hash=content_hash(task, result.answer),
+            follow_ups=follow_ups,
+            cut_off=cut_off,
+            **common,
         )
 
     def _carried(self, task: TaskDescriptor, answered: Answered, result: RoundResult | None, now: float) -> Origin:
@@ -236,6 +241,12 @@ class Planner:
                 )
             )
         return tuple(follow_ups), tuple(cut_off), tuple(warnings)
+
+
+def content_hash(task: TaskDescriptor, answer: str | None) -> str:
+    """Digest what was asked and what was answered: sha256, in hex, over canonical JSON."""
+    told = [task.topic, task.logical_id, task.generation, msgspec.json.decode(bytes(task.payload)), answer]
+    return hashlib.sha256(msgspec.json.encode(told, order="sorted")).hexdigest()
 
 
 def _proposals(result: RoundResult) -> tuple[list[BranchProposal], list[str]]:

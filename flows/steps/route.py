@@ -13,7 +13,7 @@ from schemas.node import Call, NodeCapabilities
 from schemas.task import TaskDescriptor
 
 
-class Routed(Struct, frozen=True):
+class Routed(Struct, frozen=True, gc=False):
     """A message with the calls of its round; none where intake or the router already knows what becomes of it."""
 
     message: Message

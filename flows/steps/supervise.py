@@ -9,7 +9,7 @@ from schemas.decision import RoundResult
 MAX_ANSWER_CHARACTERS = 100_000
 
 
-class Supervised(Struct, frozen=True):
+class Supervised(Struct, frozen=True, gc=False):
     """A round with its result, as supervision lets it pass; no result where no model was asked."""
 
     answered: Answered

@@ -5,15 +5,17 @@ independently of the others, and errs uniformly over m other answers (a naive Ba
 answer multiplies its odds by r·m / (1 - r).
 """
 
+import ast
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
-from flows.steps.equivalence import group
+from flows.steps.equivalence import group, number
 from schemas.decision import RoundResult
 from schemas.node import Answer
-from schemas.task import AnswerKind, EvidenceKind, PayloadView
+from schemas.task import EvidenceKind, PayloadView
 
 RELIABILITY = 0.6
 ALTERNATIVES = 10
@@ -142,8 +144,6 @@ def built_in_verifiers() -> dict[str, Verifier]:
 
 
 def _is_json(_view: PayloadView, answer: str) -> bool:
-    import json
-
     try:
         json.loads(answer)
     except ValueError:
@@ -152,17 +152,10 @@ def _is_json(_view: PayloadView, answer: str) -> bool:
 
 
 def _is_number(_view: PayloadView, answer: str) -> bool:
-    from flows.steps.equivalence import canonical
-
-    try:
-        return math.isfinite(float(canonical(AnswerKind.NUMBER, answer)))
-    except ValueError:
-        return False
+    return number(answer) is not None
 
 
 def _is_python(_view: PayloadView, answer: str) -> bool:
-    import ast
-
     try:
         ast.parse(answer)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -165,13 +165,13 @@ def test_sleeping_reader_costs_next_to_nothing_and_wakes_in_milliseconds(
 
 def test_reader_that_is_not_polled_holds_back(own_broker: Broker, producer: CheckedProducer) -> None:
     """And goes on where it was."""
-    producer.send(TASKS, 0, [b"%07d" % i + b"x" * 2000 for i in range(8000)])
+    large = [b"%07d" % i + b"x" * 2000 for i in range(8000)]
+    producer.send(TASKS, 0, large)
     producer.flush()
     with reading(own_broker) as reader:
-        first = [m for m in take(reader, 1) if m.value()]
+        first = take(reader, 1)
         time.sleep(1)
-        rest = take(reader, 8000 - len(first))
-        assert [int(m.value()[:7]) for m in first + rest if (m.value() or b"")[:7]] == list(range(8000))  # type: ignore[index]
+        assert values(first + take(reader, 8000 - len(first))) == large
 
 
 def test_reader_survives_a_broker_that_is_away(own_broker: Broker, producer: CheckedProducer) -> None:
@@ -238,7 +238,8 @@ def test_reader_whose_messages_vanish_stops(own_broker: Broker, producer: Checke
         if asleep:
             fall_asleep(reader)
         config = client_config(own_broker.brokers)
-        admin_client(config).delete_topics([TASKS], operation_timeout=10)[TASKS].result()
+        client = admin_client(config)
+        client.delete_topics([TASKS], operation_timeout=10)[TASKS].result()
         ensure_topics(config, 2)
         with pytest.raises(LogMismatchError, match=r"no longer has offset 50 of tasks.global\[0\]"):
             take(reader, 1)
@@ -266,18 +267,18 @@ def test_aborted_transactions_are_left_out_where_the_broker_can(own_broker: Brok
 def test_send_during_an_outage_delivers_all_in_order_once_the_broker_is_back(
     own_broker: Broker, producer: CheckedProducer
 ) -> None:
-    """Five seconds without a broker, while messages keep coming; and twice."""
+    """Five seconds without a broker while messages keep coming, and once more."""
     sent = 0
-    for _ in range(2):
+    for outage_s in (5, 1):
         producer.send(TASKS, 0, numbers(sent, sent + 500))
         sent += 500
         own_broker.stop()
-        until = time.monotonic() + 5
+        until = time.monotonic() + outage_s
         while time.monotonic() < until:
             producer.send(TASKS, 0, numbers(sent, sent + 100))
             sent += 100
             time.sleep(0.1)
-        threading.Timer(1.0, own_broker.start).start()
+        threading.Timer(0.5, own_broker.start).start()
         producer.flush(60)
         assert len(producer) == 0
     assert values(read_to_end(client_config(own_broker.brokers), TASKS)) == numbers(0, sent)
@@ -301,10 +302,7 @@ def test_message_that_the_broker_refuses_raises_and_stops_the_producer(
     client = admin_client(client_config(own_broker.brokers))
     client.create_topics([NewTopic("small", 1, 1, config={"max.message.bytes": "1000"})])["small"].result()
     producer.send("small", 0, [b"x" * 5000])
-    if own_broker.name == "embedded":
-        # It takes whatever comes; a Kafka topic that is not there does it too.
-        producer.send("tasks.none", 0, [b"y"])
-    with pytest.raises(OutcomeUnknownError, match=r"(small|tasks\.none)\[0\]: .*not "):
+    with pytest.raises(OutcomeUnknownError, match=r"small.*Message size too large"):
         producer.flush(60)
     with pytest.raises(OutcomeUnknownError):
         producer.send(TASKS, 0, [b"z"])
@@ -334,7 +332,7 @@ def test_flush_without_a_broker_ends_when_asked_to_or_at_its_limit(
     impatient.flush()
     own_broker.stop()
     impatient.send(TASKS, 0, [b"x"])
-    with pytest.raises(OutcomeUnknownError, match="1 messages to .* may or may not have arrived"):
+    with pytest.raises(OutcomeUnknownError, match=r"1 messages to .* may or may not have arrived"):
         impatient.flush(1)
     threading.Timer(0.5, stop.set).start()
     began = time.monotonic()

@@ -347,12 +347,25 @@ def test_staged_files_that_no_entry_names_are_invisible(lake: Path, writer: Lake
     assert held(lake) == before
 
 
-def test_opening_a_lake_of_many_commits_reads_few_log_entries(lake: Path, writer: LakeWriter) -> None:
-    """There is a checkpoint every so many commits, whose number alone bounds what opening has to read."""
+def test_many_commits_are_not_read_again_and_again(
+    lake: Path, writer: LakeWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is a checkpoint every so many commits; opening, and a writer that stays open, read on from the last."""
+    opened_at = []
+    open_table = tables.open_table
+
+    def noting(lake_dir: Path, table: str) -> DeltaTable:
+        opened = open_table(lake_dir, table)
+        opened_at.append(opened.version())
+        return opened
+
+    monkeypatch.setattr(tables, "open_table", noting)
     commits = 3 * tables.CHECKPOINT_INTERVAL + 5
     for offset in range(commits):
         writer.add([round_row(0, offset)])
         writer.flush()
+    assert writer.version(0) == commits - 1
+    assert opened_at == [tables.CHECKPOINT_INTERVAL * number for number in (1, 2, 3)]
     log = lake / "rounds" / "_delta_log"
     last = msgspec.json.decode((log / "_last_checkpoint").read_bytes())["version"]
     assert commits - last < tables.CHECKPOINT_INTERVAL

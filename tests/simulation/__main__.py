@@ -5,10 +5,10 @@ python -m tests.simulation 0 20000             a range of seeds
 python -m tests.simulation --mutants 500       every mutant, each with so many schedules
 """
 
+# ruff: noqa: T201 - a command prints
 import sys
 import time
 
-from tests.simulation.mutants import MUTANTS
 from tests.simulation.runs import failing_in_all, run_all
 from tests.simulation.schedule import run
 

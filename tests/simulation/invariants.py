@@ -126,11 +126,8 @@ class Check:
         seen = set(valid)
         for lane, truth in enumerate(self.truths):
             for offset, entry in truth.follows.items():
-                for index, follow_up in enumerate(entry.follow_ups):
-                    cause = (lane, offset, index)
-                    if (follow_up.kafka_topic, follow_up.lane, cause) not in self.arrived and not self.lost_input:
-                        self.fail(f"{follow_up.task.task_id}, which follows from {cause}, never arrived")
-                    seen.add((follow_up.task.topic, follow_up.task.logical_id, follow_up.task.generation))
+                self._follow_ups(lane, offset, entry)
+                seen.update((f.task.topic, f.task.logical_id, f.task.generation) for f in entry.follow_ups)
                 if entry.reason == "poison":
                     self._poison(truth, lane, entry)
                 if entry.kind is MOVED or entry.reason in {"bad_input", "id_conflict"}:
@@ -146,6 +143,13 @@ class Check:
             times = ended.get(logical, 0)
             if times > 1 or (times == 0 and not self.lost_input):
                 self.fail(f"{logical} ended {times} times")
+
+    def _follow_ups(self, lane: int, offset: int, entry: Entry) -> None:
+        """What a decision spells out has arrived."""
+        for index, follow_up in enumerate(entry.follow_ups):
+            cause = (lane, offset, index)
+            if (follow_up.kafka_topic, follow_up.lane, cause) not in self.arrived and not self.lost_input:
+                self.fail(f"{follow_up.task.task_id}, which follows from {cause}, never arrived")
 
     def _poison(self, truth: Truth, lane: int, entry: Entry) -> None:
         """Nothing dies as poison without its marks."""

@@ -3,13 +3,17 @@
 All of these are in the tests only: the product has no switch for any of them.
 """
 
+# ruff: noqa: ARG002 - a mutant does not look at what it should
 from collections import deque
 from typing import Any
+
+import msgspec
+from msgspec import Struct
 
 from flows.lane import Cut, Entry, Lane, Message, TopicCut, id_key
 from schemas.decision import DecisionKind
 from tests.simulation.schedule import TRUE, Kind, Rules
-from tests.simulation.world import NEXT, RETRY, TOO_LARGE, Cell, Folder, Index, Lake, Parsed, Row, Slot, Task, home
+from tests.simulation.world import NEXT, RETRY, Cell, Folder, Index, Lake, Parsed, Row, Slot, Task
 from tests.simulation.world import Entry as Said
 
 # -- the log decides -----------------------------------------------------------------------------------------------
@@ -195,9 +199,8 @@ class SealWithoutPlace(Cell):
 
     def seal_holds(self, kafka_topic: str, lane: int, task: Task) -> bool:
         """Believe a message that was copied from elsewhere."""
-        return any(
-            super(SealWithoutPlace, self).seal_holds(t, p, task) for (t, p) in self.world.inputs if task.cause is not None
-        )
+        holds = super().seal_holds
+        return any(holds(elsewhere, other, task) for elsewhere, other in self.world.inputs)
 
 
 # -- ids are owned in log order ------------------------------------------------------------------------------------
@@ -207,7 +210,8 @@ class DoubleDropped(Lane):
     """A double of an id that is under way is dropped, instead of waiting until the log says who owns the id."""
 
     def _admit(self, message: Message) -> None:
-        if message.key in self._waiting and message.key is not None and self._owners.get(message.key) is None:
+        key = message.key
+        if key is not None and key in self._waiting and self._owners.get(key) is None:
             self._repeated(self._inputs[message.kafka_topic], message)
         else:
             super()._admit(message)
@@ -492,41 +496,59 @@ class PoisonOverridesVerdict(Lane):
         super()._marked(offset, entry)
 
 
-MUTANTS: dict[str, tuple[Rules, tuple[Kind, ...], int]] = {}
-"""What is left out: the rules without it, the kinds of schedule that show it, and how many of them are run in a test."""
+class InputBeforeLog(Cell):
+    """Input is read before the log has been read to its end."""
+
+    def _begin_reading(self, slot: Slot) -> None:
+        end, slot.log_end = slot.log_end, 0
+        super()._begin_reading(slot)
+        slot.log_end = end
+
+
+class Mutant(Struct, frozen=True):
+    """The rules with one thing left out, the kinds of schedule that show it, how many of them are run in a test."""
+
+    rules: Rules
+    kinds: tuple[Kind, ...]
+    schedules: int
+
+
+MUTANTS: dict[str, Mutant] = {}
+"""By what is left out."""
 
 
 def _mutant(mutant: type, kinds: tuple[Kind, ...] = ("general",), schedules: int = 60) -> None:
     part = "lane" if issubclass(mutant, Lane) else "cell" if issubclass(mutant, Cell) else "lake"
-    rules = Rules(**{**{"lane": TRUE.lane, "cell": TRUE.cell, "lake": TRUE.lake}, part: mutant})
-    MUTANTS[(mutant.__doc__ or "").rstrip(".")] = (rules, kinds, schedules)
+    rules = msgspec.structs.replace(TRUE, **{part: mutant})
+    MUTANTS[(mutant.__doc__ or "").rstrip(".")] = Mutant(rules, kinds, schedules)
 
 
 _mutant(SecondDecisionCounts)
 _mutant(NamedByOffset)
-_mutant(NoTaskIdCheck, ("broker",))
+_mutant(NoTaskIdCheck, ("broker",), schedules=200)
 _mutant(NoLogCheck, ("broker",))
-_mutant(ClaimCounts, schedules=300)
+_mutant(ClaimCounts, schedules=1500)
 _mutant(FollowsFromMemory)
-_mutant(TooLargeWins)
+_mutant(TooLargeWins, schedules=400)
 _mutant(ProducerGivesUp)
 _mutant(DecidedCausesNotRegistered)
-_mutant(CausesPerTopic)
+_mutant(CausesPerTopic, schedules=400)
 _mutant(CutHoldsNewestCauses)
-_mutant(CutHoldsNoCauses)
+_mutant(CutHoldsNoCauses, schedules=400)
 _mutant(RetryForwarded)
 _mutant(ForgedCausesAccepted)
-_mutant(SealWithoutPlace)
-_mutant(DoubleDropped, schedules=1000)
-_mutant(NoOwners)
+_mutant(SealWithoutPlace, schedules=400)
+_mutant(DoubleDropped)
+_mutant(NoOwners, schedules=400)
 _mutant(MovedSkipsIds)
 _mutant(BranchesSkipIds, schedules=300)
 _mutant(NotMoved)
 _mutant(IndexNotRebuilt, schedules=300)
-_mutant(IndexNamedByCut, schedules=1000)
+_mutant(IndexNamedByCut, schedules=1500)
 _mutant(BetweenNotRead)
 _mutant(ReadsFromAdvanced)
 _mutant(PassesUnread)
+_mutant(InputBeforeLog, ("general", "poison"))
 _mutant(CommittedAtOnce, schedules=300)
 _mutant(SnapshotBeforeFlush)
 _mutant(GapsStall)
@@ -542,4 +564,4 @@ _mutant(MarksBeforeItsTurn, ("poison",))
 _mutant(SuspectsByOffset, ("poison",), schedules=1000)
 _mutant(PoisonWithoutDecision, ("poison",))
 _mutant(MarksOfDoublesKept, schedules=300)
-_mutant(PoisonOverridesVerdict, schedules=300)
+_mutant(PoisonOverridesVerdict, schedules=600)

@@ -2,8 +2,8 @@
 
 import multiprocessing
 import os
-from itertools import islice
 from collections.abc import Iterator
+from itertools import islice
 
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.schedule import Kind, Outcome, kind_of, run
@@ -30,13 +30,13 @@ def run_all(first: int, last: int) -> list[Outcome]:
 
 def failing(name: str, number: int) -> list[int]:
     """The seeds that fail for one mutant, of so many schedules of the kinds that show it."""
-    rules, kinds, _ = MUTANTS[name]
-    return [seed for seed in seeds(kinds, number) if run(seed, rules).failures]
+    mutant = MUTANTS[name]
+    return [seed for seed in seeds(mutant.kinds, number) if run(seed, mutant.rules).failures]
 
 
 def failing_in_all(number: int | None = None) -> dict[str, list[int]]:
     """The same for every mutant, each with `number` schedules or with those that it needs."""
-    wanted = [(name, number or schedules) for name, (_, _, schedules) in MUTANTS.items()]
+    wanted = [(name, number or mutant.schedules) for name, mutant in MUTANTS.items()]
     with multiprocessing.get_context("spawn").Pool(os.cpu_count() or 1) as pool:
         found = pool.starmap(failing, wanted, 1)
     return {name: seeds_ for (name, _), seeds_ in zip(wanted, found, strict=True)}

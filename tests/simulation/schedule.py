@@ -34,6 +34,8 @@ from tests.simulation.world import (
 Kind = Literal["general", "poison", "broker"]
 PEACE = 1500
 """Rounds of everything for everybody, until nothing moves; far more than any true lane needs."""
+QUIET = 3
+"""So many rounds without anything, and it is at rest: a lane may take two to change its mind, a retry waits one out."""
 
 
 class Rules(Struct, frozen=True):
@@ -122,10 +124,13 @@ class Schedule:
         )
         self.names = [f"t{i}" for i in range(2 + int(draw() * 9))]
         self.misplaced = 0.25 * draw() if draw() < 0.6 else 0.0
-        self.conflict = 0.3 * draw() if draw() < 0.5 else 0.0
+        self.conflict = 0.5 * draw() if draw() < 0.5 else 0.0
         self.odd = 0.12 if draw() < 0.4 else 0.0
         self.messages = 4 + int(draw() * 14)
         self.faults = 0 if self.kind == "poison" else int(draw() * 7) if self.kind == "general" else int(draw() * 3)
+        self.bursts = draw() if draw() < 0.4 else 0.0
+        if draw() < 0.2:  # snapshots while a lane still catches up
+            self.bursts, chances.epoch, chances.log = 0.7, 0.2, 1
         self.valid: set[tuple[str, str, int]] = set()
         self.broker_lost: Literal["", "log", "input"] = ""
         self.cells_made = 0
@@ -239,7 +244,11 @@ class Schedule:
         draw, world = self.random.random, self.world
         steps = 40 + int(draw() * 130)
         sends = sorted(int(draw() * draw() * steps) for _ in range(self.messages))
-        faults = sorted((int(draw() * steps) for _ in range(self.faults)), reverse=True)
+        faults = [int(draw() * steps) for _ in range(self.faults)]
+        for at in range(1, len(faults)):
+            if draw() < self.bursts:  # soon after another one
+                faults[at] = faults[at - 1] + int(draw() * 12)
+        faults.sort(reverse=True)
         loss = int(steps * (0.4 + 0.4 * draw())) if self.kind == "broker" else -1
         sent = 0
         for at in range(steps):
@@ -252,22 +261,27 @@ class Schedule:
                 self.fault()
             if at == loss:
                 self.broker_loses()
-            if world.later:
-                self.forward()
+            self.forward()
             if self.asleep and draw() < 0.08:
                 self.awake.append(self.asleep.pop())
-                if world.tracing:
-                    world.note(f"{self.awake[-1].name} wakes")
+                self.note(f"{self.awake[-1].name} wakes")
             for _ in range(3):
-                cells = self.awake if self.awake and draw() < 0.4 else self.owners
-                cell = cells[int(draw() * len(cells))] if len(cells) > 1 else cells[0]
-                if not cell.ended:
-                    self.step(cell)
-                elif draw() < 0.3 and cells is self.owners:
-                    self.again(cell)
+                self.somebody()
+
+    def somebody(self) -> None:
+        """Some process does one thing, or is started again after it has stopped."""
+        draw = self.random.random
+        cells = self.awake if self.awake and draw() < 0.4 else self.owners
+        cell = cells[int(draw() * len(cells))] if len(cells) > 1 else cells[0]
+        if not cell.ended:
+            self.step(cell)
+        elif draw() < 0.3 and cells is self.owners:
+            self.again(cell)
 
     def forward(self) -> None:
         """Of one mutant: messages are forwarded when they are due."""
+        if not self.world.later:
+            return
         due = [item for item in self.world.later if item[0] <= self.world.now]
         self.world.later = [item for item in self.world.later if item[0] > self.world.now]
         for _, kafka_topic, lane, task in due:
@@ -279,33 +293,48 @@ class Schedule:
         cell = self.owners[int(draw() * len(self.owners))]
         mine = self.mine(cell)
         what = draw()
-        if self.world.tracing:
-            self.world.note(f"fault {what:.2f} for {cell.name} with lanes {list(mine)}, step of its end: {len(cell.ending)}")
-        if what < 0.3:  # kill -9, same folder
+        if what < 0.3:
+            self.note(f"{cell.name} is killed")
             self.start(mine)
-        elif what < 0.42:  # kill -9, lost folder
+        elif what < 0.42:
+            self.note(f"{cell.name} is killed and its folder lost")
             self.start({n: self.lost(n) for n in mine})
-        elif what < 0.72:  # stopped; another goes on with something like its state
-            if len(self.asleep) < 2:
-                self.asleep.append(cell)
+        elif what < 0.72:
+            self.note(f"{cell.name} falls asleep, and another goes on with something like its state")
+            self.sleep(cell)
             self.start({n: self.rivals(n, f) for n, f in mine.items()})
-        elif what < 0.84:  # one lane moves
-            number = list(mine)[int(draw() * len(mine))]
-            how = draw()
-            if how < 0.5 and len(self.asleep) < 2:
-                self.asleep.append(cell)
-            elif how < 0.75 and not cell.ended:
-                self.graceful(cell)
-            rest = {n: f.copy() for n, f in mine.items() if n != number}
-            self.start({number: self.lost(number)})
-            if rest:
-                self.start(rest)
+        elif what < 0.84:
+            self.moves(cell, mine, list(mine)[int(draw() * len(mine))])
         elif not cell.ended and not cell.stopping:
-            cell_stop = self.graceful(cell)
-            if draw() < 0.5 and cell_stop:
+            self.note(f"{cell.name} stops gracefully")
+            self.graceful(cell)
+            if draw() < 0.5:
                 self.start(mine)
 
-    def graceful(self, cell: Cell) -> bool:
+    def note(self, text: str) -> None:
+        """Add a line to the trace, if there is one."""
+        if self.world.tracing:
+            self.world.note(text)
+
+    def sleep(self, cell: Cell) -> None:
+        """A process is stopped, and may wake later; with two of them asleep already it is killed."""
+        if len(self.asleep) < 2:
+            self.asleep.append(cell)
+
+    def moves(self, cell: Cell, mine: dict[int, Folder], number: int) -> None:
+        """Another process takes one lane; the one that had it sleeps, has stopped or was killed."""
+        how = self.random.random()
+        self.note(f"lane {number} moves away from {cell.name}")
+        if how < 0.5:
+            self.sleep(cell)
+        elif how < 0.75 and not cell.ended:
+            self.graceful(cell)
+        rest = {n: f.copy() for n, f in mine.items() if n != number}
+        self.start({number: self.lost(number)})
+        if rest:
+            self.start(rest)
+
+    def graceful(self, cell: Cell) -> None:
         """A graceful stop, at times interrupted before its last snapshot is durable."""
         try:
             cell.stop()
@@ -313,18 +342,16 @@ class Schedule:
                 while cell.ending:
                     cell.ending.popleft()()
         except CrashError as error:
-            if self.world.tracing:
-                self.world.note(f"{cell.name} crashes while it stops: {error}")
+            self.note(f"{cell.name} crashes while it stops: {error}")
             cell.ended = True
-        return True
 
     def lost(self, number: int) -> Folder:
         """A new folder: the index of ids is rebuilt from `rounds`, or will be from the log; the cut is the group's."""
         folder = Folder()
         how = self.random.random()
-        if how < 0.6:
+        if how < 0.5:
             self.world.rebuilt_index(number, folder)
-        elif how < 0.75:
+        elif how < 0.65:
             self.world.group.pop(number, None)
             self.world.rebuilt_index(number, folder)
         return folder
@@ -401,7 +428,7 @@ class Schedule:
                 self.start({n: self.rivals(n, f) for n, f in mine.items()})
         if world.tracing:
             world.note("peace")
-        waited = False
+        quiet = 0
         for _ in range(PEACE):
             before = world.activity
             for cell in list(self.owners):
@@ -411,18 +438,11 @@ class Schedule:
                     self.crashed(cell, error)
                 if cell.ended:
                     self.again(cell)
-            world.now += 1.0
-            if world.later:
-                self.forward()
-            if world.activity != before:
-                waited = False
-            elif waited:
+            world.now += world.delay if quiet else 1.0
+            self.forward()
+            quiet = quiet + 1 if world.activity == before else 0
+            if quiet > QUIET:
                 return
-            else:
-                waited = True
-                world.now += world.delay + 1.0
-                if world.later:
-                    self.forward()
         world.failures.append(f"not at rest after {PEACE} rounds of peace")
 
     def check_rest(self) -> None:
@@ -433,9 +453,11 @@ class Schedule:
             lane = next(s.lane for s in cell.slots if s.number == number)
             cut = lane.cut()
             if cut.resume_from != cut.log:
-                self.world.failures.append(f"lane {number} is at rest, yet would resume from {cut.resume_from} of {cut.log}")
+                self.world.failures.append(
+                    f"lane {number} is at rest, yet would resume from {cut.resume_from} of {cut.log}"
+                )
             kept = [lane._waiting, lane._under_way, lane._marks, lane._marking]
             for source in lane._inputs.values():
-                kept += [source.decided, source.done, source.window]  # type: ignore[list-item]
+                kept += [source.decided, source.done, source.window]
             if any(kept) or lane.under_way:
                 self.world.failures.append(f"lane {number} is at rest, yet holds {[k for k in kept if k]}")

@@ -1,4 +1,4 @@
-"""The world of the simulation: Kafka logs, a lake and processes, all in memory, moved on by one seeded source of chance.
+"""The world of the simulation: Kafka logs, a lake and processes, all in memory, moved on by one source of chance.
 
     users -> inputs[kafka topic, lane] -> Cell(Lane, Lane, …) -> logs[lane] -> the same or another Cell
                        ^                                                          |
@@ -235,6 +235,8 @@ class Chances(Struct):
     big: float = 0.0
     epoch: float = 0.06
     poison_branch: float = 0.0
+    log: int = 5
+    """How many entries of the log are read at a time, at most."""
 
 
 class World:
@@ -294,7 +296,7 @@ class World:
         """Append a message to an input."""
         partition = self.inputs[kafka_topic, lane]
         if self.chances.gap and self.random.random() < self.chances.gap:
-            partition.append(None)
+            partition.extend([None] * (1 + int(self.random.random() ** 3 * 8)))
         partition.append(Record(task, self.now))
         self.activity += 1
         return len(partition) - 1
@@ -410,7 +412,7 @@ class Cell:
         if what < self.world.chances.epoch:
             self.end_epoch()
         elif what < 0.3 and slot.log_at < len(self.world.logs[slot.number]):
-            self.read_log(slot, some)
+            self.read_log(slot, min(some, self.world.chances.log))
         elif what < 0.45:
             self.read_inputs(slot, some)
         elif what < 0.6:
@@ -611,14 +613,16 @@ class Cell:
         chances, random = self.world.chances, self.world.random.random
         what = random()
         size = TOO_LARGE + 1 if chances.big and random() < chances.big else 1
-        if what < chances.dead:
-            return DEAD, "failed", ()
         if what < chances.dead + chances.retry:
-            if task.attempt + 1 >= MAX_ATTEMPTS:
-                return DEAD, "attempts_spent", ()
+            if what < chances.dead or task.attempt + 1 >= MAX_ATTEMPTS:
+                return DEAD, "failed", ()
             return RETRIED, "", (FollowUp(RETRY, lane, _next(task, attempt=task.attempt + 1)),)
         if what < 1.0 - chances.converge and task.round_index + 1 < MAX_ROUNDS:
             return NEXT_ROUND, "", (FollowUp(NEXT, lane, _next(task, round_index=task.round_index + 1, size=size)),)
+        return CONVERGED, "", self._branches(task, size)
+
+    def _branches(self, task: Task, size: int) -> tuple[FollowUp, ...]:
+        chances, random = self.world.chances, self.world.random.random
         branches = []
         if task.depth < MAX_DEPTH and random() < chances.branch:
             for index in range(1 + int(random() * 2)):
@@ -634,7 +638,7 @@ class Cell:
                     size=size,
                 )
                 branches.append(FollowUp(GLOBAL, home(name, self.world.lanes), branch))
-        return CONVERGED, "", tuple(branches)
+        return tuple(branches)
 
     # -- the producer
 
@@ -685,9 +689,10 @@ class Cell:
     def appended(self, lane: int, offset: int, entry: Entry) -> None:
         """The broker has acknowledged an entry of the log."""
         if self.world.tracing:
+            follow_ups = [f"{f.kafka_topic}[{f.lane}] {f.task.task_id}" for f in entry.follow_ups]
             self.world.note(
-                f"{self.name} log[{lane}]@{offset} {entry.kind.value} {entry.reason} {entry.kafka_topic}@{entry.offset} "
-                f"{entry.topic}/{entry.task_id} -> {[(f.kafka_topic, f.lane, f.task.task_id) for f in entry.follow_ups]}"
+                f"{self.name} log[{lane}]@{offset} {entry.kind.value} {entry.reason} "
+                f"{entry.kafka_topic}@{entry.offset} {entry.topic}/{entry.task_id} -> {follow_ups}"
             )
 
     # -- the end of an epoch

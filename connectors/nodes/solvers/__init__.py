@@ -1,4 +1,4 @@
-"""Solvers: pure functions from a prompt to an answer, by three methods that share nothing but the reading.
+"""Solvers: pure functions from a prompt to an answer, by three methods that share only reading and writing.
 
     symbolic  exact: normal forms, isolation of roots, unit propagation, closed forms
     numeric   floats that know their error; each round works with four times the precision
@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from connectors.nodes.solvers.problems import FACTORS_JOIN, Equation, Factorize, Problem
 
 BASE_STEPS = 16_384
-"""Of a search in its first round, a few milliseconds: most tasks need no more, and the search doubles back for the
-rest. A later round takes four times as many, and so gets at least as far as all rounds before it together."""
+"""Of a search in its first round, a few milliseconds: most tasks need no more. A later round takes four times as many,
+from the start again, and gets further than all rounds before it together."""
 GROWTH = 4
 PROVEN = 0.99
 """The score of an answer that its method proves: what is left is that the prompt was misread."""

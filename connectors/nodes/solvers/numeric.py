@@ -2,7 +2,7 @@
 
 The first round works in doubles, each further one with four times the digits. Every answer comes with a bound on its
 error that leaves one rounding, one integer or one fraction; where the bound does not, the method abstains and the next
-round may settle it. It sees expressions only through their values.
+round may settle it. It sees expressions through their values, and of a polynomial the coefficients.
 """
 
 import cmath
@@ -45,8 +45,7 @@ from connectors.nodes.solvers.problems import (
 
 DOUBLE_BITS = 53
 BASE_NODES = 16
-"""Points of the first round's quadrature and transform; a later one takes four times as many."""
-MAX_NODES = 256
+"""Points of the first round's transform, each a quadrature of half as many; a later round takes twice of both."""
 MAX_DENOMINATOR = 1000
 MAX_DEGREE = 12
 ITERATIONS = 60
@@ -75,7 +74,7 @@ def _answer(problem: Problem, work: int) -> str | None:  # noqa: PLR0911 - one l
         case RealRoots(expression, variable):
             return _real_roots(expression, variable, work)
         case Antiderivative(integrand, variable):
-            return _antiderivative(integrand, variable, min(BASE_NODES * work, MAX_NODES))
+            return _antiderivative(integrand, variable, BASE_NODES * math.isqrt(work))
         case Evaluate(expression, digits):
             low, high = (decimal_text(end, digits) for end in _interval(expression))
             return low if low == high else None

@@ -472,9 +472,9 @@ _QUESTIONS: dict[Callable[[re.Match[str]], Problem], str] = {
         r"((?: - Statement \d+: '[^'\n]*'\n?){1,16})"
     ),
     _circuit: (
-        r"(?s)Below is a randomly generated logic circuit\.\n\n(?P<diagram>.*)\n\n\n"
-        r"Legend for gates:\n(?P<legend>.*)\n\n"
-        r"Given the following input assignments:\n(?P<inputs>.*)\n\nWhat is the final output\?"
+        r"(?s)Below is a randomly generated logic circuit\.\n\n(?P<diagram>(?:(?!\n\n\n).)*)\n\n\n"
+        r"Legend for gates:\n(?P<legend>(?:(?!\n\n).)*)\n\n"
+        r"Given the following input assignments:\n(?P<inputs>[\w =\n]*)\n\nWhat is the final output\?"
     ),
     _sudoku: (
         r"(?s)In 4x4 Mini Sudoku:\n.*Solve this 4x4 Mini Sudoku puzzle:\n"

@@ -57,7 +57,7 @@ def _answer(problem: Problem, steps: int, rng: random.Random) -> str | None:  # 
         case Factorize(number):
             return FACTORS_JOIN.join(map(str, _divide(number, steps)))
         case Equation():
-            return _try_integers(problem, steps)
+            return _try_integers(problem, steps, rng)
         case CountPrimes(low, high):
             return str(_count_primes(low, high, steps))
         case ConvertBase(digits, source, target):
@@ -95,11 +95,16 @@ def _divide(number: int, steps: int) -> list[int]:
     return [*factors, number] if number > 1 else factors
 
 
-def _try_integers(problem: Equation, steps: int) -> str | None:
-    """Put in 0, 1, -1, 2, -2, … until both sides are equal."""
+def _try_integers(problem: Equation, steps: int, rng: random.Random) -> str | None:
+    """Put in 0, 1, -1, 2, -2, … until both sides are equal.
+
+    A value far out tells first whether the sides part evenly, so that no other value makes them equal.
+    """
     left, right = (_substitution(side) for side in (problem.left, problem.right))
-    if left(Fraction(0)) == right(Fraction(0)) and left(Fraction(1)) == right(Fraction(1)):
-        return None  # more than one value does it
+    far = Fraction(rng.randrange(2**40, 2**41))
+    apart = [left(x) - right(x) for x in (Fraction(0), Fraction(1), far)]
+    if apart[0] == apart[1] or apart[2] != apart[0] + far * (apart[1] - apart[0]):
+        return None
     for number in range(steps // 16):
         for candidate in (Fraction(number), Fraction(-number)):
             if left(candidate) == right(candidate):

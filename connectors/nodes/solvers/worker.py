@@ -64,9 +64,8 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     # The first use of each solver loads what its libraries put off.
-    for number in (1, 2):
-        for solve in SOLVERS.values():
-            solve(f"Solve for real x: x**{number} - 2 = 0\nIn solving equations, to 4 decimal places.", 0)
+    for solve in (symbolic.solve, numeric.solve, search.solve):
+        solve("Solve for real x: x**2 - 2 = 0\nIn solving equations, to 4 decimal places.", 0)
     try:
         replies.write(frame(b""))
         replies.flush()

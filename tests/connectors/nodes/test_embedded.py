@@ -60,12 +60,12 @@ def call(prompt: str = QUESTION, round_index: int = 0) -> Call:
 
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run to the end, within a time."""
-    return asyncio.run(asyncio.wait_for(main, 30))
+    return asyncio.run(asyncio.wait_for(main, 90))
 
 
 def faulty(workers: int = 1) -> SolverPool:
     """Give a pool of the real worker with faulty solvers in it."""
-    return SolverPool(workers, limit_s=0.3, command=(sys.executable, "-P", "-c", FAULTY))
+    return SolverPool(workers, limit_s=1.0, command=(sys.executable, "-P", "-c", FAULTY))
 
 
 def test_three_nodes_answer_by_three_methods() -> None:
@@ -121,13 +121,13 @@ def test_many_calls_at_once_each_get_their_own_answer() -> None:
     "solver, error",
     [
         ("breaks", "ArithmeticError: two and two"),
-        ("loops", "took longer than 0.3 s"),
+        ("loops", "took longer than 1 s"),
         ("deaf", "its process was killed"),
         ("dies", "ended with code 3"),
     ],
 )
 def test_a_solver_that_fails_is_an_error_and_the_next_call_is_answered(solver: str, error: str) -> None:
-    """An exception, an endless loop, one that ignores its alarm, a process that ends: never an abstention, never a hang.
+    """An exception, an endless loop, one deaf to its alarm, a process that ends: never an abstention, never a hang.
 
     The calls handed to the process behind it are answered, by a new one where need be.
     """

@@ -3,7 +3,7 @@
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.steps.equivalence import canonical, group, number
@@ -108,6 +108,7 @@ def test_a_hostile_answer_is_compared_as_text(text: str) -> None:
     assert group(NUMBER, [text, text + " ", "31337"]) == [0, 0, 1]
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(AnswerKind), st.lists(st.text(max_size=40) | st.text(alphabet="0123456789xC+-*/^(). ", max_size=20))
 )
@@ -122,6 +123,7 @@ def test_grouping_is_an_honest_numbering(kind: AnswerKind, texts: list[str]) -> 
             assert numbers[texts.index(text)] == numbers[i]
 
 
+@settings(deadline=None)
 @given(st.sampled_from(AnswerKind), st.text(max_size=60))
 def test_a_canonical_form_stands_for_its_answer(kind: AnswerKind, text: str) -> None:
     """It is in the group of the text it was made from."""
@@ -130,6 +132,7 @@ def test_a_canonical_form_stands_for_its_answer(kind: AnswerKind, text: str) -> 
         assert group(kind, [text, form]) == [0, 0]
 
 
+@settings(deadline=None)
 @given(st.fractions(), st.integers(1, 50))
 def test_a_fraction_is_the_same_unreduced(value: Fraction, factor: int) -> None:
     """However it is written."""
@@ -138,6 +141,7 @@ def test_a_fraction_is_the_same_unreduced(value: Fraction, factor: int) -> None:
     assert number(text) == value
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-9, 9), min_size=1, max_size=6), st.integers(-9, 9))
 def test_a_polynomial_is_the_same_in_another_order(coefficients: list[int], other: int) -> None:
     """And another one where one coefficient differs."""

@@ -1,0 +1,230 @@
+"""What Kafka and the lake tell of the work, for `status` and the progress of a run; asking changes nothing."""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+from deltalake import DeltaTable
+from msgspec import Struct
+
+import one_lake
+from connectors.kafka import ClientConfig, admin_client
+from connectors.topics import RESULTS
+from flows.cell import INPUTS
+from one_lake import tables
+from schemas.errors import TryAgainError
+
+LIMIT_S = 10.0
+
+
+class InputFigures(Struct, frozen=True):
+    """One input Kafka topic, over all lanes."""
+
+    messages: int
+    """All that were ever written to it."""
+    decided: int
+    """Those below the low-waters of the last commit: all before them have their decision."""
+    waiting: int
+    """Those from the low-waters on: waiting, under way, or decided since and not committed yet."""
+
+
+class KafkaFigures(Struct, frozen=True):
+    """What Kafka holds."""
+
+    lanes: int
+    inputs: dict[str, InputFigures]
+    log_entries: int
+    """Decisions on the log, all lanes together; started marks and decisions that came second count too."""
+
+    @property
+    def waiting(self) -> int:
+        """Messages without a committed decision."""
+        return sum(i.waiting for i in self.inputs.values())
+
+
+class KafkaLook:
+    """Looks at Kafka, as often as it is asked to.
+
+    Args:
+        config: from `connectors.kafka.client_config`.
+        group: the consumer group in which cuts are committed.
+    """
+
+    def __init__(self, config: ClientConfig, group: str) -> None:
+        self._client: AdminClient = admin_client(config)
+        self._brokers = config["bootstrap.servers"]
+        self._group = group
+
+    def figures(self) -> KafkaFigures | None:
+        """Ask for the ends and the committed low-waters; None where Aureon's Kafka topics are not there.
+
+        Raises:
+            TryAgainError: the broker does not answer.
+        """
+        try:
+            there = self._client.list_topics(timeout=LIMIT_S).topics
+            lanes = len(there[RESULTS].partitions) if RESULTS in there else 0
+            if not lanes or any(name not in there for name in INPUTS):
+                return None
+            places = [TopicPartition(name, lane) for name in (*INPUTS, RESULTS) for lane in range(lanes)]
+            ends = self._offsets(places, OffsetSpec.latest())
+            begins = self._offsets(places, OffsetSpec.earliest())
+            low = self._committed(places)
+        except KafkaException as error:
+            raise TryAgainError(f"{self._brokers} does not answer: {error.args[0].str()}") from None
+        inputs = {}
+        for name in INPUTS:
+            end = sum(ends[name, lane] for lane in range(lanes))
+            decided = sum(max(low.get((name, lane), 0), begins[name, lane]) for lane in range(lanes))
+            inputs[name] = InputFigures(end, decided, end - decided)
+        return KafkaFigures(lanes, inputs, sum(ends[RESULTS, lane] for lane in range(lanes)))
+
+    def _offsets(self, places: list[TopicPartition], which: OffsetSpec) -> dict[tuple[str, int], int]:
+        asked = self._client.list_offsets(
+            dict.fromkeys(places, which), isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=LIMIT_S
+        )
+        return {(place.topic, place.partition): future.result(LIMIT_S).offset for place, future in asked.items()}
+
+    def _committed(self, places: list[TopicPartition]) -> dict[tuple[str, int], int]:
+        asked = self._client.list_consumer_group_offsets(
+            [ConsumerGroupTopicPartitions(self._group, places)], request_timeout=LIMIT_S
+        )
+        found = asked[self._group].result(LIMIT_S).topic_partitions or []
+        return {(p.topic, p.partition): p.offset for p in found if p.offset >= 0}
+
+
+class LakeCounts(Struct, frozen=True):
+    """How many rows each table has."""
+
+    records: int = 0
+    branches: int = 0
+    dead_letters: int = 0
+    rounds: int = 0
+
+    @property
+    def ended(self) -> int:
+        """Tasks that are over, one way or the other."""
+        return self.records + self.dead_letters
+
+
+class LakeLook:
+    """Counts rows by the lake's log alone, without opening a file of data."""
+
+    def __init__(self, lake_dir: Path) -> None:
+        self._lake_dir = lake_dir
+        self._tables: dict[str, DeltaTable] = {}
+
+    def counts(self) -> LakeCounts:
+        """Count the rows that are committed by now."""
+        return LakeCounts(**{name: self._count(name) for name in LakeCounts.__struct_fields__})
+
+    def _count(self, name: str) -> int:
+        table = self._tables.get(name)
+        if table is None:
+            if not DeltaTable.is_deltatable(str(tables.folder(self._lake_dir, name))):
+                return 0
+            table = self._tables[name] = tables.open_table(self._lake_dir, name)
+        else:
+            table.update_incremental()
+        return int(table.count())
+
+
+class TopicFigures(Struct, frozen=True):
+    """The tasks of one subject, as the lake has them."""
+
+    converged: int = 0
+    forced: int = 0
+    """Of the converged: those whose rounds were spent."""
+    dead: int = 0
+    open: int = 0
+    """Begun and not ended: a next round, a retry or a branch is waiting or under way."""
+    branches: int = 0
+    """Spawned, on this topic, by tasks of any."""
+    rounds: int = 0
+    calls: int = 0
+    cost: float = 0.0
+
+
+_BY_TOPIC = """
+SELECT
+    topic,
+    count(*) FILTER (kind = 'converged'),
+    count(*) FILTER (kind = 'converged' AND forced),
+    count(*) FILTER (kind = 'dead'),
+    -- what follows from decisions, less what was decided of that; a task that moved home waits there like any other
+    count(*) FILTER (kind IN ('next_round', 'retry')) - count(*) FILTER (cause_lane IS NOT NULL AND NOT introduces)
+        + any_value(coalesce(spawned, 0)),
+    any_value(coalesce(spawned, 0)),
+    count(kind),
+    coalesce(sum(calls), 0)::BIGINT,
+    coalesce(sum(cost), 0)
+FROM rounds FULL JOIN (SELECT topic, count(*) AS spawned FROM branches GROUP BY topic) USING (topic)
+GROUP BY topic ORDER BY topic
+"""
+
+
+def lake_by_topic(lake_dir: Path) -> dict[str, TopicFigures]:
+    """Sum the lake up by subject; messages that were no tasks are under the empty one.
+
+    Raises:
+        RefusedError: there is no lake.
+    """
+    with one_lake.connect(lake_dir) as lake:
+        rows: list[Any] = lake.execute(_BY_TOPIC).fetchall()
+    return {topic: TopicFigures(*figures) for topic, *figures in rows}
+
+
+def total(by_topic: Mapping[str, TopicFigures]) -> TopicFigures:
+    """Add all subjects up."""
+    return TopicFigures(*(sum(getattr(f, n) for f in by_topic.values()) for n in TopicFigures.__struct_fields__))
+
+
+def folder_size(folder: Path) -> tuple[int, int]:
+    """Count the files of a folder and their bytes; what goes away meanwhile is left out."""
+    files = size = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                size += os.stat(os.path.join(place, name)).st_size  # noqa: PTH116, PTH118 - thousands of files
+                files += 1
+    return files, size
+
+
+def cluster_id(folder: Path) -> str | None:
+    """Tell which cluster a folder belongs to, as it says itself."""
+    try:
+        found = msgspec.json.decode((folder / "cluster.json").read_bytes(), type=dict[str, str])
+    except (OSError, msgspec.DecodeError):
+        return None
+    return found.get("cluster_id")
+
+
+class Rate:
+    """How fast a count grows, over the last few seconds."""
+
+    OVER_S = 10.0
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[float, int]] = []
+
+    def add(self, count: int, at: float | None = None) -> float:
+        """Note a count; returns how much it grew each second."""
+        at = time.monotonic() if at is None else at
+        self._seen = [(t, n) for t, n in self._seen if at - t <= self.OVER_S]
+        self._seen.append((at, count))
+        (began, first), (ended, last) = self._seen[0], self._seen[-1]
+        return (last - first) / (ended - began) if ended > began else 0.0
+
+
+def every(seconds: float) -> Iterator[None]:
+    """Give a turn now and then every so many seconds, however long each takes."""
+    while True:
+        began = time.monotonic()
+        yield
+        time.sleep(max(0.0, began + seconds - time.monotonic()))

@@ -1,0 +1,158 @@
+"""`aureon status`: what is waiting, under way, converged and dead, whether a cell runs or not."""
+
+import argparse
+import sys
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from rich.console import Console
+from rich.table import Table
+
+from connectors.kafka import client_config, preflight
+from flows.cell import brokers_of
+from flows.cli import OK, settings_of, show
+from flows.commands.figures import (
+    KafkaFigures,
+    KafkaLook,
+    TopicFigures,
+    cluster_id,
+    every,
+    folder_size,
+    lake_by_topic,
+    total,
+)
+from flows.commands.run import running_pid
+from flows.settings import Settings
+from schemas.errors import AureonError, RefusedError
+
+PREFLIGHT_S = 3.0
+"""A broker that takes longer is reported as away: whoever asks for the status wants it now."""
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """All that `aureon status` tells; `--json` prints it as it is."""
+
+    broker: str | None
+    broker_error: str | None = None
+    kafka: KafkaFigures | None = None
+    waiting: int | None = None
+    """Messages of all inputs without a committed decision."""
+    cell_pid: int | None = None
+    """The process of `aureon run` on this state folder."""
+    cluster_id: str | None = None
+    lake: str
+    lake_error: str | None = None
+    lake_bytes: int = 0
+    lake_files: int = 0
+    total: TopicFigures = TopicFigures()
+    topics: dict[str, TopicFigures] = {}
+
+
+def main(options: argparse.Namespace) -> int:
+    """Show the status once, or again and again."""
+    settings = settings_of(options)
+    show = _print_json if options.json else _print
+    if options.watch is None:
+        show(gather(settings))
+        return OK
+    try:
+        for _ in every(options.watch):
+            status = gather(settings)
+            if sys.stdout.isatty() and not options.json:
+                Console().clear()
+            show(status)
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        pass  # that is how one stops watching
+    return OK
+
+
+def gather(settings: Settings) -> Status:
+    """Ask everybody; who does not answer is reported as such."""
+    lake_dir = settings.lake_dir
+    found: dict[str, Any] = {
+        "broker": None,
+        "cell_pid": running_pid(settings.state_dir),
+        "cluster_id": cluster_id(lake_dir) or cluster_id(settings.state_dir),
+        "lake": str(lake_dir),
+    }
+    try:
+        config = client_config(brokers_of(settings), settings.kafka_properties)
+        found["broker"] = config["bootstrap.servers"]
+        preflight(config, PREFLIGHT_S)
+        kafka = KafkaLook(config, settings.group).figures()
+        found["kafka"], found["waiting"] = kafka, kafka.waiting if kafka else None
+    except AureonError as error:
+        found["broker_error"] = str(error)
+    try:
+        topics = lake_by_topic(lake_dir)
+        files, size = folder_size(lake_dir)
+        found |= {"topics": topics, "total": total(topics), "lake_files": files, "lake_bytes": size}
+    except RefusedError as error:
+        found["lake_error"] = str(error)
+    return Status(**found)
+
+
+def _print_json(status: Status) -> None:
+    show(msgspec.json.encode(status).decode())
+
+
+def _print(status: Status) -> None:
+    console = Console(highlight=False)
+    for label, text in _lines(status):
+        console.print(f"{label:<10} {text}", soft_wrap=True, markup=False)
+    if status.kafka is not None:
+        console.print()
+        console.print(_inputs_table(status.kafka))
+    if status.topics:
+        console.print()
+        console.print(_topics_table(status))
+
+
+def _lines(status: Status) -> list[tuple[str, str]]:
+    lines = []
+    if status.broker_error is not None:
+        lines.append(("broker", status.broker_error))
+    elif status.kafka is None:
+        lines.append(("broker", f"{status.broker}, without Aureon's Kafka topics yet: `aureon run` creates them"))
+    else:
+        lines.append(("broker", f"{status.broker}, {status.kafka.lanes} lanes"))
+    lines.append(("cell", "not running here" if status.cell_pid is None else f"running, pid {status.cell_pid}"))
+    if status.cluster_id is not None:
+        lines.append(("cluster", status.cluster_id))
+    if status.lake_error is not None:
+        lines.append(("lake", status.lake_error))
+    else:
+        lines.append(("lake", f"{status.lake}, {status.lake_bytes / 1e6:,.1f} MB in {status.lake_files:,} files"))
+    if status.waiting is not None:
+        done = status.total
+        ended = f"{done.converged:,} converged ({done.forced:,} forced), {done.dead:,} dead"
+        waiting = f"{status.waiting:,} messages waiting or under way"
+        lines.append(("tasks", f"{waiting}, {ended}, {done.open:,} begun and not ended"))
+    return lines
+
+
+def _inputs_table(kafka: KafkaFigures) -> Table:
+    table = _table("Kafka topic", "messages", "decided", "waiting or under way")
+    for name, figures in kafka.inputs.items():
+        table.add_row(name, *(f"{n:,}" for n in (figures.messages, figures.decided, figures.waiting)))
+    table.add_row("tasks.results (the log)", f"{kafka.log_entries:,}", "", "")
+    return table
+
+
+def _topics_table(status: Status) -> Table:
+    table = _table("topic", "converged", "forced", "dead", "open", "branches", "rounds", "calls")
+    rows = list(status.topics.items())
+    for name, f in [*rows, ("total", status.total)] if len(rows) > 1 else rows:
+        counts = (f.converged, f.forced, f.dead, f.open, f.branches, f.rounds, f.calls)
+        table.add_row(name or "(no task)", *(f"{n:,}" for n in counts), end_section=name == rows[-1][0])
+    return table
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column(first)
+    for name in others:
+        table.add_column(name, justify="right")
+    return table

@@ -1,0 +1,230 @@
+"""`aureon submit`: tasks from a file of JSON lines to Kafka, each confirmed by the broker."""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, Self
+
+import msgspec
+from msgspec import Raw
+
+from connectors.kafka import CheckedProducer, ClientConfig, client_config, preflight
+from connectors.topics import ensure_topics
+from flows.cell import brokers_of, lanes_asked
+from flows.cli import FAILED, INTERRUPTED, OK, say, settings_of, show
+from flows.steps.plan import input_topic
+from schemas.errors import AureonError, BadRecordError, RefusedError
+from schemas.ids import home_lane
+from schemas.task import encode, read_task
+
+BATCH_MESSAGES = 1000
+BATCH_BYTES = 1 << 20
+QUEUE_KBYTES = 32_768
+"""The library holds so much for the broker, and no more: a file of any size passes through."""
+BAD_LINES_SHOWN = 100
+"""More of them would hide the summary; a file that is no JSON at all has only bad lines."""
+SKIP_BYTES = 1 << 20
+
+
+class TaskSender:
+    """Checks tasks and sends them to their home lanes, in batches.
+
+    Args:
+        config: from `client_config`.
+        lanes: the number of lanes.
+        max_task_bytes: a larger message would be a dead letter.
+        batch: tasks are sent by so many.
+    """
+
+    def __init__(self, config: ClientConfig, lanes: int, max_task_bytes: int, batch: int = BATCH_MESSAGES) -> None:
+        self._producer = CheckedProducer({**config, "queue.buffering.max.kbytes": QUEUE_KBYTES})
+        self._lanes = lanes
+        self._max_task_bytes = max_task_bytes
+        self._batch = batch
+        self._batches: dict[tuple[str, int], tuple[list[bytes], list[bytes]]] = {}
+        self._messages = self._bytes = 0
+        self.sent = 0
+        """Tasks taken so far; `flush` confirms them."""
+
+    def add(self, document: bytes) -> None:
+        """Take one task.
+
+        Raises:
+            BadRecordError: it is none; says why.
+            OutcomeUnknownError: an earlier one was not delivered.
+        """
+        if len(document) > self._max_task_bytes:
+            raise too_large(len(document), self._max_task_bytes)
+        task, _ = read_task(document)
+        if task.origin is not None:
+            raise BadRecordError("Aureon's own; leave it out - at `$.origin`")
+        message = encode(task)
+        if len(message) > self._max_task_bytes:  # with its ids filled in
+            raise too_large(len(message), self._max_task_bytes)
+        place = (input_topic(task.priority), home_lane(task.logical_id, self._lanes))
+        keys, messages = self._batches.setdefault(place, ([], []))
+        keys.append(task.logical_id.encode())
+        messages.append(message)
+        self._messages += 1
+        self._bytes += len(message)
+        self.sent += 1
+        if self._messages >= self._batch or self._bytes >= BATCH_BYTES:
+            self._send()
+
+    def _send(self) -> None:
+        for (kafka_topic, lane), (keys, messages) in self._batches.items():
+            self._producer.send(kafka_topic, lane, messages, keys)
+        self._batches.clear()
+        self._messages = self._bytes = 0
+
+    def flush(self) -> None:
+        """Wait until the broker has confirmed all.
+
+        Raises:
+            OutcomeUnknownError: it has not; sending them again is harmless.
+        """
+        self._send()
+        self._producer.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._producer.close()
+
+
+def too_large(size: int, limit: int) -> BadRecordError:
+    """Say that a task is too large, and what to do."""
+    return BadRecordError(f"{size:,} bytes; a task may have {limit:,} (AUREON_MAX_TASK_BYTES): refer to what is large")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Read, check and send all lines of a file."""
+    settings = settings_of(options)
+    if options.topic is not None and not options.topic.strip():
+        raise RefusedError("--topic: empty")
+    with _opened(options.file) as (name, source):
+        config = client_config(brokers_of(settings), settings.kafka_properties)
+        preflight(config)
+        lanes = ensure_topics(config, lanes_asked(settings), settings.replication).lanes
+        with TaskSender(config, lanes, settings.max_task_bytes) as sender, _progress(source) as advance:
+            lines = read_lines(source, settings.max_task_bytes, advance)
+            try:
+                bad = _send_all(sender, name, lines, options.topic)
+                sender.flush()
+            except KeyboardInterrupt:
+                sender.flush()
+                print(
+                    f"aureon: interrupted after {sender.sent:,} tasks, which are confirmed; "
+                    "submitting the whole file again is harmless",
+                    file=sys.stderr,
+                )
+                return INTERRUPTED
+    if options.json:
+        show(
+            msgspec.json.encode({"submitted": sender.sent, "bad": bad, "broker": config["bootstrap.servers"]}).decode()
+        )
+    elif not sender.sent and not bad:
+        show(f"nothing submitted: {name} is empty")
+    else:
+        told = f", {bad:,} bad {'line' if bad == 1 else 'lines'} left out" if bad else ""
+        noun = "task" if sender.sent == 1 else "tasks"
+        show(f"{sender.sent:,} {noun} submitted to {config['bootstrap.servers']}, all confirmed{told}")
+    return FAILED if bad else OK
+
+
+def _send_all(
+    sender: TaskSender, name: str, lines: Iterator[tuple[int, bytes | BadRecordError]], topic: str | None
+) -> int:
+    """Send what is good, report what is bad; returns how many are bad."""
+    bad = 0
+    for number, line in lines:
+        try:
+            if isinstance(line, BadRecordError):
+                raise line
+            sender.add(line if topic is None else with_topic(line, topic))
+        except BadRecordError as error:
+            bad += 1
+            if bad <= BAD_LINES_SHOWN:
+                say(f"{name}:{number}: {error}")
+            elif bad == BAD_LINES_SHOWN + 1:
+                say("further bad lines are counted, and not shown")
+        except AureonError as error:
+            raise type(error)(f"{name}:{number}: {error}; submitting the file again is harmless") from error
+    return bad
+
+
+def with_topic(line: bytes, topic: str) -> bytes:
+    """Give a task a topic if it has none; a line that is no object is left as it is, for the reader to refuse."""
+    try:
+        task = msgspec.json.decode(line, type=dict[str, Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return line
+    if "topic" in task:
+        return line
+    return msgspec.json.encode({"topic": topic, **task})
+
+
+def read_lines(
+    source: BinaryIO, max_bytes: int, advance: Callable[[int], None] = lambda _: None
+) -> Iterator[tuple[int, bytes | BadRecordError]]:
+    """Read lines with their numbers, from 1; blank ones are left out, one that is too long is an error in its place.
+
+    Args:
+        source: a file, or a pipe.
+        max_bytes: of a longer line, no more is ever held.
+        advance: told how many bytes each line took.
+    """
+    number = 0
+    while line := source.readline(max_bytes + 2):  # with its line end
+        number += 1
+        size = len(line)
+        if len(line) > max_bytes and not line.endswith(b"\n"):
+            while rest := source.readline(SKIP_BYTES):
+                size += len(rest)
+                if rest.endswith(b"\n"):
+                    break
+        advance(size)
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")  # a byte order mark, as some editors write it
+        if size > max_bytes + 2:
+            yield number, too_large(size, max_bytes)
+        elif stripped := line.strip():
+            yield number, stripped
+
+
+@contextlib.contextmanager
+def _opened(file: str) -> Iterator[tuple[str, BinaryIO]]:
+    """Open what is to be read, and say how to call it."""
+    if file == "-":
+        if sys.stdin is None or sys.stdin.closed:
+            raise RefusedError("standard input is closed; name a file, or send the tasks through a pipe")
+        if sys.stdin.isatty():
+            say("reading tasks from the terminal, a JSON object a line; Ctrl-D ends")
+        yield "<stdin>", sys.stdin.buffer
+        return
+    try:
+        source = Path(file).open("rb")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise RefusedError(f"{file}: {error.strerror}") from None
+    with source:
+        yield file, source
+
+
+@contextlib.contextmanager
+def _progress(source: BinaryIO) -> Iterator[Callable[[int], None]]:
+    """Show a bar on a terminal: by bytes, since nobody knows how many lines there are."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console  # noqa: PLC0415 - only a terminal needs it
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    size = os.fstat(source.fileno()).st_size  # 0 of a pipe
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("submitting", total=size or None)
+        yield lambda n: progress.advance(bar, n)

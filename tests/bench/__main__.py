@@ -1,0 +1,212 @@
+"""`make bench`: three rounds a task on one partition, beside the raw loop on the same broker in the same run.
+
+Counted are rounds whose decision is on the log and whose row is in the lake, between the first and the last commit
+to the lake, so that the start is left out. The last line is one JSON object.
+"""
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+from bytewax.recovery import init_db_dir
+from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import NewTopic
+from deltalake import DeltaTable
+
+from connectors.kafka import CheckedProducer, admin_client, client_config
+from connectors.topics import RESULTS, TASKS, ensure_topics
+from schemas.decision import DecisionKind, read_decision
+from tests.bench.raw import IN, OUT
+from tests.brokers import Broker, empty, new_broker
+
+ROOT = Path(__file__).parents[2]
+ROUNDS = 3
+
+
+class Bench:
+    """One broker, and what is measured on it."""
+
+    def __init__(self, broker: Broker, folder: Path, scale: float) -> None:
+        self._broker = broker
+        self._folder = folder
+        self._scale = scale
+
+    def tasks(self, count: int) -> int:
+        """So many tasks at this scale."""
+        return max(300, int(count * self._scale))
+
+    def _fill(self, kafka_topic: str, count: int) -> None:
+        producer = CheckedProducer(client_config(self._broker.brokers))
+        for start in range(0, count, 5000):
+            batch = [task_message(i) for i in range(start, min(count, start + 5000))]
+            producer.send(kafka_topic, 0, batch)
+        producer.flush()
+        producer.close()
+
+    def raw(self, count: int) -> float:
+        """Rounds per second of the raw loop."""
+        empty(self._broker)
+        admin = admin_client(client_config(self._broker.brokers))
+        for created in admin.create_topics([NewTopic(t, 1, 1, config={"retention.ms": "-1"}) for t in (IN, OUT)]).values():
+            created.result()
+        self._fill(IN, count)
+        ran = subprocess.run(
+            [sys.executable, "-m", "tests.bench.raw", self._broker.brokers, str(count)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return float(ran.stdout)
+
+    def _start(self, name: str, nodes: str, **settings: str) -> tuple[subprocess.Popen[bytes], Path]:
+        home = self._folder / name
+        recovery = home / "state" / "recovery"
+        recovery.mkdir(parents=True)
+        init_db_dir(recovery, 1)  # type: ignore[no-untyped-call]
+        environment = {
+            **os.environ,
+            "AUREON_HOME": str(home),
+            "AUREON_BROKERS": self._broker.brokers,
+            "AUREON_NODES": f"tests.bench.nodes:{nodes}",
+            # one model alone never reaches the score; the last round converges because the rounds are spent
+            "AUREON_SCORE_THRESHOLD": "0.9",
+            "AUREON_DRAIN_S": "1",
+            **{f"AUREON_{key.upper()}": value for key, value in settings.items()},
+        }
+        command = [sys.executable, "-m", "bytewax.run", "flows.refine", "-r", str(recovery), "-s", "2", "-b", "0"]
+        with (home / "cell.log").open("wb") as log:
+            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        return process, home
+
+    def cell(self, name: str, nodes: str, count: int, **settings: str) -> tuple[float, float]:
+        """Rounds per second of a cell, and its peak memory in MB."""
+        empty(self._broker)
+        ensure_topics(client_config(self._broker.brokers), 1)
+        self._fill(TASKS, count)
+        process, home = self._start(name, nodes, **settings)
+        commits: list[tuple[float, int]] = []
+        try:
+            while not commits or commits[-1][1] < ROUNDS * count:
+                if process.poll() is not None:
+                    raise RuntimeError((home / "cell.log").read_text()[-2000:])
+                time.sleep(0.02)
+                held = _rounds_in_lake(home / "lake")
+                if held and (not commits or held > commits[-1][1]):
+                    commits.append((time.perf_counter(), held))
+            memory = _peak_mb(process.pid)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+        (first, before), (last, after) = commits[0], commits[-1]
+        return (after - before) / (last - first), memory
+
+    def single(self, repeats: int) -> list[float]:
+        """Milliseconds from sending one task, nothing else under way, to its last decision on the log."""
+        empty(self._broker)
+        config = client_config(self._broker.brokers)
+        ensure_topics(config, 1)
+        process, _home = self._start("single", "instant")
+        consumer = Consumer({**config, "group.id": "bench", "enable.auto.commit": False, "fetch.wait.max.ms": 10})
+        consumer.assign([TopicPartition(RESULTS, 0, 0)])
+        producer = CheckedProducer({**config, "linger.ms": 0})
+        took = []
+        try:
+            for number in range(repeats):
+                started = time.perf_counter()
+                producer.send(TASKS, 0, [task_message(number)])
+                while not _converged(consumer):
+                    if process.poll() is not None:
+                        raise RuntimeError("the cell ended by itself")
+                if number >= 3:  # the first ones wait for the start
+                    took.append((time.perf_counter() - started) * 1000)
+                time.sleep(0.05)
+        finally:
+            consumer.close()
+            producer.close()
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+        return took
+
+
+def _converged(consumer: Consumer) -> bool:
+    return any(
+        read_decision(m.value() or b"").kind is DecisionKind.CONVERGED
+        for m in consumer.consume(100, 0.002)
+        if m.error() is None
+    )
+
+
+def task_message(number: int) -> bytes:
+    """One task of the benchmark."""
+    return msgspec.json.encode(
+        {
+            "topic": "math",
+            "logical_id": f"task-{number}",
+            "payload": {"prompt": f"What is {number} plus {number + 1}?", "answer_kind": "number"},
+        }
+    )
+
+
+def _rounds_in_lake(lake: Path) -> int:
+    """The log has one entry a round here, so the highest offset in `rounds` counts them."""
+    try:
+        version = DeltaTable(str(lake / "rounds"), without_files=True).transaction_version("lane-0")
+    except Exception:  # noqa: BLE001 - there is no lake yet
+        return 0
+    return 0 if version is None else int(version) + 1
+
+
+def _peak_mb(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def main() -> None:
+    """Run all of it and print the table."""
+    scale = float(os.environ.get("AUREON_BENCH_SCALE", "1"))
+    with tempfile.TemporaryDirectory() as folder:
+        broker = new_broker(Path(folder) / "broker")
+        broker.start()
+        try:
+            bench = Bench(broker, Path(folder), scale)
+            raw = bench.raw(bench.tasks(200_000))
+            one, memory = bench.cell("one", "instant", bench.tasks(60_000))
+            three, _ = bench.cell("three", "instant_three", bench.tasks(40_000))
+            slow, _ = bench.cell("slow", "slow", bench.tasks(30_000), in_flight="1500")
+            alone = sorted(bench.single(int(60 * min(1.0, scale)) + 10))
+        finally:
+            broker.stop()
+    figures = {
+        "rounds_per_s": round(one),
+        "raw_rounds_per_s": round(raw),
+        "ratio": round(one / raw, 3),
+        "ensemble_ratio": round(three / raw, 3),
+        "efficiency": round(slow / 5000, 3),
+        "single_p50_ms": round(statistics.median(alone), 1),
+        "single_p99_ms": round(alone[int(len(alone) * 0.99)], 1),
+        "peak_rss_mb": round(memory),
+    }
+    rows = [
+        ("raw loop, rounds/s", f"{raw:,.0f}"),
+        ("(a) one instant model, rounds/s", f"{one:,.0f}   {one / raw:.3f} of raw"),
+        ("(b) three instant models, rounds/s", f"{three:,.0f}   {three / raw:.3f} of raw"),
+        ("(c) 100 ms, 500 in flight, rounds/s", f"{slow:,.0f}   {slow / 5000:.3f} of 5,000"),
+        ("one task alone, ms p50 / p99", f"{figures['single_p50_ms']} / {figures['single_p99_ms']}"),
+        ("peak memory of (a), MB", f"{memory:.0f}"),
+    ]
+    print(f"{broker.name} broker, one partition, three rounds a task")
+    for name, value in rows:
+        print(f"  {name:<38}{value}")
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

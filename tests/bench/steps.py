@@ -1,0 +1,109 @@
+"""What each step costs, in microseconds of processor time a round, without Kafka, lake and event loop.
+
+Run it as `python -m tests.bench.steps`.
+"""
+
+import time
+from collections import deque
+
+from connectors.topics import RETRY, TASKS
+from flows.cell import INPUTS
+from flows.lane import Lane, Owner, Sealer
+from flows.policies import SimpleThresholdPolicy
+from flows.settings import Settings
+from flows.steps.derive import derive
+from flows.steps.infer import Answered
+from flows.steps.intake import Decided, Reading, classify
+from flows.steps.plan import Limits, Planner
+from flows.steps.route import Router
+from flows.steps.supervise import Supervised, supervise
+from flows.steps.validate import built_in_verifiers, validate
+from one_lake.encode import record_batch
+from schemas.decision import read_decision
+from schemas.node import Answer, NodeCapabilities
+from schemas.one import RoundRow
+from tests.bench.__main__ import task_message
+
+
+class _Memory:
+    """An index of ids that forgets nothing."""
+
+    next_offset = 0
+
+    def __init__(self) -> None:
+        self._owners: dict[bytes, Owner] = {}
+        self.get = self._owners.get
+        self.put = self._owners.__setitem__
+
+
+def main(count: int = 5000, models: int = 1) -> None:
+    """Send tasks through all steps, three rounds each, and print the cost of each step."""
+    settings = Settings(score_threshold=0.99)
+    sealer = Sealer(b"k" * 32)
+    reading = Reading(0, 1, sealer, settings.max_task_bytes, RETRY, settings.retry_delay_s)
+    lane = Lane(0, INPUTS, _Memory(), span=1 << 20, in_flight=1 << 20)
+    lane.begin_reading()
+    nodes = [NodeCapabilities(node=f"n{i}", models=(f"n{i}",)) for i in range(models)]
+    router, verifiers = Router(nodes, ()), built_in_verifiers()
+    planner = Planner(SimpleThresholdPolicy(settings), Limits(1, 3, 3, 16))
+    spent: dict[str, float] = {}
+    rounds = 0
+
+    def timed(step: str, started: float) -> float:
+        now = time.process_time()
+        spent[step] = spent.get(step, 0.0) + now - started
+        return now
+
+    queues = {name: deque[tuple[int, bytes]]() for name in INPUTS}
+    ends = dict.fromkeys(INPUTS, 0)
+    for i in range(count):
+        queues[TASKS].append((i, task_message(i)))
+    ends[TASKS] = count
+    log_end = 0
+    while any(queues.values()):
+        at = time.process_time()
+        messages = [
+            classify(reading, name, offset, value, 1.0) for name, queue in queues.items() for offset, value in queue
+        ]
+        at = timed("classify", at)
+        for queue in queues.values():
+            queue.clear()
+        for message in messages:
+            lane.read(message)
+        at = timed("lane.read", at)
+        handed, _ = lane.hand_out(2.0)
+        at = timed("lane.hand_out", at)
+        routed = [router.route(m, 2.0) for m in handed]
+        at = timed("route", at)
+        answered = [
+            Answered(r, tuple([Answer(node=c.node, model=c.model, text="42", latency_s=0.1) for c in r.calls]))
+            for r in routed
+        ]
+        at = timed("(answers)", at)
+        judged = [Supervised(a, validate(a.routed.message.body.view, a.answers, verifiers)) for a in answered]
+        at = timed("validate", at)
+        judged = [j if j.result is None else Supervised(j.answered, supervise(j.result)) for j in judged]
+        at = timed("supervise", at)
+        encoded = [planner.plan(0, j, 3.0) for j in judged]
+        at = timed("plan", at)
+        decisions = [read_decision(e) for e in encoded]
+        at = timed("read_decision", at)
+        decided = [(log_end + i, d) for i, d in enumerate(decisions) if lane.log(log_end + i, d)]
+        log_end += len(decisions)
+        at = timed("lane.log", at)
+        derived = derive(Decided(0, decided), sealer)
+        at = timed("derive", at)
+        record_batch(RoundRow, [r for r in derived.rows if isinstance(r, RoundRow)])
+        timed("rows to Arrow", at)
+        rounds += len(decisions)
+        for message in derived.messages:
+            queues[message.kafka_topic].append((ends[message.kafka_topic], message.value))
+            ends[message.kafka_topic] += 1
+    for step, seconds in spent.items():
+        print(f"  {step:<16}{seconds / rounds * 1e6:6.2f}")
+    print(f"  {'all':<16}{sum(spent.values()) / rounds * 1e6:6.2f}   ({rounds} rounds, {models} models)")
+
+
+if __name__ == "__main__":
+    main()
+    main(models=3)

@@ -1,0 +1,1 @@
+"""Processes are killed, stopped and robbed of their state; afterwards an audit counts."""

@@ -1,0 +1,240 @@
+"""What Kafka and the lake hold, message by message and row by row, against promises 1 and 2."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from confluent_kafka import Consumer, KafkaError, TopicPartition
+from deltalake import DeltaTable
+
+import one_lake
+from connectors.kafka import client_config
+from connectors.topics import RESULTS
+from flows.cell import INPUTS
+from schemas.decision import Decision, DecisionKind, read_decision
+from schemas.errors import BadRecordError
+from schemas.one import TABLES
+from schemas.task import TaskDescriptor
+
+Name = tuple[int, str, int]
+"""(lane, Kafka topic, offset)."""
+
+
+class Audit(msgspec.Struct):
+    """Counts, each of which should be 0 but for the first ones."""
+
+    messages: int = 0
+    decisions: int = 0
+    duplicates: int = 0
+    records: int = 0
+    branches: int = 0
+    dead: int = 0
+    poison: int = 0
+    undecided: int = 0
+    lost: int = 0
+    two_winners: int = 0
+    two_records: int = 0
+    wrong_records: int = 0
+    missing_rows: int = 0
+    examples: list[str] = []
+
+    def faults(self) -> int:
+        """How many of the counts that should be 0 are made up of."""
+        return (
+            self.undecided + self.lost + self.two_winners + self.two_records + self.wrong_records + self.missing_rows
+        )
+
+
+class LogFollower:
+    """Reads the inputs and the log of every lane as they grow."""
+
+    def __init__(self, brokers: str, lanes: int) -> None:
+        self._consumer = Consumer(
+            {
+                **client_config(brokers),
+                "group.id": "chaos-audit",
+                "auto.offset.reset": "error",
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+            }
+        )
+        self._consumer.assign([TopicPartition(t, lane, 0) for lane in range(lanes) for t in (*INPUTS, RESULTS)])
+        self.messages: dict[Name, bytes] = {}
+        self.winners: dict[Name, tuple[int, Decision]] = {}
+
+    def poll(self) -> None:
+        """Take in what has come."""
+        ends = 0
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            got = self._consumer.consume(2000, 0.1)
+            if not got:
+                return
+            for message in got:
+                error = message.error()
+                if error is not None:
+                    ends += error.code() == KafkaError._PARTITION_EOF  # noqa: SLF001
+                    continue
+                kafka_topic, lane, offset = str(message.topic()), int(message.partition() or 0), int(message.offset() or 0)
+                if kafka_topic == RESULTS:
+                    decision = read_decision(message.value() or b"")
+                    if decision.kind is not DecisionKind.STARTED:
+                        self.winners.setdefault((lane, decision.kafka_topic, decision.offset), (offset, decision))
+                else:
+                    self.messages[lane, kafka_topic, offset] = message.value() or b""
+
+    @property
+    def undecided(self) -> int:
+        """Messages without a decision, duplicates included."""
+        return len(self.messages) - len(self.winners)
+
+    def close(self) -> None:
+        """Let go."""
+        self._consumer.close()
+
+
+def audit(follower: LogFollower, lake: Path) -> Audit:
+    """Count all that went wrong."""
+    result = Audit(messages=len(follower.messages), decisions=len(follower.winners))
+    duplicates = _duplicates_by_cause(follower)
+    owners, effective = _owners(follower)
+    for name, value in follower.messages.items():
+        if name in follower.winners:
+            continue
+        task = _task(value)
+        owner = owners.get((name[0], task.topic, _id(task), task.generation)) if task is not None else None
+        if name in duplicates or (owner is not None and owner != name):
+            result.duplicates += 1
+        else:
+            result.undecided += 1
+            result.examples.append(f"undecided: {name}")
+    arrived = {_cause(value): name for name, value in reversed(follower.messages.items()) if _cause(value)}
+    rounds: Counter[Any] = Counter()
+    ended: set[tuple[str, str]] = set()
+    for (lane, _topic, _offset), (log_offset, decision) in effective.items():
+        if decision.kind is not DecisionKind.MOVED and decision.logical_id and decision.reason != "id_conflict":
+            key = (decision.topic, decision.logical_id, decision.generation, decision.round_index, decision.attempt)
+            rounds[key] += 1
+        for index in range(len(decision.follow_ups)):
+            if (lane, log_offset, index) not in arrived:
+                result.lost += 1
+                result.examples.append(f"follow-up {lane}@{log_offset}.{index} of {decision.task_id} never arrived")
+        if decision.kind in (DecisionKind.CONVERGED, DecisionKind.DEAD):
+            ended.add((decision.topic, decision.logical_id))
+        result.dead += decision.kind is DecisionKind.DEAD
+        result.poison += decision.reason == "poison"
+    for key, count in rounds.items():
+        if count > 1:
+            result.two_winners += 1
+            result.examples.append(f"two winning decisions: {key}")
+    for value in follower.messages.values():
+        task = _task(value)
+        if task is not None and (task.topic, _id(task)) not in ended:
+            result.lost += 1
+            result.examples.append(f"never ended: {task.topic}/{_id(task)}")
+    _check_lake(result, effective, lake)
+    return result
+
+
+def _check_lake(result: Audit, effective: Mapping[Name, tuple[int, Decision]], lake: Path) -> None:
+    decisions = {(name[0], offset): decision for name, (offset, decision) in effective.items()}
+    with one_lake.connect(lake) as db:
+        rounds = db.execute("SELECT lane, decision_offset FROM rounds").fetchall()
+        records = db.execute("SELECT lane, decision_offset, topic, logical_id, answer FROM records").fetchall()
+        result.branches = db.execute("SELECT count(*) FROM branches").fetchall()[0][0]
+    result.records = len(records)
+    held = Counter(rounds)
+    for place in decisions:
+        if held[place] != 1:
+            result.missing_rows += 1
+            result.examples.append(f"{held[place]} rows of decision {place}")
+    result.missing_rows += len(held.keys() - decisions.keys())
+    seen: Counter[tuple[str, str]] = Counter()
+    for lane, offset, topic, logical_id, answer in records:
+        seen[topic, logical_id] += 1
+        decision = decisions.get((lane, offset))
+        told = decision.result.answer if decision is not None and decision.result is not None else None
+        if decision is None or decision.kind is not DecisionKind.CONVERGED or told != answer:
+            result.wrong_records += 1
+            result.examples.append(f"record {topic}/{logical_id} is not its decision {lane}@{offset}")
+    result.two_records += sum(1 for count in seen.values() if count > 1)
+    converged = sum(d.kind is DecisionKind.CONVERGED for d in decisions.values())
+    result.missing_rows += abs(converged - len(records))
+
+
+def _owners(
+    follower: LogFollower,
+) -> tuple[dict[tuple[int, str, str, int], Name], dict[Name, tuple[int, Decision]]]:
+    """Who owns each id, by the order of the log; and the winning decisions from which something follows."""
+    owners: dict[tuple[int, str, str, int], Name] = {}
+    effective = {}
+    for name, (offset, decision) in sorted(follower.winners.items(), key=lambda w: (w[0][0], w[1][0])):
+        if decision.introduces:
+            key = (name[0], decision.topic, decision.logical_id, decision.generation)
+            if owners.setdefault(key, name) != name:
+                continue
+        effective[name] = (offset, decision)
+    return owners, effective
+
+
+def _duplicates_by_cause(follower: LogFollower) -> set[Name]:
+    found: set[Name] = set()
+    seen: set[tuple[int, str, Any]] = set()
+    for (lane, kafka_topic, offset), value in sorted(follower.messages.items()):
+        cause = _cause(value)
+        if cause is not None:
+            if (lane, kafka_topic, cause) in seen:
+                found.add((lane, kafka_topic, offset))
+            seen.add((lane, kafka_topic, cause))
+    return found
+
+
+def _task(value: bytes) -> TaskDescriptor | None:
+    try:
+        return msgspec.json.decode(value, type=TaskDescriptor)
+    except (msgspec.MsgspecError, BadRecordError):
+        return None
+
+
+def _id(task: TaskDescriptor | None) -> str:
+    return task.logical_id if task is not None else ""
+
+
+def _cause(value: bytes) -> tuple[int, int, int] | None:
+    task = _task(value)
+    if task is None or task.origin is None:
+        return None
+    cause = task.origin.cause
+    return cause.lane, cause.offset, cause.index
+
+
+class PollingReader:
+    """Looks at the lake again and again; what it saw once must stay, unchanged."""
+
+    def __init__(self, lake: Path) -> None:
+        self._lake = lake
+        self._seen: dict[str, dict[tuple[Any, ...], int]] = {name: {} for name in TABLES}
+        self.looks = 0
+        self.vanished = 0
+
+    def look(self) -> None:
+        """Take the newest snapshot of each table."""
+        for name, seen in self._seen.items():
+            try:
+                table = DeltaTable(str(self._lake / name)).to_pyarrow_table()
+            except Exception as error:  # noqa: BLE001 - not there yet
+                if "Not a Delta table" in str(error) or "no log files" in str(error).lower():
+                    continue
+                raise
+            now: dict[tuple[Any, ...], int] = {}
+            for row in table.to_pylist():
+                key = (row["lane"], row["decision_offset"], row.get("index"))
+                self.vanished += key in now
+                now[key] = hash(msgspec.json.encode(row))
+            for key, content in seen.items():
+                self.vanished += now.get(key) != content
+            self._seen[name] = now
+        self.looks += 1

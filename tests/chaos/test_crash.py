@@ -1,0 +1,126 @@
+"""Promises 1 and 2 under kill -9."""
+
+import random
+import time
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from connectors.kafka import CheckedProducer, client_config
+from connectors.topics import TASKS, TASKS_HIGH, ensure_topics
+from schemas.ids import home_lane
+from tests.brokers import Broker
+from tests.chaos.audit import LogFollower, PollingReader, audit
+from tests.chaos.cells import CrashingCell, kill_all, random_shape, wake, wait_until
+
+LANES = 3
+TASKS_SENT = 2000
+KILLS = 20
+LOST_STATE = {5, 10, 15}
+FROZEN = {7, 13}
+
+
+def send_tasks(brokers: str, rng: random.Random) -> int:
+    """Send the tasks; some twice, in another class of priority or to another lane; return the count of messages."""
+    producer = CheckedProducer(client_config(brokers))
+    sent = 0
+    for number in range(TASKS_SENT):
+        logical_id = f"task-{number}"
+        home = home_lane(logical_id, LANES)
+        places = [(rng.choice([TASKS, TASKS, TASKS_HIGH]), home)]
+        if rng.random() < 0.1:
+            places.append((rng.choice([TASKS, TASKS_HIGH]), rng.randrange(LANES)))
+        for kafka_topic, lane in places:
+            task = {
+                "topic": rng.choice(["math", "coding"]) if False else f"topic-{number % 3}",
+                "logical_id": logical_id,
+                "payload": {"prompt": f"question {number}"},
+                "priority": 1 if kafka_topic == TASKS_HIGH else rng.randint(3, 9),
+            }
+            producer.send(kafka_topic, lane, [msgspec.json.encode(task)], [logical_id.encode()])
+            sent += 1
+    producer.flush()
+    producer.close()
+    return sent
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(900)
+def test_nothing_is_lost_or_doubled_when_processes_are_killed(
+    own_broker: Broker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Twenty kills, three lost state folders, two processes that wake up after they were thought dead."""
+    seed = random.randrange(1 << 32)
+    rng = random.Random(seed)
+    config = client_config(own_broker.brokers)
+    ensure_topics(config, LANES)
+    send_tasks(own_broker.brokers, rng)
+    cell = CrashingCell(
+        tmp_path,
+        {
+            "AUREON_BROKERS": own_broker.brokers,
+            "AUREON_NODES": "tests.chaos.nodes:random_nodes",
+            "AUREON_SCORE_THRESHOLD": "1.0",
+            "AUREON_IN_FLIGHT": "100",
+            "CHAOS_CALLS": str(tmp_path / "calls.txt"),
+        },
+    )
+    follower, reader = LogFollower(own_broker.brokers, LANES), PollingReader(tmp_path / "lake")
+    undecided: list[int] = []
+    try:
+        for kill in range(KILLS):
+            cell.start(random_shape(rng))
+            before = len(follower.winners)
+            follower.poll()
+            wait_until(lambda: _grown(follower, before), 60, f"no decision after a start: {cell.tail()}")
+            time.sleep(rng.uniform(0.2, 2.5))
+            if kill in LOST_STATE:
+                time.sleep(3)  # so that a cut has been committed to the group
+            cell.check_alive()
+            if kill in FROZEN:
+                frozen = cell.freeze()
+                cell.start(random_shape(rng))
+                time.sleep(rng.uniform(2.0, 4.0))
+                wake(frozen)
+                time.sleep(rng.uniform(1.0, 3.0))
+                kill_all(frozen)
+            cell.kill()
+            if kill in LOST_STATE:
+                cell.lose_state()
+            follower.poll()
+            undecided.append(follower.undecided)
+            reader.look()
+        cell.start("w1")
+        wait_until(lambda: _settled(follower, reader), 300, f"tasks are left: {cell.tail()}")
+        assert cell.terminate() == [0], cell.tail()
+        reader.look()
+        found = audit(follower, tmp_path / "lake")
+    finally:
+        cell.kill()
+        follower.close()
+    calls = Counter((tmp_path / "calls.txt").read_text().splitlines())
+    repeated = sum(count - 1 for count in calls.values())
+    with capsys.disabled():
+        print(f"\n{own_broker.name}, seed {seed}: {KILLS} kills, undecided at each {undecided}")
+        print(f"{found}\n{reader.looks} looks at the lake, {reader.vanished} rows vanished or changed")
+        print(f"{sum(calls.values())} calls answered, {repeated} of them repeated")
+    assert found.faults() == 0, f"seed {seed}: {found.examples[:20]}"
+    assert reader.vanished == 0, f"seed {seed}"
+    assert found.records + found.poison >= TASKS_SENT
+    assert min(undecided) >= 100, f"seed {seed}: a kill found too little under way: {undecided}"
+
+
+def _grown(follower: LogFollower, before: int) -> bool:
+    follower.poll()
+    return len(follower.winners) > before
+
+
+def _settled(follower: LogFollower, reader: PollingReader) -> bool:
+    """Nothing new came in a while, and what is undecided are duplicates only."""
+    before = (len(follower.messages), len(follower.winners))
+    reader.look()
+    time.sleep(2.5)
+    follower.poll()
+    return (len(follower.messages), len(follower.winners)) == before and follower.undecided < TASKS_SENT // 5
