@@ -192,7 +192,29 @@ class Stopping:
         return self._deadline is not None and time.monotonic() >= self._deadline
 
 
-class LaneParts(Struct, frozen=True, gc=False):
+class Solitude:
+    """Sees to it that what runs apart has the whole process to itself: what ends a process takes all of it along."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._under_way: dict[int, int] = {}
+        self._holder: int | None = None
+
+    def ask(self, lane: Lane) -> tuple[bool, bool]:
+        """Tell whether a lane may hand out, and whether it may run something apart."""
+        with self._lock:
+            self._under_way[lane.lane] = lane.under_way
+            if lane.wants_alone:
+                if self._holder is None:
+                    self._holder = lane.lane
+                mine = self._holder == lane.lane
+                return mine, mine and not any(n for other, n in self._under_way.items() if other != lane.lane)
+            if self._holder == lane.lane:
+                self._holder = None
+            return self._holder is None, False
+
+
+class LaneParts(Struct, frozen=True):
     """What every partition of the source shares."""
 
     lanes: Callable[[], int]
@@ -216,7 +238,7 @@ class LaneSource(FixedPartitionedSource[tuple[str, Handed | Decided], bytes]):
 
     def __init__(self, parts: LaneParts) -> None:
         self._parts = parts
-        self._alone = threading.Lock()
+        self._solitude = Solitude()
 
     def list_parts(self) -> list[str]:
         """Name the lanes."""
@@ -225,7 +247,7 @@ class LaneSource(FixedPartitionedSource[tuple[str, Handed | Decided], bytes]):
     def build_part(self, step_id: str, for_part: str, resume_state: bytes | None) -> "LanePartition":
         """Open a lane where its snapshot, or else its last commit, left it."""
         del step_id
-        return LanePartition(self._parts, int(for_part), resume_state, self._alone)
+        return LanePartition(self._parts, int(for_part), resume_state, self._solitude)
 
 
 def lane_key(lane: int) -> str:
@@ -236,12 +258,11 @@ def lane_key(lane: int) -> str:
 class LanePartition(StatefulSourcePartition[tuple[str, Handed | Decided], bytes]):
     """One lane: its readers, its index of ids, its state machine."""
 
-    def __init__(self, parts: LaneParts, lane: int, resume_state: bytes | None, alone: threading.Lock) -> None:
+    def __init__(self, parts: LaneParts, lane: int, resume_state: bytes | None, solitude: Solitude) -> None:
         self._parts = parts
         self._key = lane_key(lane)
         self._lane_number = lane
-        self._alone = alone
-        self._holds_alone = False
+        self._solitude = solitude
         self._connections = parts.connections()
         self._reading = parts.reading(lane)
         self._owners = self._connections.owners(lane)
@@ -277,13 +298,7 @@ class LanePartition(StatefulSourcePartition[tuple[str, Handed | Decided], bytes]
     def _open(self, kafka_topic: str) -> Reader:
         position = self._lane.position(kafka_topic)
         reader = self._connections.reader(kafka_topic, self._lane_number, position)
-        begin, end = reader.begin_offset(), reader.end_offset()
-        if not begin <= position <= end:
-            raise LogMismatchError(
-                f"{kafka_topic}[{self._lane_number}] holds offsets {begin} to {end}, but this lane has to read from "
-                f"{position}: the broker no longer has messages that it had acknowledged. Set retention.ms=-1, restore "
-                "the broker, or start over with a new cluster and a new lake."
-            )
+        self._lane.check_input(kafka_topic, reader.begin_offset(), reader.end_offset())
         return reader
 
     def next_batch(self) -> list[tuple[str, Handed | Decided]]:
@@ -298,8 +313,9 @@ class LanePartition(StatefulSourcePartition[tuple[str, Handed | Decided], bytes]
                 raise StopIteration
         elif self._inputs:
             self._read_inputs()
+            may_hand_out, may_run_alone = self._solitude.ask(self._lane)
             now = time.time()
-            messages, marks = self._lane.hand_out(now, may_run_alone=self._may_run_alone())
+            messages, marks = self._lane.hand_out(now, may_run_alone=may_run_alone) if may_hand_out else ([], [])
             if messages or marks:
                 batch.append((self._key, Handed(messages, marks, now)))
         self._idle = 0 if batch else self._idle + 1
@@ -330,16 +346,6 @@ class LanePartition(StatefulSourcePartition[tuple[str, Handed | Decided], bytes]
             for record in reader.poll(min(room, READ_BATCH)):
                 timestamp = record.timestamp()[1] / 1000
                 lane.read(classify(reading, kafka_topic, record.offset() or 0, record.value(), timestamp))
-
-    def _may_run_alone(self) -> bool:
-        """One message that may bring the process down runs alone, in the whole process."""
-        wants = self._lane.wants_alone
-        if wants and not self._holds_alone:
-            self._holds_alone = self._alone.acquire(blocking=False)
-        elif not wants and self._holds_alone:
-            self._alone.release()
-            self._holds_alone = False
-        return self._holds_alone
 
     def _is_drained(self) -> bool:
         """At a graceful stop: wait for the calls in flight, then read all that was decided of them."""

@@ -1,0 +1,288 @@
+"""Decisions: what is decided, and what follows."""
+
+import math
+from typing import Any
+
+import msgspec
+import pytest
+
+from connectors.topics import DEAD_LETTERS, RETRY, TASKS, TASKS_HIGH, TASKS_NEXT
+from flows.lane import Message, Sealer
+from flows.policies import SimpleThresholdPolicy
+from flows.settings import Settings
+from flows.steps.derive import Derived, derive
+from flows.steps.infer import Answered
+from flows.steps.intake import Decided, Reading, classify
+from flows.steps.plan import MAX_DECISION_BYTES, Limits, Planner
+from flows.steps.route import Router
+from flows.steps.supervise import Supervised, supervise
+from flows.steps.validate import built_in_verifiers, validate
+from schemas.decision import Decision, DecisionKind, read_decision
+from schemas.ids import home_lane
+from schemas.node import Answer, NodeCapabilities
+from schemas.one import BranchRow, DeadLetterRow, Record, RoundRow
+
+SEALER = Sealer(b"k" * 32)
+NODES = [NodeCapabilities(node=n, models=("m",), topics=("math", "logic")) for n in ("a", "b", "c")]
+
+
+def message(lanes: int = 1, lane: int = 0, kafka_topic: str = TASKS, **fields: Any) -> Message:
+    """A message with a good task, but for what is said otherwise."""
+    task = {"topic": "math", "logical_id": "t", "payload": {"prompt": "6*7", "answer_kind": "number"}, **fields}
+    reading = Reading(lane, lanes, SEALER, 1 << 25, RETRY, 5.0)
+    return classify(reading, kafka_topic, 3, msgspec.json.encode(task), 100.0)
+
+
+def decide(asked: Message, *answers: Answer, limits: Limits | None = None, lane: int = 0) -> Decision:
+    """Take a message through the steps, with these answers."""
+    router = Router(NODES, built_in_verifiers())
+    planner = Planner(SimpleThresholdPolicy(Settings()), limits or Limits(1, 3, 3, 16))
+    routed = router.route(asked, 100.0)
+    answered = Answered(routed, answers)
+    result = validate(asked.body.view, answers, built_in_verifiers()) if answers else None
+    return read_decision(planner.plan(lane, Supervised(answered, supervise(result) if result else None), 101.0))
+
+
+def carried_out(decision: Decision, offset: int = 40, lane: int = 0) -> Derived:
+    """What follows from it at an offset."""
+    return derive(Decided(lane, [(offset, decision)]), SEALER)
+
+
+def said(node: str, text: str = "42", **fields: Any) -> Answer:
+    """One answer."""
+    return Answer(node=node, model="m", text=text, **fields)
+
+
+def failed(node: str) -> Answer:
+    """A call that failed for good."""
+    return Answer(node=node, model="m", status="failed", error="TimeoutError: 60 s", tries=3)
+
+
+def next_message(decision: Decision, lanes: int = 1) -> Message:
+    """The first message that follows, as its lane reads it."""
+    (out, *_) = carried_out(decision).messages
+    return classify(Reading(out.lane, lanes, SEALER, 1 << 25, RETRY, 5.0), out.kafka_topic, 9, out.value, 200.0)
+
+
+def test_agreement_converges_and_becomes_a_record() -> None:
+    """Two of three say the same."""
+    decision = decide(message(), said("a"), said("b", "42.0"), said("c", "41"))
+    assert decision.kind is DecisionKind.CONVERGED
+    assert decision.introduces
+    assert not decision.forced
+    record, row = carried_out(decision).rows
+    assert isinstance(record, Record)
+    assert isinstance(row, RoundRow)
+    assert (record.answer, record.evidence, record.nodes) == ("42", "cross-model", ["a", "b"])
+    assert record.confidence == pytest.approx(0.9, abs=0.02)
+    assert (record.lane, record.decision_offset) == (0, 40)
+
+
+def test_disagreement_takes_another_round_and_the_last_one_is_forced() -> None:
+    """The reason says so, and the earlier answer travels along."""
+    first = decide(message(), said("a", "1"), said("b", "2"))
+    assert first.kind is DecisionKind.NEXT_ROUND
+    second_message = next_message(first)
+    assert (second_message.kafka_topic, second_message.task_id) == (TASKS_NEXT, "t:r1")
+    assert second_message.body.task.origin.answer == "1"
+    second = decide(second_message, said("a", "1"), said("b", "2"))
+    last = decide(next_message(second), said("a", "1"), said("b", "2"))
+    assert last.kind is DecisionKind.CONVERGED
+    assert last.forced
+    assert last.reason == "3 rounds spent"
+    record = carried_out(last).rows[0]
+    assert isinstance(record, Record)
+    assert (record.round_index, record.calls, record.previous_offset) == (2, 6, 40)
+    assert record.started_at == 100.0
+
+
+def test_failing_calls_are_retried_and_then_dead_with_their_history() -> None:
+    """Each attempt waits on the delay topic."""
+    decision = decide(message(), failed("a"), failed("b"))
+    for attempt in (1, 2):
+        assert decision.kind is DecisionKind.RETRY
+        again = next_message(decision)
+        assert (again.kafka_topic, again.body.task.attempt, again.due_at) == (RETRY, attempt, 205.0)
+        decision = decide(again, failed("a"), failed("b"))
+    assert (decision.kind, decision.reason) == (DecisionKind.DEAD, "attempts_spent")
+    derived = carried_out(decision)
+    assert derived.messages[0].kafka_topic == DEAD_LETTERS
+    row = derived.rows[0]
+    assert isinstance(row, DeadLetterRow)
+    assert len(row.history) == 3
+    assert all("TimeoutError: 60 s (3 tries)" in line for line in row.history)
+
+
+def test_one_answer_is_enough_where_others_fail() -> None:
+    """Only a round whose calls all failed is tried again."""
+    assert decide(message(), said("a"), failed("b"), failed("c")).kind is DecisionKind.NEXT_ROUND
+
+
+def test_abstentions_to_the_end_are_a_dead_letter() -> None:
+    """A record without an answer helps nobody."""
+    asked = message()
+    for _ in range(2):
+        asked = next_message(decide(asked, Answer(node="a", model="m", status="abstained")))
+    decision = decide(asked, Answer(node="a", model="m", status="abstained"))
+    assert (decision.kind, decision.reason) == (DecisionKind.DEAD, "no_answer")
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf, -1.0, 2.0])
+def test_a_score_that_is_none_is_left_out_with_a_warning(score: float) -> None:
+    """JSON has no NaN; nothing behind may stumble over it."""
+    decision = decide(message(), said("a", score=score), said("b", score=0.5))
+    assert decision.kind is DecisionKind.CONVERGED
+    assert decision.result is not None
+    assert [a.score for a in decision.result.candidates] == [None, 0.5]
+    assert any("is not between 0 and 1" in w for w in decision.result.warnings)
+
+
+def branch(**fields: Any) -> dict[str, Any]:
+    """One proposal."""
+    return {"topic": "logic", "payload": {"prompt": "is it so?"}, **fields}
+
+
+def test_branches_follow_with_names_home_and_priority() -> None:
+    """Each goes to its own home lane."""
+    meta = {"branches": [branch(priority=1, score=0.9), branch(topic="math")]}
+    asked = message(lanes=4, lane=home_lane("t", 4))
+    limits = Limits(4, 3, 3, 16)
+    decision = decide(asked, said("a", meta=meta), said("b"), limits=limits, lane=home_lane("t", 4))
+    one, two = decision.follow_ups
+    assert (one.logical_id, one.kafka_topic, one.lane) == ("t:branch-0", TASKS_HIGH, home_lane("t:branch-0", 4))
+    assert (two.logical_id, two.kafka_topic, two.lane) == ("t:branch-1", TASKS, home_lane("t:branch-1", 4))
+    rows = carried_out(decision).rows
+    assert [r.logical_id for r in rows if isinstance(r, BranchRow)] == ["t:branch-0", "t:branch-1"]
+    child = next_message(decision, lanes=4)
+    assert child.verdict is None
+    assert child.body.task.origin.parent_id == "t"
+    assert child.body.task.origin.depth == 1
+
+
+@pytest.mark.parametrize(
+    "meta,warning",
+    [
+        (None, None),
+        ({}, None),
+        ({"branches": None}, None),
+        ({"branches": "many"}, "meta.branches is str, not a list"),
+        ({"branches": {"topic": "logic"}}, "meta.branches is dict, not a list"),
+        ({"branches": [7]}, "meta.branches[0]: Expected `object`"),
+        ({"branches": [{"topic": "logic"}]}, "missing required field `payload`"),
+        ({"branches": [branch(payload={})]}, "empty: needs `prompt`"),
+        ({"branches": [branch(score=math.nan)]}, "`$.score`"),
+        ({"branches": [branch(priority=-4)]}, "`$.priority`"),
+        ({"branches": [branch(topic="")]}, "`$.topic`"),
+        ({"branches": [branch(payload={"prompt": "\ud800"})]}, "meta.branches[0]"),
+    ],
+)
+def test_branches_that_are_none_are_left_out_with_a_warning(meta: Any, warning: str | None) -> None:
+    """The record itself is not harmed."""
+    decision = decide(message(), said("a", meta=meta), said("b"))
+    assert decision.kind is DecisionKind.CONVERGED
+    assert decision.follow_ups == ()
+    assert decision.result is not None
+    assert (decision.result.warnings == ()) is (warning is None)
+    assert warning is None or warning in decision.result.warnings[0]
+
+
+def test_branches_are_bounded_by_count_and_what_is_cut_off_is_told() -> None:
+    """The best ones are taken."""
+    meta = {"branches": [branch(score=i / 10) for i in range(10)]}
+    decision = decide(message(), said("a", meta=meta), said("b"), limits=Limits(1, 3, 3, 4))
+    assert [f.score for f in decision.follow_ups] == [0.9, 0.8, 0.7, 0.6]
+    assert len(decision.cut_off) == 6
+    assert "no more branches left" in decision.cut_off[0]
+    assert {f.origin.branches_left for f in decision.follow_ups} == {0}
+
+
+@pytest.mark.parametrize("width", [1, 2, 5])
+def test_recursion_always_ends(width: int) -> None:
+    """However many branches each answer asks for, a root task has at most its count, and no deeper than its depth."""
+    meta = {"branches": [branch(topic="math") for _ in range(width)]}
+    limits = Limits(1, 3, 4, 20)
+    waiting, spawned = [message()], 0
+    while waiting:
+        decision = decide(waiting.pop(), said("a", meta=meta), said("b"), limits=limits)
+        for out in carried_out(decision).messages:
+            reading = Reading(0, 1, SEALER, 1 << 25, RETRY, 5.0)
+            waiting.append(classify(reading, out.kafka_topic, 9, out.value, 1.0))
+            spawned += 1
+            assert waiting[-1].body.task.origin.depth <= limits.max_depth
+    assert 0 < spawned <= limits.max_branches
+
+
+def test_a_topic_without_a_node_is_a_dead_letter_that_says_so() -> None:
+    """It names the topic and those that are served."""
+    decision = decide(message(topic="poetry"))
+    assert (decision.kind, decision.reason) == (DecisionKind.DEAD, "no_node")
+    assert "'poetry'" in decision.detail
+    assert "logic, math" in decision.detail
+    assert decision.introduces
+
+
+def test_a_verifier_that_is_not_registered_is_a_dead_letter_that_says_so() -> None:
+    """Nobody may think that it was checked."""
+    decision = decide(message(payload={"prompt": "x", "verifier": "magic"}))
+    assert (decision.kind, decision.reason) == (DecisionKind.DEAD, "unknown_verifier")
+    assert "'magic'" in decision.detail
+
+
+def test_a_verifier_outranks_the_vote() -> None:
+    """One that passes leads, against two that do not."""
+    asked = message(payload={"prompt": "x", "verifier": "json"})
+    decision = decide(asked, said("a", "{"), said("b", "{"), said("c", "[1]"))
+    assert decision.kind is DecisionKind.CONVERGED
+    assert decision.result is not None
+    assert (decision.result.answer, decision.result.evidence, decision.result.verified) == ("[1]", "verifier", True)
+
+
+def test_a_misplaced_message_is_moved_home_with_its_id_rule() -> None:
+    """It arrives sealed, and introduces its id there."""
+    away = next(lane for lane in range(4) if lane != home_lane("t", 4))
+    decision = decide(message(lanes=4, lane=away), limits=Limits(4, 3, 3, 16), lane=away)
+    assert decision.kind is DecisionKind.MOVED
+    assert not decision.introduces
+    (out,) = carried_out(decision, lane=away).messages
+    assert (out.kafka_topic, out.lane) == (TASKS, home_lane("t", 4))
+    arrived = classify(Reading(out.lane, 4, SEALER, 1 << 20, RETRY, 5.0), out.kafka_topic, 0, out.value, 1.0)
+    assert arrived.verdict is None
+    assert arrived.key is not None
+    assert arrived.cause == (away, 40, 0)
+
+
+def test_bad_input_keeps_its_bytes_and_owns_no_id() -> None:
+    """The dead letter has them in base64."""
+    asked = classify(Reading(0, 1, SEALER, 1 << 20, RETRY, 5.0), TASKS, 3, b"{nonsense", 1.0)
+    decision = decide(asked)
+    assert (decision.kind, decision.reason, decision.introduces) == (DecisionKind.DEAD, "bad_input", False)
+    assert decision.raw == "e25vbnNlbnNl"
+    assert carried_out(decision).messages[0].kafka_topic == DEAD_LETTERS
+
+
+def test_an_id_with_two_payloads_is_a_dead_letter_that_owns_nothing() -> None:
+    """The first one stays the owner."""
+    asked = message()
+    asked.verdict = "id_conflict"
+    decision = decide(asked)
+    assert (decision.kind, decision.reason, decision.introduces) == (DecisionKind.DEAD, "id_conflict", False)
+    assert bytes(decision.payload) == b'{"prompt":"6*7","answer_kind":"number"}'
+
+
+def test_what_cannot_be_carried_out_does_not_win() -> None:
+    """A decision too large for Kafka is decided dead instead, before it is appended."""
+    huge = "x" * (MAX_DECISION_BYTES // 2 + 1)
+    decision = decide(message(), said("a", "42", meta={"notes": huge}), said("b", "42", meta={"notes": huge}))
+    assert (decision.kind, decision.reason) == (DecisionKind.DEAD, "too_large")
+
+
+def test_an_answer_without_end_is_flagged_and_never_accepted() -> None:
+    """It takes its rounds, and then it is dead."""
+    long = "9" * 200_000
+    asked = message()
+    for _ in range(2):
+        decision = decide(asked, said("a", long), said("b", long))
+        assert decision.kind is DecisionKind.NEXT_ROUND
+        asked = next_message(decision)
+    decision = decide(asked, said("a", long), said("b", long))
+    assert (decision.kind, decision.reason) == (DecisionKind.DEAD, "rejected")
