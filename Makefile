@@ -74,6 +74,8 @@ $(STAMP): requirements.txt pyproject.toml
 		-r requirements.txt || { \
 		echo "If it was pycosat: it is built here, which takes a C compiler and Python's headers" >&2; \
 		echo "(Debian, Ubuntu: apt-get install build-essential python3-dev)." >&2; exit 1; }
+	@# But for one of the demo's, whose compilation warns of `is "text"`: here, where nobody has to read it.
+	@$(PYTHON_IN_VENV) -W ignore -m compileall -q $(VENV)/lib/python3.*/site-packages/cellpylib
 	@$(PYTHON_IN_VENV) -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --no-build-isolation \
 		--editable .
 	@echo "$(CURDIR)" > $@

@@ -1,0 +1,1 @@
+"""Every system outside this process, one file each."""

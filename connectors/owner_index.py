@@ -46,9 +46,10 @@ class OwnerIndex:
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute("PRAGMA cache_size = -8000")
         self._db.executescript(_SCHEMA)
-        self.was_dirty = bool(self._note("dirty", 1))
-        """The life before did not end gracefully, or nothing is known of it."""
-        self.is_new = self._note("next_offset", -1) < 0
+        self.was_dirty = bool(self._note("dirty", 0))
+        """The life before did not end gracefully."""
+        self.was_new = self.is_new = self._note("next_offset", -1) < 0
+        """Nothing is known of a life before."""
         self.next_offset = max(self._note("next_offset", 0), 0)
         self._db.execute(_NOTE, ("dirty", 1))
         self._fresh: dict[bytes, Owner] = {}
@@ -70,7 +71,8 @@ class OwnerIndex:
         self._fresh[key] = owner
 
     def flush(self, next_offset: int) -> None:
-        """Keep what was noted; the index now stands for the log before `next_offset`."""
+        """Keep what was noted; the index stands for the log before `next_offset`, or further where it did already."""
+        next_offset = max(next_offset, self.next_offset)
         if not self._fresh and next_offset == self.next_offset and not self.is_new:
             return
         # in key order the pages of the tree are written once each

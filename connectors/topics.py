@@ -1,4 +1,10 @@
-"""Aureon's Kafka topics: their names, their settings, and the record of which cluster they belong to."""
+"""Aureon's Kafka topics: their names, their settings, and the record of which cluster they belong to.
+
+- **Unit of parallelism:** any number of processes may create the topics, and begin the cluster, at once.
+- **Guarantee:** whoever returns from `ensure_topics` and `establish_cluster` works on the same topics, lanes, key and
+  record as everybody else; who would not is refused.
+- **Replay:** creates what is missing and writes nothing twice.
+"""
 
 import logging
 import time

@@ -13,11 +13,13 @@ import errno
 import importlib
 import logging
 import os
+import shutil
 import signal
 import sys
 import traceback
 import typing
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Final, TextIO
 
 import msgspec
@@ -115,6 +117,14 @@ def say(text: str) -> None:
     """Tell the user something that is no result, on stderr."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
+
+
+def command_name() -> str:
+    """Say how this user calls the command: `aureon` where that is found, else by its place."""
+    if shutil.which("aureon"):
+        return "aureon"
+    called = Path(sys.argv[0])
+    return os.path.relpath(called) if called.name == "aureon" else f"{sys.executable} -m flows.cli"
 
 
 def show(text: str, end: str = "\n") -> None:

@@ -26,9 +26,13 @@ from schemas.decision import DecisionKind
 from schemas.errors import LogMismatchError
 
 CUT_VERSION = 1
-ALONE_AT = 2
+FEW_AT = 2
+"""A message with so many `started` marks runs apart, among few."""
+FEW = 32
+"""So few. One by one, a window of innocent messages would take hours after two kills in a row."""
+ALONE_AT = 3
 """A message with so many `started` marks runs alone."""
-DEAD_AT = 3
+DEAD_AT = 4
 """A message with so many `started` marks is dead: its process has ended uncleanly that often."""
 
 CauseName = tuple[int, int, int]
@@ -226,7 +230,9 @@ class Lane:
         self._marks: dict[tuple[str, int], list[int]] = {}  # (topic, offset) -> log offsets of its marks
         self._marking: dict[tuple[str, int], Message] = {}  # the mark is asked for and not yet read back
         self._marked_now: deque[Message] = deque()  # the mark has been read back
-        self._alone: deque[Message] = deque()  # each waits for its turn, and only then asks for its mark
+        self._few: deque[Message] = deque()  # each waits for its turn, and only then asks for its mark
+        self._band: set[tuple[str, int]] = set()  # those of them that run now
+        self._alone: deque[Message] = deque()  # they wait in the same way
         self._lone: tuple[str, int] | None = None  # whose turn it is
 
         self.duplicates = 0
@@ -251,6 +257,31 @@ class Lane:
                 "and a new lake."
             )
 
+    def check_input(self, kafka_topic: str, begin: int, end: int, log_end: int) -> None:
+        """Compare what an input holds, from `begin` to before `end`, with what this lane knows of it.
+
+        Both are to be asked for at the start, before anything that follows from the log is sent and fills what is
+        missing; what the log says is known once it has been read.
+
+        Args:
+            kafka_topic: the input.
+            begin: its first offset.
+            end: its end.
+            log_end: where the log ended before that: of later entries `end` says nothing.
+
+        Raises:
+            LogMismatchError: it begins after the place to read from, or ends before that or before what is decided.
+        """
+        source = self._inputs[kafka_topic]
+        known = max([source.next, *(number + 1 for number, (at, _) in source.decided.items() if at < log_end)])
+        if not begin <= source.next or end < known:
+            raise LogMismatchError(
+                f"{kafka_topic}[{self.lane}] holds offsets {begin} to {end}, but this lane has to read from "
+                f"{source.next}, and messages up to {known} were there: the broker no longer has what it had "
+                "acknowledged. Set retention.ms=-1 on it and restore the broker, or start over with a new cluster and "
+                "a new lake."
+            )
+
     # -- the log ---------------------------------------------------------------------------------------------------
 
     def log(self, offset: int, entry: Entry) -> bool:
@@ -266,7 +297,8 @@ class Lane:
         source = self._inputs.get(entry.kafka_topic)
         if source is None:
             raise LogMismatchError(
-                f"tasks.results[{self.lane}]@{offset} decides a message of {entry.kafka_topic!r}, which is no input here"
+                f"tasks.results[{self.lane}]@{offset} decides a message of {entry.kafka_topic!r}, which is no input "
+                "here"
             )
         number = entry.offset
         if number < source.low or number in source.decided or number in source.done:
@@ -323,6 +355,7 @@ class Lane:
             return  # it will be known for what it is when it is read
         message.verdict = "id_conflict"
         name = (entry.kafka_topic, entry.offset)
+        self._band.discard(name)
         if self._lone == name:
             self._lone = None
         if self._under_way.pop(name, None) is not None:
@@ -368,6 +401,7 @@ class Lane:
     def _settle(self, kafka_topic: str, number: int) -> None:
         """A message is decided: it is no longer under way."""
         name = (kafka_topic, number)
+        self._band.discard(name)
         if self._lone == name:
             self._lone = None
         self._under_way.pop(name, None)
@@ -422,6 +456,8 @@ class Lane:
         if not self._reading:
             raise RuntimeError("the log has to be read to its end first")
         source = self._inputs[message.kafka_topic]
+        if message.offset > source.next:
+            self._check_gap(source, message)
         source.next = message.offset + 1
         source.window.append(message)
         source.held += message.size
@@ -445,6 +481,16 @@ class Lane:
         if source.suspects and source.window:
             source.suspects -= 1
             source.suspect_below = message.offset + 1
+
+    def _check_gap(self, source: _Input, message: Message) -> None:
+        """Offsets without a message are no messages that were decided."""
+        for number, (offset, task_id) in source.decided.items():
+            if source.next <= number < message.offset:
+                raise LogMismatchError(
+                    f"tasks.results[{self.lane}]@{offset} decides {message.kafka_topic}[{self.lane}]@{number} as task "
+                    f"{task_id!r}, but that message is gone: the broker has lost messages that it had acknowledged. "
+                    "Restore the broker, or start over with a new cluster and a new lake."
+                )
 
     @staticmethod
     def _register(source: _Input, cause: CauseName) -> bool:
@@ -489,8 +535,8 @@ class Lane:
 
         Args:
             now: seconds since the epoch.
-            may_run_alone: nothing else in this process is under way. What brings the process down takes all of it
-                along, so while one lane `wants_alone`, its driver hands out from no other.
+            may_run_alone: no other lane of this process has anything under way. What brings the process down takes all
+                of it along, so while one lane `wants_alone`, its driver hands out from no other.
 
         Returns:
             The messages to work on, and those for which a `started` mark is to be appended to the log first; these
@@ -502,8 +548,8 @@ class Lane:
         while self._marked_now:
             self._start(self._marked_now.popleft(), handed)
         if self.wants_alone:
-            if may_run_alone and self._lone is None and not self._under_way and not self._marking:
-                self._next_alone(marks)
+            if may_run_alone and len(self._under_way) + len(self._marking) == len(self._band):
+                self._next_few(marks)
             return handed, marks
         room = self._limit - len(self._under_way) - len(self._marking)
         while room > 0:
@@ -518,8 +564,8 @@ class Lane:
             name = (message.kafka_topic, message.offset)
             if message.offset >= source.suspect_below:
                 room -= self._start(message, handed)
-            elif len(self._marks.get(name, ())) + 1 >= ALONE_AT:
-                self._alone.append(message)
+            elif (mark := len(self._marks.get(name, ())) + 1) >= FEW_AT:
+                (self._few if mark < ALONE_AT else self._alone).append(message)
             else:
                 room -= 1
                 self._marking[name] = message
@@ -533,11 +579,19 @@ class Lane:
 
     @property
     def wants_alone(self) -> bool:
-        """Whether a message runs alone or waits for it: nothing else in this process is to be handed out."""
-        return bool(self._alone) or self._lone is not None
+        """Whether messages run apart or wait for it: nothing else in this process is to be handed out."""
+        return bool(self._few or self._band or self._alone) or self._lone is not None
 
-    def _next_alone(self, marks: list[Message]) -> None:
-        """Let the next one run alone. Its mark comes now and not before: one that only waited must not count."""
+    def _next_few(self, marks: list[Message]) -> None:
+        """Let the next ones run apart. Their marks come now and not before: one that only waited must not count."""
+        while self._few and len(self._band) < FEW:
+            message = self._few.popleft()
+            if not self._is_settled(self._inputs[message.kafka_topic], message):
+                self._band.add((message.kafka_topic, message.offset))
+                self._marking[message.kafka_topic, message.offset] = message
+                marks.append(message)
+        if self._band or self._lone is not None:
+            return
         while self._alone:
             message = self._alone.popleft()
             if not self._is_settled(self._inputs[message.kafka_topic], message):
@@ -604,6 +658,7 @@ def decode_cut(data: bytes) -> Cut:
     """
     cut = msgspec.json.decode(data, type=Cut)
     if cut.version != CUT_VERSION:
-        raise LogMismatchError(f"the cut of lane {cut.lane} has version {cut.version}; this software reads {CUT_VERSION}")
+        raise LogMismatchError(
+            f"the cut of lane {cut.lane} has version {cut.version}; this software reads {CUT_VERSION}"
+        )
     return cut
-

@@ -7,9 +7,10 @@ from connectors.embedded import EmbeddedBroker
 from flows.cli import OK, settings_of, show
 
 LIMITS = """\
-It is for development, demos and tests, and listens on this machine only. It keeps its messages in memory, 1.5 to 3
-times the size of the backlog, so keep that below 100 MB; it saves them when it is stopped and every few seconds, and
-loses the last seconds (about 3) when it is killed. For what must not be lost, set AUREON_BROKERS to a Kafka of yours."""
+It is for development, demos and tests, and listens on this machine only. It keeps its messages in memory, 1.5 to
+3 times the size of the backlog, so keep that below 100 MB; it saves them when it is stopped and every few seconds,
+and loses the last seconds (about 3) when it is killed. For what must not be lost, set AUREON_BROKERS to a Kafka of
+yours."""
 
 
 def main(options: argparse.Namespace) -> int:

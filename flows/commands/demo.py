@@ -28,7 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import one_lake
 from connectors.embedded import EmbeddedBroker
 from flows.cell import Cell
-from flows.cli import FAILED, INTERRUPTED, OK, say, settings_of
+from flows.cli import FAILED, INTERRUPTED, OK, command_name, say, settings_of
 from flows.commands.demo_report import Result, evaluate, print_report
 from flows.commands.examiner import Examiner
 from flows.commands.figures import KafkaFigures, LakeCounts, Rate
@@ -79,13 +79,13 @@ def main(options: argparse.Namespace) -> int:
         delete_demo(settings)
     state = load_state(home, options.tasks, options.seed)
     if state.result is not None:
-        say(f"aureon: this demo is finished; `aureon demo{_home_flag(home)} --fresh` starts over")
+        say(f"aureon: this demo is finished; `{_command(home)} --fresh` starts over")
         print_report(state.result, settings.lake_dir)
         return OK
     with prepared(settings) as (cell, interrupts), Examiner(state.tasks, state.seed) as examiner:
         say(
             f"aureon: {state.tasks:,} tasks on the broker {cell.connect().config['bootstrap.servers']}, the lake in "
-            f"{settings.lake_dir}. Ctrl-C stops; `aureon demo{_home_flag(home)}` goes on."
+            f"{settings.lake_dir}. Ctrl-C stops; `{_command(home)}` goes on."
         )
         save_state(home, state)
         began = time.monotonic()
@@ -108,7 +108,7 @@ def main(options: argparse.Namespace) -> int:
 def _unfinished(progress: "DemoProgress", home: Path, *, asked: bool) -> int:
     if progress.sending.error is not None:
         raise progress.sending.error
-    go_on = f"`aureon demo{_home_flag(home)}` goes on where it stands"
+    go_on = f"`{_command(home)}` goes on where it stands"
     if asked:
         say(f"aureon: stopped with {progress.told}; {go_on}")
         return INTERRUPTED
@@ -119,8 +119,9 @@ def _unfinished(progress: "DemoProgress", home: Path, *, asked: bool) -> int:
     return FAILED
 
 
-def _home_flag(home: Path) -> str:
-    return "" if home == Path(".aureon/demo") else f" --home {shlex.quote(str(home))}"
+def _command(home: Path) -> str:
+    flag = "" if home == Path(".aureon/demo") else f" --home {shlex.quote(str(home))}"
+    return f"{command_name()} demo{flag}"
 
 
 # -- the home ------------------------------------------------------------------------------------------------------

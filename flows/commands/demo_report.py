@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 import one_lake
+from flows.cli import command_name
 from flows.commands.examiner import Examiner, Marking
 
 RIGHT = 0.99
@@ -199,15 +200,16 @@ def print_report(result: Result, lake_dir: Path) -> None:
         console.print(_dead_letters_table(result))
         console.print()
     console.print("To go on:\n")
+    lake = shlex.quote(str(lake_dir))
     for query in queries(result):
-        console.print(f'  aureon sql --lake {shlex.quote(str(lake_dir))} "{query}"', soft_wrap=True, markup=False)
+        console.print(f'  {command_name()} sql --lake {lake} "{query}"', soft_wrap=True, markup=False)
 
 
 def queries(result: Result) -> tuple[str, ...]:
     """Three questions that the lake answers."""
     example = result.example_parent.replace("'", "''")
     return (
-        "SELECT topic, count(*) AS tasks, round(avg(round_index + 1), 2) AS rounds FROM one GROUP BY topic ORDER BY topic",
+        "SELECT topic, count(*) AS tasks, avg(round_index + 1) AS rounds FROM one GROUP BY topic ORDER BY topic",
         "SELECT round_index + 1 AS round, kind, count(*), avg(confidence) FROM rounds GROUP BY ALL ORDER BY ALL",
         f"SELECT direction, topic, logical_id, status, answer FROM lineage('{example}')",  # noqa: S608 - is printed
     )

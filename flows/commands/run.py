@@ -77,6 +77,9 @@ def prepared(settings: Settings) -> Iterator[tuple[Cell, "Interrupts"]]:
     Raises:
         RefusedError: another process has the state folder, no broker answers, or something belongs elsewhere.
     """
+    # Nodes, policies and verifiers that the user names are most often in the folder where the command is called.
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
     cell = Cell(settings)
     with Interrupts(cell) as interrupts, locked(settings.state_dir), broker_of(settings):
         try:

@@ -1,11 +1,16 @@
 """`aureon schema`: the JSON Schema of everything that crosses a boundary."""
 
 import argparse
+import functools
 import inspect
 import json
+import operator
+import types
+import typing
 from typing import Any
 
 import msgspec
+from msgspec import Raw, Struct
 
 from flows.cli import OK, show
 from schemas.decision import DeadLetter, Decision, RoundResult
@@ -64,7 +69,7 @@ def schema_of(name: str) -> dict[str, Any]:
         raise RefusedError(f"no schema {name!r}; there are: {', '.join(SCHEMAS)}")
     if name == "task":
         return _task_schema()
-    return {"$schema": DIALECT, **_tidy(msgspec.json.schema(SCHEMAS[name][0]))}
+    return {"$schema": DIALECT, **_tidy(msgspec.json.schema(_without_raw_defaults(SCHEMAS[name][0])))}
 
 
 def _task_schema() -> dict[str, Any]:
@@ -100,6 +105,43 @@ def _task_schema() -> dict[str, Any]:
         "examples": [_EXAMPLE],
         "$defs": {name: _tidy(defs[name]) for name in ("AnswerKind", "PromptMessage") if name in defs},
     }
+
+
+def _without_raw_defaults(hint: Any) -> Any:
+    """Rebuild a type without defaults of raw JSON, which a schema cannot show; such a field may still be left out."""
+    if isinstance(hint, type) and issubclass(hint, Struct):
+        return _rebuilt_struct(hint)
+    arguments = typing.get_args(hint)
+    if not arguments or typing.get_origin(hint) in (typing.Literal, typing.Annotated):
+        return hint
+    rebuilt = [_without_raw_defaults(argument) for argument in arguments]
+    if isinstance(hint, types.UnionType):
+        return functools.reduce(operator.or_, rebuilt)
+    return typing.get_origin(hint)[tuple(rebuilt)]
+
+
+@functools.cache
+def _rebuilt_struct(struct: type[Struct]) -> type[Struct]:
+    config = struct.__struct_config__
+    return msgspec.defstruct(
+        struct.__name__,
+        [_rebuilt(field) for field in msgspec.structs.fields(struct)],
+        namespace={"__doc__": struct.__doc__},
+        kw_only=True,
+        array_like=config.array_like,
+        forbid_unknown_fields=config.forbid_unknown_fields,
+    )
+
+
+def _rebuilt(field: msgspec.structs.FieldInfo) -> Any:
+    kind = _without_raw_defaults(field.type)
+    if field.required:
+        return field.encode_name, kind
+    if isinstance(field.default, Raw):
+        return field.encode_name, kind, msgspec.field(default_factory=Raw)
+    if field.default is not msgspec.NODEFAULT:
+        return field.encode_name, kind, field.default
+    return field.encode_name, kind, msgspec.field(default_factory=field.default_factory)
 
 
 def _tidy(schema: Any) -> Any:

@@ -117,10 +117,9 @@ def main(options: argparse.Namespace) -> int:
                 sender.flush()
             except KeyboardInterrupt:
                 sender.flush()
-                print(
+                say(
                     f"aureon: interrupted after {sender.sent:,} tasks, which are confirmed; "
-                    "submitting the whole file again is harmless",
-                    file=sys.stderr,
+                    "submitting the whole file again is harmless"
                 )
                 return INTERRUPTED
     if options.json:

@@ -153,7 +153,9 @@ class OwnersIndex(Owners, Protocol):
     """The index of ids with its durable side."""
 
     was_dirty: bool
-    """The life before did not end gracefully, or nothing is known of it."""
+    """The life before did not end gracefully."""
+    was_new: bool
+    """Nothing is known of a life before."""
 
     def flush(self, next_offset: int) -> None: ...
     def close(self, *, clean: bool) -> None: ...
@@ -269,7 +271,7 @@ class LanePartition(StatefulSourcePartition[tuple[str, Handed | Decided], bytes]
         cut = decode_cut(resume_state) if resume_state is not None else self._connections.committed_cut(lane)
         if cut is not None and cut.lane != lane:
             raise LogMismatchError(f"the snapshot of lane {lane} is that of lane {cut.lane}")
-        unclean = self._owners.was_dirty and self._connections.log_end(lane) > 0
+        unclean = self._owners.was_dirty or (self._owners.was_new and self._connections.log_end(lane) > 0)
         self._lane = Lane(
             lane,
             parts.inputs,
@@ -366,7 +368,7 @@ class LanePartition(StatefulSourcePartition[tuple[str, Handed | Decided], bytes]
     def snapshot(self) -> bytes:
         """Take the cut; the one before is delivered by now, and is committed to the consumer group."""
         cut = self._lane.cut(clean=self._final_end is not None)
-        self._owners.flush(cut.log)
+        self._owners.flush(self._lane.log_next)
         if self._delivered is not None:
             self._connections.commit_cut(self._delivered)
         self._delivered = cut

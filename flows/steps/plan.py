@@ -231,6 +231,7 @@ class Planner:
                     score=proposal.score,
                     origin=Origin(
                         cause=_UNSEALED,
+                        introduces=True,  # tasks with one id in two topics may both branch to a third
                         root_id=task.logical_id if is_root or origin is None else origin.root_id,
                         root_topic=task.topic if is_root or origin is None else origin.root_topic,
                         parent_id=task.logical_id,

@@ -87,7 +87,7 @@ class Check:
         if cause is not None:
             genuine = self.world.sealer.holds(task.seal, cause, task.task_id, kafka_topic, lane)
             if genuine:
-                if cause in causes:
+                if cause in causes or (self.lost_input and any(c[0] == cause[0] and c > cause for c in causes)):
                     return
                 causes.add(cause)
                 self._cause(kafka_topic, lane, cause, task.task_id, where)

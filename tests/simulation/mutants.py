@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from flows.lane import Cut, Entry, Lane, Message, TopicCut, id_key
+from flows.lane import ALONE_AT, Cut, Entry, Lane, Message, TopicCut, id_key
 from schemas.decision import DecisionKind
 from tests.simulation.schedule import TRUE, Kind, Rules
 from tests.simulation.world import NEXT, RETRY, Cell, Folder, Index, Lake, Parsed, Row, Slot, Task
@@ -78,6 +78,26 @@ class NoLogCheck(Lane):
 
     def check_log(self, begin: int, end: int) -> None:
         """Go on, whatever the log holds."""
+
+
+class NoInputCheck(Lane):
+    """Nobody looks whether the inputs hold what was decided of them."""
+
+    def check_input(self, kafka_topic: str, begin: int, end: int, log_end: int) -> None:
+        """Go on, whatever they hold."""
+
+    def _check_gap(self, source: Any, message: Message) -> None:
+        """Take any gap for one."""
+
+
+class InputCheckedLate(Cell):
+    """The end of an input is asked for when the log has been read, and what follows from it was sent again."""
+
+    def _begin_reading(self, slot: Slot) -> None:
+        if slot.log_at >= slot.log_end:
+            for kafka_topic in slot.input_ends:
+                slot.input_ends[kafka_topic] = len(self.world.inputs[kafka_topic, slot.number])
+        super()._begin_reading(slot)
 
 
 class ClaimCounts(Lane):
@@ -400,7 +420,7 @@ class NoMarks(Lane):
 
 
 class NobodyRunsAlone(Lane):
-    """A message with two marks runs with all others."""
+    """A message with three marks runs with all others."""
 
     def hand_out(self, now: float, *, may_run_alone: bool = True) -> tuple[list[Message], list[Message]]:
         """Ask for the mark of everything at once."""
@@ -437,9 +457,9 @@ class MarksBeforeItsTurn(Lane):
         return super().wants_alone or bool(self._turns)
 
     def hand_out(self, now: float, *, may_run_alone: bool = True) -> tuple[list[Message], list[Message]]:
-        """Collect those with their second mark, and let them go one by one."""
+        """Collect those with the mark that lets them run alone, and let them go one by one."""
         for message in list(self._marked_now):
-            if message.verdict is None and len(self._marks.get((message.kafka_topic, message.offset), ())) >= 2:
+            if message.verdict is None and len(self._marks.get((message.kafka_topic, message.offset), ())) >= ALONE_AT:
                 self._marked_now.remove(message)
                 self._turns.append(message)
         handed, marks = super().hand_out(now, may_run_alone=may_run_alone)
@@ -527,6 +547,8 @@ _mutant(SecondDecisionCounts)
 _mutant(NamedByOffset)
 _mutant(NoTaskIdCheck, ("broker",), schedules=200)
 _mutant(NoLogCheck, ("broker",))
+_mutant(NoInputCheck, ("broker",), schedules=1000)
+_mutant(InputCheckedLate, ("broker",), schedules=6500)
 _mutant(ClaimCounts, schedules=1500)
 _mutant(FollowsFromMemory)
 _mutant(TooLargeWins, schedules=400)

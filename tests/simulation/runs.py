@@ -38,5 +38,6 @@ def failing_in_all(number: int | None = None) -> dict[str, list[int]]:
     """The same for every mutant, each with `number` schedules or with those that it needs."""
     wanted = [(name, number or mutant.schedules) for name, mutant in MUTANTS.items()]
     with multiprocessing.get_context("spawn").Pool(os.cpu_count() or 1) as pool:
-        found = pool.starmap(failing, wanted, 1)
-    return {name: seeds_ for (name, _), seeds_ in zip(wanted, found, strict=True)}
+        longest_first = sorted(wanted, key=lambda item: -item[1])
+        found = dict(zip(longest_first, pool.starmap(failing, longest_first, 1), strict=True))
+    return {item[0]: found[item] for item in wanted}

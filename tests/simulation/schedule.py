@@ -129,6 +129,8 @@ class Schedule:
         self.messages = 4 + int(draw() * 14)
         self.faults = 0 if self.kind == "poison" else int(draw() * 7) if self.kind == "general" else int(draw() * 3)
         self.bursts = draw() if draw() < 0.4 else 0.0
+        if self.kind == "broker" and draw() < 0.6:  # much is above the low-waters when it happens
+            chances.epoch, chances.gap = 0.01, 0.3 * draw()
         if draw() < 0.2:  # snapshots while a lane still catches up
             self.bursts, chances.epoch, chances.log = 0.7, 0.2, 1
         self.valid: set[tuple[str, str, int]] = set()
@@ -384,7 +386,8 @@ class Schedule:
         self.awake.clear()
         number = int(draw() * world.lanes)
         folder = self.mine(self.owner[number])[number]
-        cut = decode_cut(folder.cut) if folder.cut is not None else None
+        data = folder.cut or world.group.get(number)
+        cut = decode_cut(data) if data is not None else None
         what = draw()
         log = world.logs[number]
         if what < 0.25 and cut is not None:
@@ -403,7 +406,7 @@ class Schedule:
                 kafka_topic = places[int(draw() * len(places))]
                 partition = world.inputs[kafka_topic, number]
                 low = cut.topics[kafka_topic].low if cut is not None and kafka_topic in cut.topics else 0
-                # as far as its decisions go at most, so that it can be seen at all
+                # not below the low-water: that cannot be seen once the input has grown again
                 del partition[max(low, len(partition) - 1 - int(draw() * 4)) :]
                 self.broker_lost = "input"
         if world.tracing:

@@ -17,7 +17,6 @@ from msgspec import Struct
 
 from flows.lane import CauseName, Cut, Lane, Message, Owner, Sealer, Verdict, decode_cut, encode_cut, id_key
 from schemas.decision import DecisionKind
-from schemas.errors import LogMismatchError
 from schemas.ids import branch_id, home_lane
 
 GLOBAL = "tasks.global"
@@ -332,6 +331,7 @@ class Slot:
         self.folder = folder
         self.log_at = lane.log_start
         self.log_end = 0
+        self.input_ends: dict[str, int] = {}
         self.reading = False
         self.read_at: dict[str, int] = {}
         self.in_flight: list[Message] = []
@@ -377,6 +377,7 @@ class Cell:
         slot.log_end = len(world.logs[number])
         lane.check_log(world.log_begins[number], slot.log_end)
         slot.log_at = max(slot.log_at, world.log_begins[number])
+        slot.input_ends = {kafka_topic: len(world.inputs[kafka_topic, number]) for kafka_topic in INPUTS}
         self._begin_reading(slot)
         return slot
 
@@ -391,11 +392,8 @@ class Cell:
         slot.lane.begin_reading()
         slot.reading = True
         for kafka_topic in INPUTS:
-            at = slot.lane.position(kafka_topic)
-            end = len(self.world.inputs[kafka_topic, slot.number])
-            if at > end:
-                raise LogMismatchError(f"{kafka_topic}[{slot.number}] ends at {end}, to be read from {at}")
-            slot.read_at[kafka_topic] = at
+            slot.lane.check_input(kafka_topic, 0, slot.input_ends[kafka_topic], slot.log_end)
+            slot.read_at[kafka_topic] = slot.lane.position(kafka_topic)
 
     # -- one step at a time
 

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped] # it comes with Great Expectations, without types
 import pytest
 
 from flows import cli

@@ -1,0 +1,88 @@
+"""The `aureon` command as a process of its own, as users run it."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+AUREON = (sys.executable, "-m", "flows.cli")
+
+Finished = subprocess.CompletedProcess[str]
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """That of this process without its settings, and with some of the test's own."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AUREON_")}
+    return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "120", **variables}
+
+
+def aureon(
+    *arguments: str | Path, cwd: Path, stdin: str | bytes = b"", timeout_s: float = 60, **variables: str
+) -> Finished:
+    """Run a command to its end.
+
+    Args:
+        arguments: the command and its arguments.
+        cwd: where it runs; its default home is below.
+        stdin: what it reads.
+        timeout_s: then it has failed.
+        variables: of its environment.
+    """
+    done = subprocess.run(
+        [*AUREON, *map(str, arguments)],
+        cwd=cwd,
+        env=environment(**variables),
+        input=stdin.encode() if isinstance(stdin, str) else stdin,
+        capture_output=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    return Finished(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+@contextmanager
+def running(*arguments: str | Path, cwd: Path, **variables: str) -> Iterator[subprocess.Popen[str]]:
+    """Start a command, and end it with the test. What it says goes to `said.txt` in its folder."""
+    with (cwd / "said.txt").open("ab") as said:
+        process = subprocess.Popen(
+            [*AUREON, *map(str, arguments)],
+            cwd=cwd,
+            env=environment(**variables),
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            text=True,
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def until(condition: Callable[[], object], limit_s: float = 30.0) -> None:
+    """Wait for a condition.
+
+    Raises:
+        TimeoutError: it does not come true.
+    """
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {limit_s:g} s")
+        time.sleep(0.05)
+
+
+def said(cwd: Path) -> str:
+    """What the commands that were started in a folder have said so far."""
+    path = cwd / "said.txt"
+    return path.read_text() if path.exists() else ""

@@ -1,0 +1,175 @@
+"""`aureon run`: what it refuses, how it stops, and that it does its work."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from flows.commands.run import locked, muffled_engine, recovery_folder, running_pid
+from schemas.errors import RefusedError
+from tests.aureon_command import aureon, running, said, until
+from tests.brokers import Broker, new_broker
+
+TASKS = "".join(
+    json.dumps({"topic": "math", "logical_id": f"t{n}", "payload": {"prompt": f"Solve for m: {n}*m = {n * n}"}}) + "\n"
+    for n in range(1, 41)
+)
+
+
+def test_an_unreachable_broker_is_an_error_within_ten_seconds(tmp_path: Path) -> None:
+    """It says what to set."""
+    began = time.monotonic()
+    done = aureon("run", cwd=tmp_path, AUREON_BROKERS="127.0.0.1:1")
+    assert time.monotonic() - began < 10
+    assert done.returncode == 2
+    assert done.stderr.startswith("aureon: no Kafka answers at 127.0.0.1:1")
+    assert "set AUREON_BROKERS" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "flag, value", [("--nodes", "nowhere:nodes"), ("--policy", "flows.policies:Missing"), ("--verifiers", "json")]
+)
+def test_what_cannot_be_imported_ends_the_start(flag: str, value: str, own_broker: Broker, tmp_path: Path) -> None:
+    """And not the first task."""
+    done = aureon("run", flag, value, cwd=tmp_path, AUREON_BROKERS=own_broker.brokers)
+    assert done.returncode == 2
+    assert f"AUREON_{flag[2:].upper()}={value!r}" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_second_run_on_a_state_folder_is_refused_at_once(own_broker: Broker, tmp_path: Path) -> None:
+    """It names the process that has it; `status` does too."""
+    with running("run", cwd=tmp_path, AUREON_BROKERS=own_broker.brokers) as first:
+        until(lambda: "Ctrl-C stops it" in said(tmp_path))
+        done = aureon("run", cwd=tmp_path, AUREON_BROKERS=own_broker.brokers)
+        assert done.returncode == 2
+        assert f"the state folder .aureon/state is in use by process {first.pid}: stop that one" in done.stderr
+        status = json.loads(aureon("status", "--json", cwd=tmp_path, AUREON_BROKERS=own_broker.brokers).stdout)
+        assert status["cell_pid"] == first.pid
+    assert running_pid(tmp_path / ".aureon" / "state") is None
+
+
+def test_a_state_folder_of_another_broker_is_refused_with_the_cure(own_broker: Broker, tmp_path: Path) -> None:
+    """Its offsets mean nothing there."""
+    elsewhere = new_broker(tmp_path / "elsewhere")
+    elsewhere.start()
+    try:
+        assert aureon("run", "--until-idle", "1", cwd=tmp_path, AUREON_BROKERS=elsewhere.brokers).returncode == 0
+    finally:
+        elsewhere.stop()
+    done = aureon("run", cwd=tmp_path, AUREON_BROKERS=own_broker.brokers)
+    assert done.returncode == 2
+    assert "the state folder .aureon/state belongs to the cluster" in done.stderr
+    assert "set AUREON_BROKERS" in done.stderr
+    assert "or AUREON_STATE to another folder" in done.stderr
+
+
+def test_tasks_become_records_and_sigterm_stops_gracefully(own_broker: Broker, tmp_path: Path) -> None:
+    """Everything that was decided is in the lake, and the next run goes on from there."""
+    brokers = own_broker.brokers
+    assert aureon("submit", "-", cwd=tmp_path, stdin=TASKS, AUREON_BROKERS=brokers).returncode == 0
+    with running("run", "--verbose", cwd=tmp_path, AUREON_BROKERS=brokers) as cell:
+
+        def ended() -> bool:
+            status = json.loads(aureon("status", "--json", cwd=tmp_path, AUREON_BROKERS=brokers).stdout)
+            return bool(status["total"]["converged"] + status["total"]["dead"] >= 40)
+
+        until(ended, 60)
+        cell.send_signal(signal.SIGTERM)
+        assert cell.wait(20) == 0
+    assert "stopping: waiting up to 10 s" in said(tmp_path)
+    assert "Traceback" not in said(tmp_path)
+    done = aureon("sql", "--json", "SELECT count(*) AS n FROM one WHERE topic = 'math'", cwd=tmp_path)
+    assert json.loads(done.stdout) == [{"n": 40}]
+    again = aureon("submit", "-", cwd=tmp_path, stdin=TASKS, AUREON_BROKERS=brokers)
+    assert again.returncode == 0
+    done = aureon("run", "--until-idle", "2", cwd=tmp_path, AUREON_BROKERS=brokers)
+    assert done.returncode == 0, done.stderr
+    assert "idle for 2 s, stopping" in done.stderr
+    status = json.loads(aureon("status", "--json", cwd=tmp_path, AUREON_BROKERS=brokers).stdout)
+    assert status["waiting"] == 0
+    assert status["total"]["open"] == 0
+    assert sum(i["messages"] for i in status["kafka"]["inputs"].values()) > 80
+    done = aureon("sql", "--json", "SELECT count(*) AS n FROM records WHERE topic = 'math'", cwd=tmp_path)
+    assert json.loads(done.stdout) == [{"n": 40}]
+
+
+def test_an_error_in_a_step_ends_the_run_in_one_line(own_broker: Broker, tmp_path: Path) -> None:
+    """What the engine has to say of it is in the state folder, not on the terminal."""
+    (tmp_path / "picky.py").write_text(
+        "from schemas.errors import RefusedError\n"
+        "class Policy:\n"
+        "    name = 'picky'\n"
+        "    def __init__(self, settings): pass\n"
+        "    def judge(self, result, round_index): raise RefusedError('this policy likes nothing')\n"
+    )
+    brokers = own_broker.brokers
+    assert aureon("submit", "-", cwd=tmp_path, stdin=TASKS, AUREON_BROKERS=brokers).returncode == 0
+    done = aureon("run", "--policy", "picky:Policy", cwd=tmp_path, AUREON_BROKERS=brokers)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[1:] == ["aureon: this policy likes nothing"]
+
+
+def test_ctrl_c_before_the_flow_runs_ends_with_130(tmp_path: Path) -> None:
+    """While it waits for a broker, for example."""
+    with running("run", cwd=tmp_path, AUREON_BROKERS="10.255.255.1:9092") as cell:
+        until(lambda: (tmp_path / ".aureon" / "state" / "run.lock").exists())
+        time.sleep(0.5)
+        cell.send_signal(signal.SIGINT)
+        assert cell.wait(15) == 130
+    assert said(tmp_path) == "aureon: interrupted\n"
+
+
+def test_the_embedded_broker_is_started_and_stopped(tmp_path: Path) -> None:
+    """With the run that needs it, unless it runs already."""
+    done = aureon("run", "--until-idle", "1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "(embedded), 4 lanes; lake .aureon/lake; 3 nodes: embedded-symbolic" in done.stderr
+    with running("broker", cwd=tmp_path) as broker:
+        until(lambda: "Kafka at 127.0.0.1:" in said(tmp_path))
+        assert "loses the last seconds" in said(tmp_path).replace("\n", " ")
+        assert aureon("run", "--until-idle", "1", cwd=tmp_path).returncode == 0
+        assert broker.poll() is None
+        second = aureon("broker", cwd=tmp_path)
+        assert second.returncode == 2
+        assert "its broker already runs at" in second.stderr
+        broker.send_signal(signal.SIGINT)
+        assert broker.wait(20) == 0
+    assert "stopped; the messages are saved" in said(tmp_path)
+
+
+def test_the_recovery_store_is_made_once(tmp_path: Path) -> None:
+    """And what a process left that died in the middle is cleared away."""
+    folder = recovery_folder(tmp_path)
+    before = sorted(folder.iterdir())
+    assert len(before) == 4
+    (tmp_path / "recovery.left").mkdir()
+    assert recovery_folder(tmp_path) == folder
+    assert sorted(folder.iterdir()) == before
+    assert not (tmp_path / "recovery.left").exists()
+
+
+def test_a_state_folder_has_one_owner(tmp_path: Path) -> None:
+    """Within a process too, and it is free again afterwards."""
+    with locked(tmp_path):
+        assert running_pid(tmp_path) == os.getpid()
+        with pytest.raises(RefusedError, match=f"in use by process {os.getpid()}"), locked(tmp_path):
+            pass
+    assert running_pid(tmp_path) is None
+    with locked(tmp_path):
+        pass
+
+
+def test_what_the_engine_writes_by_itself_goes_to_a_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """What Python writes does not."""
+    with muffled_engine(tmp_path / "engine.log"):
+        os.write(2, b"thread panicked\n")
+        sys.stderr.write("a word for the user\n")
+    os.write(2, b"afterwards\n")
+    assert (tmp_path / "engine.log").read_text() == "thread panicked\n"
+    assert capfd.readouterr().err == "a word for the user\nafterwards\n"
