@@ -26,14 +26,12 @@ from schemas.decision import DecisionKind
 from schemas.errors import LogMismatchError
 
 CUT_VERSION = 1
-FEW_AT = 2
-"""A message with so many `started` marks runs apart, among few."""
+TOGETHER, APART, ALONE = 1, 2, 3
+"""How a message runs after an unclean end, told by its `started` mark: with all others, among few, with none. One that
+was under way at another unclean end goes a level up; above the last one it is dead. Marks are compared by level and
+not counted: a process that was thought dead and its successor both mark what they hand out."""
 FEW = 32
-"""So few. One by one, a window of innocent messages would take hours after two kills in a row."""
-ALONE_AT = 3
-"""A message with so many `started` marks runs alone."""
-DEAD_AT = 4
-"""A message with so many `started` marks is dead: its process has ended uncleanly that often."""
+"""So many run apart at a time. One by one, a window of innocent messages would take hours after two kills in a row."""
 
 CauseName = tuple[int, int, int]
 """(lane, offset of the decision, index among what follows from it)."""
@@ -58,6 +56,8 @@ class Message(Struct, kw_only=True):
     size: int = 0
     """In bytes."""
     verdict: Verdict | None = None
+    level: int = 0
+    """How it runs after an unclean end; it is told by its mark."""
     body: Any = None
     """What the steps behind need; never looked at here."""
 
@@ -77,6 +77,8 @@ class Entry(Protocol):
     def introduces(self) -> bool: ...
     @property
     def payload_digest(self) -> str: ...
+    @property
+    def level(self) -> int: ...
 
 
 class Owner(Struct, frozen=True, array_like=True):
@@ -195,6 +197,7 @@ class Lane:
         span: how far above a low-water messages are read, in offsets.
         in_flight: how many messages may be handed out and undecided at a time.
         window_bytes: how many bytes of messages of one input are held, about.
+        few: how many messages run apart at a time.
         unclean: the life before may have ended with messages under way.
     """
 
@@ -208,6 +211,7 @@ class Lane:
         span: int = 8192,
         in_flight: int = 2048,
         window_bytes: int = 1 << 26,
+        few: int = FEW,
         unclean: bool = False,
     ) -> None:
         topics: Mapping[str, TopicCut] = cut.topics if cut else {}
@@ -227,7 +231,10 @@ class Lane:
         self._turn = 0.0
 
         self._unclean = unclean
-        self._marks: dict[tuple[str, int], list[int]] = {}  # (topic, offset) -> log offsets of its marks
+        self._few_at_a_time = few
+        self._marks: dict[
+            tuple[str, int], tuple[int, int]
+        ] = {}  # (topic, offset) -> log offset, highest level of marks
         self._marking: dict[tuple[str, int], Message] = {}  # the mark is asked for and not yet read back
         self._marked_now: deque[Message] = deque()  # the mark has been read back
         self._few: deque[Message] = deque()  # each waits for its turn, and only then asks for its mark
@@ -564,13 +571,25 @@ class Lane:
             name = (message.kafka_topic, message.offset)
             if message.offset >= source.suspect_below:
                 room -= self._start(message, handed)
-            elif (mark := len(self._marks.get(name, ())) + 1) >= FEW_AT:
-                (self._few if mark < ALONE_AT else self._alone).append(message)
             else:
-                room -= 1
-                self._marking[name] = message
-                marks.append(message)
+                room -= self._suspect(name, message, handed, marks)
         return handed, marks
+
+    def _suspect(self, name: tuple[str, int], message: Message, handed: list[Message], marks: list[Message]) -> bool:
+        """A message that may have been under way at an unclean end; tell whether it takes up room now."""
+        message.level = self._marks.get(name, (0, 0))[1] + 1
+        if message.level == APART:
+            self._few.append(message)
+        elif message.level == ALONE:
+            self._alone.append(message)
+        elif message.level == TOGETHER:
+            self._marking[name] = message
+            marks.append(message)
+            return True
+        else:
+            message.verdict = message.verdict or "poison"
+            return self._start(message, handed)
+        return False
 
     def _admit_due(self, now: float) -> None:
         for source in self._inputs.values():
@@ -584,7 +603,7 @@ class Lane:
 
     def _next_few(self, marks: list[Message]) -> None:
         """Let the next ones run apart. Their marks come now and not before: one that only waited must not count."""
-        while self._few and len(self._band) < FEW:
+        while self._few and len(self._band) < self._few_at_a_time:
             message = self._few.popleft()
             if not self._is_settled(self._inputs[message.kafka_topic], message):
                 self._band.add((message.kafka_topic, message.offset))
@@ -612,16 +631,13 @@ class Lane:
         return True
 
     def _marked(self, offset: int, entry: Entry) -> None:
-        """A mark has been read: count it, and hand its message out if it was waiting for it."""
+        """A mark has been read: note it, and hand its message out if it was waiting for it."""
         name = (entry.kafka_topic, entry.offset)
-        marks = self._marks.setdefault(name, [])
-        marks.append(offset)
+        first, level = self._marks.get(name, (offset, 0))
+        self._marks[name] = (first, max(level, entry.level))
         message = self._marking.pop(name, None)
-        if message is None:
-            return
-        if len(marks) >= DEAD_AT and message.verdict is None:
-            message.verdict = "poison"
-        self._marked_now.append(message)
+        if message is not None:
+            self._marked_now.append(message)
 
     # -- the cut ---------------------------------------------------------------------------------------------------
 
@@ -631,7 +647,7 @@ class Lane:
         oldest = [self.log_next]
         for source in self._inputs.values():
             oldest.extend(offset for offset, _ in source.decided.values())
-        oldest.extend(offsets[0] for offsets in self._marks.values())
+        oldest.extend(first for first, _ in self._marks.values())
         topics = {name: TopicCut(s.low, dict(s.below)) for name, s in self._inputs.items()}
         return Cut(self.lane, at, min(oldest), topics, clean)
 

@@ -112,6 +112,8 @@ class Decision(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """Branches that were proposed and not taken, each with the reason."""
     raw: str = ""
     """Of a message that is no task: its bytes, in base64, up to a limit."""
+    level: int = 0
+    """Of a mark: how its message runs, with all others (1), among few (2), with none (3)."""
     version: int = WIRE_VERSION
 
 

@@ -20,9 +20,7 @@ def environment(**variables: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "120", **variables}
 
 
-def aureon(
-    *arguments: str | Path, cwd: Path, stdin: str | bytes = b"", timeout_s: float = 60, **variables: str
-) -> Finished:
+def aureon(*arguments: str | Path, cwd: Path, stdin: str = "", timeout_s: float = 60, **variables: str) -> Finished:
     """Run a command to its end.
 
     Args:
@@ -36,7 +34,7 @@ def aureon(
         [*AUREON, *map(str, arguments)],
         cwd=cwd,
         env=environment(**variables),
-        input=stdin.encode() if isinstance(stdin, str) else stdin,
+        input=stdin.encode(),
         capture_output=True,
         timeout=timeout_s,
         check=False,
@@ -69,14 +67,23 @@ def running(*arguments: str | Path, cwd: Path, **variables: str) -> Iterator[sub
                 process.wait()
 
 
-def until(condition: Callable[[], object], limit_s: float = 30.0) -> None:
+def until(
+    condition: Callable[[], object], limit_s: float = 30.0, process: "subprocess.Popen[str] | None" = None
+) -> None:
     """Wait for a condition.
+
+    Args:
+        condition: what is to come true.
+        limit_s: how long that may take.
+        process: if it ends, there is no use in waiting.
 
     Raises:
         TimeoutError: it does not come true.
     """
     deadline = time.monotonic() + limit_s
     while not condition():
+        if process is not None and process.poll() is not None:
+            raise TimeoutError(f"{process.args!r} ended with {process.returncode}")
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {limit_s:g} s")
         time.sleep(0.05)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import duckdb
 import jsonschema  # type: ignore[import-untyped] # it comes with Great Expectations, without types
@@ -56,7 +57,7 @@ def test_the_queries_run(tmp_path: Path) -> None:
 class _Endpoint(BaseHTTPRequestHandler):
     """Answers every chat with 42; the first question of each model fails."""
 
-    asked: set[str] = set()
+    asked: ClassVar[set[str]] = set()
 
     def do_POST(self) -> None:
         question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -89,17 +90,18 @@ def test_own_nodes_and_the_reader_of_results(own_broker: Broker, tmp_path: Path,
     """The nodes of README answer a task, and the reader of README is told once, whoever says it again."""
     (tmp_path / "my_nodes.py").write_text(block("python", "class Chat"))
     task = json.dumps({"topic": "anything", "logical_id": "deep", "payload": {"prompt": "?", "answer_kind": "number"}})
-    variables = {"AUREON_BROKERS": own_broker.brokers, "AUREON_NODES": "my_nodes:nodes", "CHAT_URL": endpoint}
-    assert aureon("submit", "-", cwd=tmp_path, stdin=task, **variables).returncode == 0
-    done = aureon("run", "--until-idle", "1", cwd=tmp_path, **variables)
+    brokers = own_broker.brokers
+    assert aureon("submit", "-", cwd=tmp_path, stdin=task, AUREON_BROKERS=brokers).returncode == 0
+    command = ("run", "--until-idle", "1", "--nodes", "my_nodes:nodes")
+    done = aureon(*command, cwd=tmp_path, AUREON_BROKERS=brokers, CHAT_URL=endpoint)
     assert done.returncode == 0, done.stderr
     assert "1 nodes: chat" in done.stderr
 
-    reader = block("python", "subscribe").replace("127.0.0.1:9092", own_broker.brokers)
+    reader = block("python", "subscribe").replace("127.0.0.1:9092", brokers)
     with (tmp_path / "read.txt").open("wb") as read:
         process = subprocess.Popen([AUREON[0], "-c", reader], cwd=tmp_path, env=environment(), stdout=read)
     try:
-        until(lambda: (tmp_path / "read.txt").read_text(), 30)
+        until((tmp_path / "read.txt").read_text, 30)
         assert (tmp_path / "read.txt").read_text() == "anything deep 42\n"
         assert process.poll() is None
     finally:

@@ -183,15 +183,17 @@ def print_report(result: Result, lake_dir: Path) -> None:
     ended = result.tasks + result.branches
     console.print(
         f"\n{result.tasks:,} tasks and {result.branches:,} branches ended in {result.ran_s:,.1f} s: "
-        f"{ended / max(result.ran_s, 0.1):,.0f} tasks/s, {result.decisions:,} rounds, {result.calls:,} calls to models."
+        f"{ended / max(result.ran_s, 0.1):,.0f} tasks/s, {result.decisions:,} rounds, {result.calls:,} calls.",
+        soft_wrap=True,
     )
     console.print(
         f"Of the tasks {result.converged:,} converged ({result.forced:,} forced), {result.dead:,} are dead letters; "
         f"{result.right:,} of the converged ({_percent(result.right, result.converged)}) are right by reasoning-gym's "
-        f"own verifiers. {result.branches_converged:,} branches converged."
+        f"own verifiers. {result.branches_converged:,} branches converged.",
+        soft_wrap=True,
     )
     rounds = ", ".join(f"{count:,} after {rounds}" for rounds, count in result.by_rounds.items())
-    console.print(f"Rounds to convergence: {rounds}.\n")
+    console.print(f"Rounds to convergence: {rounds}.\n", soft_wrap=True)
     console.print(_families_table(result))
     console.print()
     console.print(_agreement_table(result))

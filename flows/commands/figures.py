@@ -1,6 +1,7 @@
 """What Kafka and the lake tell of the work, for `status` and the progress of a run; asking changes nothing."""
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -14,13 +15,27 @@ from deltalake import DeltaTable
 from msgspec import Struct
 
 import one_lake
-from connectors.kafka import ClientConfig, admin_client
+from connectors.kafka import ClientConfig, admin_client, library_log, preflight
 from connectors.topics import RESULTS
 from flows.cell import INPUTS
 from one_lake import tables
 from schemas.errors import TryAgainError
 
 LIMIT_S = 10.0
+
+
+def reach(config: ClientConfig, limit_s: float) -> None:
+    """Ask the broker whether it is there. What the library would log of its attempts is in the error.
+
+    Raises:
+        RefusedError: it does not answer in time.
+    """
+    level = library_log.level
+    library_log.setLevel(logging.CRITICAL)
+    try:
+        preflight(config, limit_s)
+    finally:
+        library_log.setLevel(level)
 
 
 class InputFigures(Struct, frozen=True):
@@ -152,19 +167,25 @@ class TopicFigures(Struct, frozen=True):
 
 
 _BY_TOPIC = """
+WITH spawned AS (SELECT topic, count(*) AS spawned FROM branches GROUP BY topic),
+moved AS (SELECT lane AS cause_lane, decision_offset AS cause_offset FROM rounds WHERE kind = 'moved'),
+-- decisions on what follows from others; a task that moved home waits there like any other
+followed AS (
+    SELECT topic, count(*) AS followed FROM rounds ANTI JOIN moved USING (cause_lane, cause_offset)
+    WHERE cause_lane IS NOT NULL GROUP BY topic
+)
 SELECT
     topic,
     count(*) FILTER (kind = 'converged'),
     count(*) FILTER (kind = 'converged' AND forced),
     count(*) FILTER (kind = 'dead'),
-    -- what follows from decisions, less what was decided of that; a task that moved home waits there like any other
-    count(*) FILTER (kind IN ('next_round', 'retry')) - count(*) FILTER (cause_lane IS NOT NULL AND NOT introduces)
-        + any_value(coalesce(spawned, 0)),
+    count(*) FILTER (kind IN ('next_round', 'retry'))
+        + any_value(coalesce(spawned, 0)) - any_value(coalesce(followed, 0)),
     any_value(coalesce(spawned, 0)),
     count(kind),
     coalesce(sum(calls), 0)::BIGINT,
     coalesce(sum(cost), 0)
-FROM rounds FULL JOIN (SELECT topic, count(*) AS spawned FROM branches GROUP BY topic) USING (topic)
+FROM rounds FULL JOIN spawned USING (topic) LEFT JOIN followed USING (topic)
 GROUP BY topic ORDER BY topic
 """
 

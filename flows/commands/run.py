@@ -25,9 +25,10 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.run import cli_main
 
 from connectors.embedded import EmbeddedBroker
+from connectors.kafka import client_config
 from flows.cell import Cell
 from flows.cli import OK, say, settings_of
-from flows.commands.figures import KafkaFigures, KafkaLook, LakeCounts, LakeLook, Rate
+from flows.commands.figures import KafkaFigures, KafkaLook, LakeCounts, LakeLook, Rate, reach
 from flows.refine import cell_flow
 from flows.settings import Settings
 from schemas.errors import AureonError, RefusedError
@@ -40,6 +41,8 @@ and costs one small transaction an epoch. Workers are threads under one GIL, so 
 
 LOCK = "run.lock"
 ENGINE_LOG = "engine.log"
+PREFLIGHT_S = 5.0
+"""A broker that answers at all does so in this time; with all that a start takes besides, an error comes within ten."""
 HEARTBEAT_S = 5.0
 LOOK_S = 1.0
 
@@ -112,8 +115,13 @@ def run_cell(cell: Cell, interrupts: "Interrupts", watch: "Watch") -> None:
 
 @contextlib.contextmanager
 def broker_of(settings: Settings) -> Iterator[None]:
-    """Start the embedded broker unless the settings name another; stop it only if it was started here."""
+    """Start the embedded broker, and stop it only if it was started here; or ask the one that the settings name.
+
+    Raises:
+        RefusedError: none answers.
+    """
     if settings.brokers:
+        reach(client_config(settings.brokers, settings.kafka_properties), PREFLIGHT_S)
         yield
         return
     with EmbeddedBroker(settings.broker_dir):

@@ -9,7 +9,7 @@ from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
-from connectors.kafka import client_config, preflight
+from connectors.kafka import client_config
 from flows.cell import brokers_of
 from flows.cli import OK, settings_of, show
 from flows.commands.figures import (
@@ -20,6 +20,7 @@ from flows.commands.figures import (
     every,
     folder_size,
     lake_by_topic,
+    reach,
     total,
 )
 from flows.commands.run import running_pid
@@ -80,7 +81,7 @@ def gather(settings: Settings) -> Status:
     try:
         config = client_config(brokers_of(settings), settings.kafka_properties)
         found["broker"] = config["bootstrap.servers"]
-        preflight(config, PREFLIGHT_S)
+        reach(config, PREFLIGHT_S)
         kafka = KafkaLook(config, settings.group).figures()
         found["kafka"], found["waiting"] = kafka, kafka.waiting if kafka else None
     except AureonError as error:

@@ -11,15 +11,17 @@ from typing import BinaryIO, Self
 import msgspec
 from msgspec import Raw
 
-from connectors.kafka import CheckedProducer, ClientConfig, client_config, preflight
+from connectors.kafka import CheckedProducer, ClientConfig, client_config
 from connectors.topics import ensure_topics
 from flows.cell import brokers_of, lanes_asked
 from flows.cli import FAILED, INTERRUPTED, OK, say, settings_of, show
+from flows.commands.figures import reach
 from flows.steps.plan import input_topic
 from schemas.errors import AureonError, BadRecordError, RefusedError
 from schemas.ids import home_lane
 from schemas.task import encode, read_task
 
+PREFLIGHT_S = 5.0
 BATCH_MESSAGES = 1000
 BATCH_BYTES = 1 << 20
 QUEUE_KBYTES = 32_768
@@ -108,7 +110,7 @@ def main(options: argparse.Namespace) -> int:
         raise RefusedError("--topic: empty")
     with _opened(options.file) as (name, source):
         config = client_config(brokers_of(settings), settings.kafka_properties)
-        preflight(config)
+        reach(config, PREFLIGHT_S)
         lanes = ensure_topics(config, lanes_asked(settings), settings.replication).lanes
         with TaskSender(config, lanes, settings.max_task_bytes) as sender, _progress(source) as advance:
             lines = read_lines(source, settings.max_task_bytes, advance)

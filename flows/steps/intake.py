@@ -143,6 +143,8 @@ class Decided(Struct, frozen=True, gc=False):
 class Reader(Protocol):
     """Reads one partition of one Kafka topic, in order, from an offset on."""
 
+    @property
+    def position(self) -> int: ...
     def poll(self, n: int) -> Sequence[ConsumedMessage]: ...
     def begin_offset(self) -> int: ...
     def end_offset(self) -> int: ...
@@ -285,23 +287,22 @@ class LanePartition(StatefulSourcePartition[tuple[str, Handed | Decided], bytes]
         self._log = self._connections.reader(parts.results_topic, lane, self._lane.log_start)
         self._log_end = self._log.end_offset()
         self._lane.check_log(self._log.begin_offset(), self._log_end)
-        self._inputs: dict[str, Reader] = {}
+        # asked for after the end of the log, and before anything that follows from it is sent
+        self._inputs = {t: self._connections.reader(t, lane, self._lane.position(t)) for t in parts.inputs}
+        self._holds = {t: (reader.begin_offset(), reader.end_offset()) for t, reader in self._inputs.items()}
+        self._reads_inputs = False
         self._delivered: Cut | None = None
         self._idle = 0
         self._final_end: int | None = None
-        if self._lane.log_next >= self._log_end:
-            self._begin_reading()
+        self._begin_reading_at_end_of_log()
 
-    def _begin_reading(self) -> None:
+    def _begin_reading_at_end_of_log(self) -> None:
+        if self._reads_inputs or self._log.position < self._log_end:
+            return
         self._lane.begin_reading()
-        for kafka_topic in self._parts.inputs:
-            self._inputs[kafka_topic] = self._open(kafka_topic)
-
-    def _open(self, kafka_topic: str) -> Reader:
-        position = self._lane.position(kafka_topic)
-        reader = self._connections.reader(kafka_topic, self._lane_number, position)
-        self._lane.check_input(kafka_topic, reader.begin_offset(), reader.end_offset())
-        return reader
+        self._reads_inputs = True
+        for kafka_topic, (begin, end) in self._holds.items():
+            self._lane.check_input(kafka_topic, begin, end, self._log_end)
 
     def next_batch(self) -> list[tuple[str, Handed | Decided]]:
         """Read what is there, and emit what was decided and what goes next."""
@@ -313,7 +314,7 @@ class LanePartition(StatefulSourcePartition[tuple[str, Handed | Decided], bytes]
         if stopping.asked:
             if self._is_drained() and not batch:
                 raise StopIteration
-        elif self._inputs:
+        elif self._reads_inputs:
             self._read_inputs()
             may_hand_out, may_run_alone = self._solitude.ask(self._lane)
             now = time.time()
@@ -335,8 +336,7 @@ class LanePartition(StatefulSourcePartition[tuple[str, Handed | Decided], bytes]
                 continue
             if lane_log(offset, decision):
                 decided.append((offset, decision))
-        if not self._inputs and self._lane.log_next >= self._log_end:
-            self._begin_reading()
+        self._begin_reading_at_end_of_log()
         return decided
 
     def _read_inputs(self) -> None:
@@ -356,7 +356,7 @@ class LanePartition(StatefulSourcePartition[tuple[str, Handed | Decided], bytes]
                 return False
             self._connections.flush()
             self._final_end = self._log.end_offset()
-        return self._lane.log_next >= self._final_end
+        return self._log.position >= self._final_end
 
     def next_awake(self) -> datetime | None:
         """At once while there is something to do."""
@@ -384,5 +384,9 @@ class LanePartition(StatefulSourcePartition[tuple[str, Handed | Decided], bytes]
 def mark_of(message: Message) -> Decision:
     """The entry that says: a process that may crash of it has begun to work on this message."""
     return Decision(
-        kind=DecisionKind.STARTED, kafka_topic=message.kafka_topic, offset=message.offset, task_id=message.task_id
+        kind=DecisionKind.STARTED,
+        kafka_topic=message.kafka_topic,
+        offset=message.offset,
+        task_id=message.task_id,
+        level=message.level,
     )

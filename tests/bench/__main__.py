@@ -54,7 +54,9 @@ class Bench:
         """Rounds per second of the raw loop."""
         empty(self._broker)
         admin = admin_client(client_config(self._broker.brokers))
-        for created in admin.create_topics([NewTopic(t, 1, 1, config={"retention.ms": "-1"}) for t in (IN, OUT)]).values():
+        for created in admin.create_topics(
+            [NewTopic(t, 1, 1, config={"retention.ms": "-1"}) for t in (IN, OUT)]
+        ).values():
             created.result()
         self._fill(IN, count)
         ran = subprocess.run(

@@ -46,9 +46,10 @@ def loop(brokers: str, tasks: int) -> float:
         if not messages:
             continue
         started = started or time.perf_counter()
-        again, out = [], []
+        again: list[dict[str, bytes]] = []
+        out: list[dict[str, bytes]] = []
         for message in messages:
-            task = decode(message.value())
+            task = decode(message.value() or b"")
             task.round_index += 1
             (again if task.round_index < ROUNDS else out).append({"value": encode(task)})
         for kafka_topic, batch in ((IN, again), (OUT, out)):

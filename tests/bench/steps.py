@@ -36,7 +36,7 @@ class _Memory:
         self.put = self._owners.__setitem__
 
 
-def main(count: int = 5000, models: int = 1) -> None:
+def main(count: int = 5000, models: int = 1) -> None:  # noqa: PLR0915 - one paragraph a step
     """Send tasks through all steps, three rounds each, and print the cost of each step."""
     settings = Settings(score_threshold=0.99)
     sealer = Sealer(b"k" * 32)
@@ -96,9 +96,9 @@ def main(count: int = 5000, models: int = 1) -> None:
         record_batch(RoundRow, [r for r in derived.rows if isinstance(r, RoundRow)])
         timed("rows to Arrow", at)
         rounds += len(decisions)
-        for message in derived.messages:
-            queues[message.kafka_topic].append((ends[message.kafka_topic], message.value))
-            ends[message.kafka_topic] += 1
+        for out in derived.messages:
+            queues[out.kafka_topic].append((ends[out.kafka_topic], out.value))
+            ends[out.kafka_topic] += 1
     for step, seconds in spent.items():
         print(f"  {step:<16}{seconds / rounds * 1e6:6.2f}")
     print(f"  {'all':<16}{sum(spent.values()) / rounds * 1e6:6.2f}   ({rounds} rounds, {models} models)")

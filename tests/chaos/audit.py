@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from confluent_kafka import Consumer, KafkaError, TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 from deltalake import DeltaTable
 
 import one_lake
@@ -43,9 +43,7 @@ class Audit(msgspec.Struct):
 
     def faults(self) -> int:
         """How many of the counts that should be 0 are made up of."""
-        return (
-            self.undecided + self.lost + self.two_winners + self.two_records + self.wrong_records + self.missing_rows
-        )
+        return self.undecided + self.lost + self.two_winners + self.two_records + self.wrong_records + self.missing_rows
 
 
 class LogFollower:
@@ -67,18 +65,16 @@ class LogFollower:
 
     def poll(self) -> None:
         """Take in what has come."""
-        ends = 0
         deadline = time.monotonic() + 5
         while time.monotonic() < deadline:
             got = self._consumer.consume(2000, 0.1)
             if not got:
                 return
             for message in got:
-                error = message.error()
-                if error is not None:
-                    ends += error.code() == KafkaError._PARTITION_EOF  # noqa: SLF001
-                    continue
-                kafka_topic, lane, offset = str(message.topic()), int(message.partition() or 0), int(message.offset() or 0)
+                if message.error() is not None:
+                    continue  # the end of a partition
+                kafka_topic = str(message.topic())
+                lane, offset = int(message.partition() or 0), int(message.offset() or 0)
                 if kafka_topic == RESULTS:
                     decision = read_decision(message.value() or b"")
                     if decision.kind is not DecisionKind.STARTED:
@@ -111,7 +107,14 @@ def audit(follower: LogFollower, lake: Path) -> Audit:
         else:
             result.undecided += 1
             result.examples.append(f"undecided: {name}")
-    arrived = {_cause(value): name for name, value in reversed(follower.messages.items()) if _cause(value)}
+    _check_decisions(result, follower, effective)
+    _check_lake(result, effective, lake)
+    return result
+
+
+def _check_decisions(result: Audit, follower: LogFollower, effective: Mapping[Name, tuple[int, Decision]]) -> None:
+    """All that follows has arrived, no round was decided twice, and every task has ended."""
+    arrived = {_cause(value) for value in follower.messages.values()}
     rounds: Counter[Any] = Counter()
     ended: set[tuple[str, str]] = set()
     for (lane, _topic, _offset), (log_offset, decision) in effective.items():
@@ -122,7 +125,7 @@ def audit(follower: LogFollower, lake: Path) -> Audit:
             if (lane, log_offset, index) not in arrived:
                 result.lost += 1
                 result.examples.append(f"follow-up {lane}@{log_offset}.{index} of {decision.task_id} never arrived")
-        if decision.kind in (DecisionKind.CONVERGED, DecisionKind.DEAD):
+        if decision.kind in {DecisionKind.CONVERGED, DecisionKind.DEAD}:
             ended.add((decision.topic, decision.logical_id))
         result.dead += decision.kind is DecisionKind.DEAD
         result.poison += decision.reason == "poison"
@@ -135,8 +138,6 @@ def audit(follower: LogFollower, lake: Path) -> Audit:
         if task is not None and (task.topic, _id(task)) not in ended:
             result.lost += 1
             result.examples.append(f"never ended: {task.topic}/{_id(task)}")
-    _check_lake(result, effective, lake)
-    return result
 
 
 def _check_lake(result: Audit, effective: Mapping[Name, tuple[int, Decision]], lake: Path) -> None:
@@ -225,7 +226,7 @@ class PollingReader:
         for name, seen in self._seen.items():
             try:
                 table = DeltaTable(str(self._lake / name)).to_pyarrow_table()
-            except Exception as error:  # noqa: BLE001 - not there yet
+            except Exception as error:
                 if "Not a Delta table" in str(error) or "no log files" in str(error).lower():
                     continue
                 raise

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from bytewax.recovery import init_db_dir
@@ -42,7 +43,7 @@ class CrashingCell:
         recovery = self.state / "recovery"
         if not recovery.exists():
             recovery.mkdir(parents=True)
-            init_db_dir(recovery, 4)
+            init_db_dir(recovery, 4)  # type: ignore[no-untyped-call]
         command = [sys.executable, "-m", "bytewax.run", "flows.refine", "-r", str(recovery), "-s", "1", "-b", "0"]
         each: list[list[str]] = [[]]
         if shape == "w2":
@@ -116,14 +117,14 @@ def random_shape(rng: random.Random) -> str:
     return rng.choice(["w1", "w2", "two"])
 
 
-def wait_until(condition: "object", limit_s: float, what: str) -> None:
+def wait_until(condition: Callable[[], object], limit_s: float, what: str) -> None:
     """Wait for something to become true.
 
     Raises:
         AssertionError: it did not in time.
     """
     deadline = time.monotonic() + limit_s
-    while not condition():  # type: ignore[operator]
+    while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"after {limit_s:.0f} s: {what}")
         time.sleep(0.1)

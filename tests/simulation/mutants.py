@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from flows.lane import ALONE_AT, Cut, Entry, Lane, Message, TopicCut, id_key
+from flows.lane import ALONE, Cut, Entry, Lane, Message, TopicCut, id_key
 from schemas.decision import DecisionKind
 from tests.simulation.schedule import TRUE, Kind, Rules
 from tests.simulation.world import NEXT, RETRY, Cell, Folder, Index, Lake, Parsed, Row, Slot, Task
@@ -420,15 +420,27 @@ class NoMarks(Lane):
 
 
 class NobodyRunsAlone(Lane):
-    """A message with three marks runs with all others."""
+    """A message with marks runs with all others."""
 
     def hand_out(self, now: float, *, may_run_alone: bool = True) -> tuple[list[Message], list[Message]]:
         """Ask for the mark of everything at once."""
         handed, marks = super().hand_out(now, may_run_alone=may_run_alone)
-        while self._alone:
-            message = self._alone.popleft()
-            self._marking[message.kafka_topic, message.offset] = message
-            marks.append(message)
+        for queue in (self._few, self._alone):
+            while queue:
+                message = queue.popleft()
+                self._marking[message.kafka_topic, message.offset] = message
+                marks.append(message)
+        return handed, marks
+
+
+class FewForEver(Lane):
+    """A message with marks runs among few, never alone."""
+
+    def hand_out(self, now: float, *, may_run_alone: bool = True) -> tuple[list[Message], list[Message]]:
+        """Let those whose turn would be to run alone wait among the few."""
+        handed, marks = super().hand_out(now, may_run_alone=may_run_alone)
+        self._few.extend(self._alone)
+        self._alone.clear()
         return handed, marks
 
 
@@ -459,7 +471,7 @@ class MarksBeforeItsTurn(Lane):
     def hand_out(self, now: float, *, may_run_alone: bool = True) -> tuple[list[Message], list[Message]]:
         """Collect those with the mark that lets them run alone, and let them go one by one."""
         for message in list(self._marked_now):
-            if message.verdict is None and len(self._marks.get((message.kafka_topic, message.offset), ())) >= ALONE_AT:
+            if message.verdict is None and message.level >= ALONE:
                 self._marked_now.remove(message)
                 self._turns.append(message)
         handed, marks = super().hand_out(now, may_run_alone=may_run_alone)
@@ -504,16 +516,6 @@ class MarksOfDoublesKept(Lane):
         super()._repeated(source, message)
         if marks:
             self._marks[name] = marks
-
-
-class PoisonOverridesVerdict(Lane):
-    """Three marks make a message poison, whatever intake knows of it."""
-
-    def _marked(self, offset: int, entry: Entry) -> None:
-        message = self._marking.get((entry.kafka_topic, entry.offset))
-        if message is not None and len(self._marks.get((entry.kafka_topic, entry.offset), ())) >= 2:
-            message.verdict = "poison"
-        super()._marked(offset, entry)
 
 
 class InputBeforeLog(Cell):
@@ -581,9 +583,9 @@ _mutant(TableByBatch)
 _mutant(RoundsFirst)
 _mutant(NoMarks, ("poison",))
 _mutant(NobodyRunsAlone, ("poison",))
+_mutant(FewForEver, ("poison",))
 _mutant(AloneInItsLaneOnly, ("poison",), schedules=300)
 _mutant(MarksBeforeItsTurn, ("poison",))
 _mutant(SuspectsByOffset, ("poison",), schedules=1000)
 _mutant(PoisonWithoutDecision, ("poison",))
 _mutant(MarksOfDoublesKept, schedules=300)
-_mutant(PoisonOverridesVerdict, schedules=600)

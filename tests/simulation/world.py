@@ -117,6 +117,7 @@ class Entry(Struct, kw_only=True):
     attempt: int = 0
     payload_digest: str = ""
     reason: str = ""
+    level: int = 0
     follow_ups: tuple[FollowUp, ...] = ()
     writer: str = ""
 
@@ -370,6 +371,7 @@ class Cell:
             cut,
             span=world.span,
             in_flight=world.in_flight,
+            few=3,
             unclean=folder.dirty or (not folder.used and bool(world.logs[number])),
         )
         folder.used = folder.dirty = True
@@ -555,6 +557,7 @@ class Cell:
                     kafka_topic=message.kafka_topic,
                     offset=message.offset,
                     task_id=message.task_id,
+                    level=message.level,
                     writer=self.name,
                 ),
             )

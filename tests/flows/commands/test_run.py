@@ -45,7 +45,7 @@ def test_what_cannot_be_imported_ends_the_start(flag: str, value: str, own_broke
 def test_a_second_run_on_a_state_folder_is_refused_at_once(own_broker: Broker, tmp_path: Path) -> None:
     """It names the process that has it; `status` does too."""
     with running("run", cwd=tmp_path, AUREON_BROKERS=own_broker.brokers) as first:
-        until(lambda: "Ctrl-C stops it" in said(tmp_path))
+        until(lambda: "Ctrl-C stops it" in said(tmp_path), process=first)
         done = aureon("run", cwd=tmp_path, AUREON_BROKERS=own_broker.brokers)
         assert done.returncode == 2
         assert f"the state folder .aureon/state is in use by process {first.pid}: stop that one" in done.stderr
@@ -79,7 +79,7 @@ def test_tasks_become_records_and_sigterm_stops_gracefully(own_broker: Broker, t
             status = json.loads(aureon("status", "--json", cwd=tmp_path, AUREON_BROKERS=brokers).stdout)
             return bool(status["total"]["converged"] + status["total"]["dead"] >= 40)
 
-        until(ended, 60)
+        until(ended, 60, cell)
         cell.send_signal(signal.SIGTERM)
         assert cell.wait(20) == 0
     assert "stopping: waiting up to 10 s" in said(tmp_path)
@@ -118,7 +118,7 @@ def test_an_error_in_a_step_ends_the_run_in_one_line(own_broker: Broker, tmp_pat
 def test_ctrl_c_before_the_flow_runs_ends_with_130(tmp_path: Path) -> None:
     """While it waits for a broker, for example."""
     with running("run", cwd=tmp_path, AUREON_BROKERS="10.255.255.1:9092") as cell:
-        until(lambda: (tmp_path / ".aureon" / "state" / "run.lock").exists())
+        until((tmp_path / ".aureon" / "state" / "run.lock").exists)
         time.sleep(0.5)
         cell.send_signal(signal.SIGINT)
         assert cell.wait(15) == 130
@@ -131,7 +131,7 @@ def test_the_embedded_broker_is_started_and_stopped(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "(embedded), 4 lanes; lake .aureon/lake; 3 nodes: embedded-symbolic" in done.stderr
     with running("broker", cwd=tmp_path) as broker:
-        until(lambda: "Kafka at 127.0.0.1:" in said(tmp_path))
+        until(lambda: "Kafka at 127.0.0.1:" in said(tmp_path), process=broker)
         assert "loses the last seconds" in said(tmp_path).replace("\n", " ")
         assert aureon("run", "--until-idle", "1", cwd=tmp_path).returncode == 0
         assert broker.poll() is None
