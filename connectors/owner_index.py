@@ -39,9 +39,11 @@ class OwnerIndex:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(self._lock)
-            raise RefusedError(f"{path}: another process works on this lane; each cell needs its own state folder") from None
+            raise RefusedError(
+                f"{path}: another process works on this lane; each cell needs its own state folder"
+            ) from None
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        # a crash of the process loses nothing with WAL; without syncing, a power cut may lose the newest, never the file
+        # a crash of the process loses nothing with WAL; a power cut may lose the newest, not the file
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute("PRAGMA cache_size = -8000")

@@ -1,0 +1,1 @@
+"""The dataflows, and what decides in them."""

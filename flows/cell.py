@@ -265,7 +265,7 @@ def cluster_key(path: Path) -> bytes:
         key = bytes.fromhex(path.read_text().strip())
     except (ValueError, UnicodeDecodeError):
         key = b""
-    if len(key) != 32:  # noqa: PLR2004 - 256 bits
+    if len(key) != 32:  # 256 bits
         raise RefusedError(f"{path}: expected a key of 64 hex digits; copy it from another cell of this cluster")
     return key
 

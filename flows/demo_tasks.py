@@ -84,7 +84,7 @@ def verify(metadata: Mapping[str, str], answer: str) -> float:
 @functools.lru_cache(maxsize=100)
 def _generator(name: str, seed: int) -> Any:
     try:
-        # Its zebra puzzles import pycosat, which has no wheel: without a compiler there is none, and none is needed here.
+        # Its zebra puzzles import pycosat, which has no wheel; they are not in the demo.
         if "pycosat" not in sys.modules and importlib.util.find_spec("pycosat") is None:
             sys.modules["pycosat"] = types.ModuleType("pycosat")
         import reasoning_gym  # noqa: PLC0415 - an extra, and it takes a second

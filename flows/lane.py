@@ -66,19 +66,39 @@ class Entry(Protocol):
     """One entry of the log, as far as the lane looks at it; a `schemas.decision.Decision` is one."""
 
     @property
-    def kind(self) -> DecisionKind: ...
+    def kind(self) -> DecisionKind:
+        """What it is."""
+        ...
+
     @property
-    def kafka_topic(self) -> str: ...
+    def kafka_topic(self) -> str:
+        """Of the message that it is about."""
+        ...
+
     @property
-    def offset(self) -> int: ...
+    def offset(self) -> int:
+        """Of that message."""
+        ...
+
     @property
-    def task_id(self) -> str: ...
+    def task_id(self) -> str:
+        """Of that message."""
+        ...
+
     @property
-    def introduces(self) -> bool: ...
+    def introduces(self) -> bool:
+        """Whether the message is the first with its id."""
+        ...
+
     @property
-    def payload_digest(self) -> str: ...
+    def payload_digest(self) -> str:
+        """Of the message's payload."""
+        ...
+
     @property
-    def level(self) -> int: ...
+    def level(self) -> int:
+        """Of a mark: how the message runs."""
+        ...
 
 
 class Owner(Struct, frozen=True, array_like=True):

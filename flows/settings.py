@@ -25,29 +25,41 @@ Seconds = Annotated[float, Meta(ge=0.0)]
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a run of Aureon can be told."""
 
-    home: Annotated[str, Meta(description="folder that holds all below unless said otherwise")] = ".aureon"
-    brokers: Annotated[str, Meta(description="Kafka bootstrap servers, host:port,…; empty: the embedded broker")] = ""
+    home: Annotated[str, Meta(description="folder that holds all below")] = ".aureon"
+    brokers: Annotated[str, Meta(description="bootstrap servers of Kafka, host:port,…; empty: the embedded one")] = ""
     kafka_config: Annotated[str, Meta(description="more client properties for librdkafka, key=value;key=value")] = ""
     state: Annotated[str, Meta(description="state folder of this cell; empty: <home>/state")] = ""
     lake: Annotated[str, Meta(description="folder of ONE, the lake; empty: <home>/lake")] = ""
-    key_file: Annotated[str, Meta(description="the cluster's key, the same for all cells; empty: <home>/cluster.key")] = ""
-    lanes: Annotated[Count, Meta(description="partitions of each Kafka topic, fixed for good; 0: as they are, or 4")] = 0
-    replication: Annotated[Positive, Meta(description="replicas of each Kafka topic, where they have to be created")] = 1
+    key_file: Annotated[
+        str, Meta(description="the cluster's key, the same for all cells; empty: <home>/cluster.key")
+    ] = ""
+    lanes: Annotated[
+        Count, Meta(description="partitions of each Kafka topic, fixed for good; 0: as they are, or 4")
+    ] = 0
+    replication: Annotated[
+        Positive, Meta(description="replicas of each Kafka topic, where they have to be created")
+    ] = 1
     group: Annotated[str, Meta(description="consumer group in which cuts are committed")] = "aureon"
     workers: Annotated[Positive, Meta(description="worker threads of this cell")] = 1
     snapshot_s: Annotated[Positive, Meta(description="seconds between snapshots and commits to the lake")] = 2
 
-    nodes: Annotated[str, Meta(description="module:function that gives the nodes")] = "connectors.nodes.embedded:embedded_nodes"
+    nodes: Annotated[str, Meta(description="module:function that gives the nodes")] = (
+        "connectors.nodes.embedded:embedded_nodes"
+    )
     policy: Annotated[str, Meta(description="module:callable that makes the policy")] = (
         "flows.policies:SimpleThresholdPolicy"
     )
     verifiers: Annotated[str, Meta(description="more verifiers, module:function,…; known by the function's name")] = ""
     score_threshold: Annotated[Share, Meta(description="the default policy accepts from this score on")] = 0.85
     max_rounds: Annotated[Positive, Meta(description="rounds after which the default policy takes what there is")] = 3
-    max_attempts: Annotated[Positive, Meta(description="attempts at a round whose calls all failed, before it is dead")] = 3
+    max_attempts: Annotated[
+        Positive, Meta(description="attempts at a round whose calls all failed, before it is dead")
+    ] = 3
     retry_delay_s: Annotated[Seconds, Meta(description="how long a failed round waits before its next attempt")] = 5.0
     call_tries: Annotated[Positive, Meta(description="tries of one call within its round")] = 3
-    call_backoff_s: Annotated[Seconds, Meta(description="pause before the second try of a call; doubles, with jitter")] = 0.2
+    call_backoff_s: Annotated[
+        Seconds, Meta(description="pause before the second try of a call; doubles, with jitter")
+    ] = 0.2
     max_depth: Annotated[Count, Meta(description="how many branchings deep a root task may go")] = 3
     max_branches: Annotated[Count, Meta(description="how many branches a root task may have in all")] = 16
     max_task_bytes: Annotated[Positive, Meta(description="a larger task message is a dead letter")] = 1 << 20

@@ -33,9 +33,7 @@ def derive(decided: Decided, sealer: Sealer) -> Derived:
     return Derived(messages, rows)
 
 
-def _message(
-    lane: int, offset: int, index: int, decision: Decision, follow_up: FollowUp, sealer: Sealer
-) -> Outgoing:
+def _message(lane: int, offset: int, index: int, decision: Decision, follow_up: FollowUp, sealer: Sealer) -> Outgoing:
     cause = (lane, offset, index)
     seal = sealer.seal(cause, follow_up.task_id, follow_up.kafka_topic, follow_up.lane)
     task = TaskDescriptor(

@@ -77,8 +77,7 @@ def classify(reading: Reading, kafka_topic: str, offset: int, value: bytes | Non
     value = value or b""
     due_at = timestamp + reading.retry_delay_s if kafka_topic == reading.retry_topic else 0.0
     try:
-        if len(value) > reading.max_task_bytes:
-            raise BadRecordError(f"{len(value):,} bytes; a task may have {reading.max_task_bytes:,}")
+        _check_size(reading, value)
         task, view = read_task(value)
         cause = _checked_cause(reading, kafka_topic, task)
         introduces = cause is None or (task.origin is not None and task.origin.introduces)
@@ -109,6 +108,11 @@ def classify(reading: Reading, kafka_topic: str, offset: int, value: bytes | Non
         message.key = id_key(task.topic, task.logical_id, task.generation)
         message.digest = digest
     return message
+
+
+def _check_size(reading: Reading, value: bytes) -> None:
+    if len(value) > reading.max_task_bytes:
+        raise BadRecordError(f"{len(value):,} bytes; a task may have {reading.max_task_bytes:,}")
 
 
 def _checked_cause(reading: Reading, kafka_topic: str, task: TaskDescriptor) -> tuple[int, int, int] | None:
@@ -144,11 +148,25 @@ class Reader(Protocol):
     """Reads one partition of one Kafka topic, in order, from an offset on."""
 
     @property
-    def position(self) -> int: ...
-    def poll(self, n: int) -> Sequence[ConsumedMessage]: ...
-    def begin_offset(self) -> int: ...
-    def end_offset(self) -> int: ...
-    def close(self) -> None: ...
+    def position(self) -> int:
+        """The next offset."""
+        ...
+
+    def poll(self, n: int) -> Sequence[ConsumedMessage]:
+        """Take what is there, up to `n` messages; never waits."""
+        ...
+
+    def begin_offset(self) -> int:
+        """The first offset that there is."""
+        ...
+
+    def end_offset(self) -> int:
+        """The offset that the next message will get."""
+        ...
+
+    def close(self) -> None:
+        """Let go."""
+        ...
 
 
 class OwnersIndex(Owners, Protocol):
@@ -159,19 +177,41 @@ class OwnersIndex(Owners, Protocol):
     was_new: bool
     """Nothing is known of a life before."""
 
-    def flush(self, next_offset: int) -> None: ...
-    def close(self, *, clean: bool) -> None: ...
+    def flush(self, next_offset: int) -> None:
+        """Keep what was noted, for the log before `next_offset`."""
+        ...
+
+    def close(self, *, clean: bool) -> None:
+        """Let go; say whether the lane ended gracefully."""
+        ...
 
 
 class LaneConnections(Protocol):
     """What one lane needs of the outside; one object makes it from the settings."""
 
-    def reader(self, kafka_topic: str, lane: int, offset: int) -> Reader: ...
-    def owners(self, lane: int) -> OwnersIndex: ...
-    def log_end(self, lane: int) -> int: ...
-    def committed_cut(self, lane: int) -> Cut | None: ...
-    def commit_cut(self, cut: Cut) -> None: ...
-    def flush(self) -> None: ...
+    def reader(self, kafka_topic: str, lane: int, offset: int) -> Reader:
+        """Open one partition for reading."""
+        ...
+
+    def owners(self, lane: int) -> OwnersIndex:
+        """Open the index of ids of a lane."""
+        ...
+
+    def log_end(self, lane: int) -> int:
+        """Where the log of a lane ends now."""
+        ...
+
+    def committed_cut(self, lane: int) -> Cut | None:
+        """The cut that was committed last."""
+        ...
+
+    def commit_cut(self, cut: Cut) -> None:
+        """Commit a cut that is delivered."""
+        ...
+
+    def flush(self) -> None:
+        """Wait until all that was sent has arrived."""
+        ...
 
 
 class Stopping:

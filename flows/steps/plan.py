@@ -120,7 +120,7 @@ class Planner:
                 detail=history[-1],
                 **common,
             )
-        origin = msgspec.structs.replace(self._carried(task, answered, None, now), errors=history)
+        origin = msgspec.structs.replace(self._carried(task, answered, None), errors=history)
         follow_up = _follow_up(task, RETRY, lane, origin, task.round_index, task.attempt + 1)
         return Decision(
             kind=DecisionKind.RETRY, reason="all calls failed", detail=history[-1], follow_ups=(follow_up,), **common
@@ -139,7 +139,7 @@ class Planner:
             **_naming(answered.routed.message, task),
         )
         if not verdict.converged:
-            origin = self._carried(task, answered, result, now)
+            origin = self._carried(task, answered, result)
             follow_up = _follow_up(task, TASKS_NEXT, lane, origin, task.round_index + 1, 0)
             return Decision(kind=DecisionKind.NEXT_ROUND, result=_lean(result), follow_ups=(follow_up,), **common)
         if result.answer is None and task.origin is not None and task.origin.answer is not None:
@@ -154,10 +154,8 @@ class Planner:
         if result.answer is None or result.flags:
             detail = "; ".join(result.flags) or "every model abstained or failed"
             reason = "rejected" if result.flags else "no_answer"
-            return Decision(
-                kind=DecisionKind.DEAD, result=_lean(result), detail=detail, **{**common, "reason": reason}
-            )
-        follow_ups, cut_off, warnings = self._branches(task, result, now)
+            return Decision(kind=DecisionKind.DEAD, result=_lean(result), detail=detail, **{**common, "reason": reason})
+        follow_ups, cut_off, warnings = self._branches(task, result)
         result = msgspec.structs.replace(_lean(result), warnings=(*result.warnings, *warnings))
         return Decision(
             kind=DecisionKind.CONVERGED,
@@ -168,7 +166,7 @@ class Planner:
             **common,
         )
 
-    def _carried(self, task: TaskDescriptor, answered: Answered, result: RoundResult | None, now: float) -> Origin:
+    def _carried(self, task: TaskDescriptor, answered: Answered, result: RoundResult | None) -> Origin:
         """What the next round or attempt is told of this one."""
         origin = task.origin or Origin(
             cause=_UNSEALED, branches_left=self._limits.max_branches, started_at=answered.routed.handed_at
@@ -196,7 +194,7 @@ class Planner:
         )
 
     def _branches(
-        self, task: TaskDescriptor, result: RoundResult, now: float
+        self, task: TaskDescriptor, result: RoundResult
     ) -> tuple[tuple[FollowUp, ...], tuple[str, ...], tuple[str, ...]]:
         """The branches that the leading answer proposes: taken, cut off, and what was wrong with them."""
         proposed, warnings = _proposals(result)

@@ -16,6 +16,7 @@ class Nobody:
     def get(self, key: bytes) -> Owner | None:
         """Nobody."""
         del key
+        return None
 
     def put(self, key: bytes, owner: Owner) -> None:
         """Forget."""

@@ -1,0 +1,111 @@
+"""What a user brings along, for the tests of the cell: nodes with a script, a policy, a verifier, a full disk."""
+
+import asyncio
+import errno
+import os
+import random
+from pathlib import Path
+
+from connectors.nodes import Node
+from flows.policies import Verdict
+from flows.settings import Settings
+from one_lake.sink import LakeWriter
+from schemas.decision import RoundResult
+from schemas.node import Answer, Call, NodeCapabilities
+from schemas.task import PayloadView
+
+POISON = "end the process"
+BRANCHING = "and what follows"
+ANSWER = "42"
+CALLS = "REFINE_CALLS"
+"""The variable that names the file where answered calls are noted."""
+DISK_IS_FULL = "REFINE_DISK_IS_FULL"
+"""The variable that names a file; while it is there, the disk is full."""
+
+
+class ScriptedNode:
+    """Answers after a while; two of them agree from a round on. Notes every call that it answers."""
+
+    def __init__(
+        self, name: str, delay_s: tuple[float, float] = (0.0, 0.0), agrees_from: int = 0, text: str = ANSWER
+    ) -> None:
+        self.capabilities = NodeCapabilities(node=name, models=(name,), max_concurrency=100_000)
+        self._delay_s = delay_s
+        self._agrees_from = agrees_from
+        self._text = text
+        path = os.environ.get(CALLS)
+        self._calls = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600) if path else None
+
+    async def ask(self, call: Call) -> Answer:
+        """Answer, or take the process along."""
+        if call.prompt == POISON:
+            os._exit(1)
+        if self._delay_s[1]:
+            await asyncio.sleep(random.uniform(*self._delay_s))
+        if self._calls is not None:
+            name = f"{call.topic}/{call.logical_id}/{call.round_index}/{call.attempt}/{call.node}\n"
+            os.write(self._calls, name.encode())
+        agreed = call.round_index >= self._agrees_from
+        branches = [{"topic": "follow-up", "payload": {"prompt": f"{i} of {call.logical_id}"}} for i in range(2)]
+        return Answer(
+            node=call.node,
+            model=call.model,
+            text=self._text if agreed else f"{call.node} {call.round_index}",
+            meta={"branches": branches} if call.prompt.endswith(BRANCHING) else None,
+        )
+
+    async def close(self) -> None:
+        """Let go of the notes."""
+        if self._calls is not None:
+            os.close(self._calls)
+
+
+def quick_nodes() -> list[Node]:
+    """Two nodes that agree at once."""
+    return [ScriptedNode(name) for name in ("one", "two")]
+
+
+def two_round_nodes() -> list[Node]:
+    """Two nodes that answer at once, and agree in the second round."""
+    return [ScriptedNode(name, agrees_from=1) for name in ("one", "two")]
+
+
+def slow_nodes() -> list[Node]:
+    """Two nodes that take a while for each call, and agree in the second round."""
+    return [ScriptedNode(name, (0.1, 0.5), agrees_from=1) for name in ("one", "two")]
+
+
+def dissenting_nodes() -> list[Node]:
+    """Two nodes that agree, and a third one that does not."""
+    return [ScriptedNode("one"), ScriptedNode("two"), ScriptedNode("three", text="17")]
+
+
+def nodes_beside_a_full_disk() -> list[Node]:
+    """Slow nodes, and a lake that is full while a file says so: for where no file system may be mounted."""
+    flush = LakeWriter.flush
+
+    def flush_if_there_is_room(writer: LakeWriter) -> None:
+        if Path(os.environ[DISK_IS_FULL]).exists():
+            raise OSError(errno.ENOSPC, f"lake {writer._lake_dir}: {os.strerror(errno.ENOSPC)}; nothing is lost")
+        flush(writer)
+
+    setattr(LakeWriter, "flush", flush_if_there_is_room)  # noqa: B010 - mypy forbids what this process, the test's own, may
+    return slow_nodes()
+
+
+class SecondRoundPolicy:
+    """A user's own: whatever the answers, two rounds."""
+
+    name = "second round"
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def judge(self, result: RoundResult, round_index: int) -> Verdict:
+        """Look at the round alone."""
+        return Verdict(converged=round_index == 1, reason=f"round {round_index} of {result.answer}")
+
+
+def ends_in_seven(_view: PayloadView, answer: str) -> bool:
+    """A user's own check."""
+    return answer.endswith("7")
