@@ -234,8 +234,8 @@ def brokers_of(settings: Settings) -> str:
     embedded = EmbeddedBroker(settings.broker_dir)
     if not embedded.is_running():
         raise RefusedError(
-            f"no broker: set AUREON_BROKERS to the address of yours, or start the embedded one of {settings.home} "
-            "with `aureon broker` (`aureon run` and `aureon demo` start it themselves)"
+            "no broker: set AUREON_BROKERS to the address of yours, or start the embedded one with "
+            f"`aureon broker --home {settings.home}` (`aureon run` starts it itself)"
         )
     return embedded.brokers
 

@@ -110,6 +110,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return f"Settings({shown})"
 
 
+_KNOWN = frozenset(Settings.__struct_fields__)
+_FOR_TESTS = (f"{PREFIX}TEST_", f"{PREFIX}BENCH_")
+
+
 def read_settings(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None) -> Settings:
     """Gather the settings: flags before environment variables before defaults.
 
@@ -129,6 +133,9 @@ def read_settings(flags: Mapping[str, Any] | None = None, environment: Mapping[s
             given[field], origin[field] = environment[variable], variable
         if flags and flags.get(field) is not None:
             given[field], origin[field] = flags[field], "--" + field.replace("_", "-")
+    unknown = [v for v in environment if v.startswith(PREFIX) and v.removeprefix(PREFIX).lower() not in _KNOWN]
+    if unknown := [v for v in unknown if not v.startswith(_FOR_TESTS)]:
+        raise RefusedError(f"{unknown[0]} is no setting of Aureon; `aureon run --help` lists them")
     try:
         return msgspec.convert(given, Settings, strict=False)
     except msgspec.ValidationError as error:

@@ -103,9 +103,9 @@ def run_cell(cell: Cell, interrupts: "Interrupts", watch: "Watch") -> None:
     """
     settings = cell.settings
     flow = cell_flow(cell)
-    recovery = RecoveryConfig(recovery_folder(settings.state_dir), timedelta(0))  # type: ignore[no-untyped-call] # Bytewax has annotations, and some functions without
+    recovery = RecoveryConfig(recovery_folder(settings.state_dir), timedelta(0))
     with muffled_engine(settings.state_dir / ENGINE_LOG), watch, interrupts.graceful():
-        cli_main(  # type: ignore[no-untyped-call] # Bytewax has annotations, and some functions without
+        cli_main(
             flow,
             workers_per_process=settings.workers,
             epoch_interval=timedelta(seconds=settings.snapshot_s),
@@ -133,7 +133,7 @@ def recovery_folder(state_dir: Path) -> Path:
     folder = state_dir / "recovery"
     if not folder.is_dir():
         draft = Path(tempfile.mkdtemp(prefix="recovery.", dir=state_dir))
-        init_db_dir(draft, RECOVERY_PARTITIONS)  # type: ignore[no-untyped-call] # Bytewax has annotations, and some functions without
+        init_db_dir(draft, RECOVERY_PARTITIONS)
         draft.replace(folder)
     for left in state_dir.glob("recovery.*"):  # of a process that died in the middle
         shutil.rmtree(left, ignore_errors=True)

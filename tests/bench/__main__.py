@@ -72,7 +72,7 @@ class Bench:
         home = self._folder / name
         recovery = home / "state" / "recovery"
         recovery.mkdir(parents=True)
-        init_db_dir(recovery, 1)  # type: ignore[no-untyped-call]
+        init_db_dir(recovery, 1)
         environment = {
             **os.environ,
             "AUREON_HOME": str(home),

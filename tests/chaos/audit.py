@@ -82,11 +82,6 @@ class LogFollower:
                 else:
                     self.messages[lane, kafka_topic, offset] = message.value() or b""
 
-    @property
-    def undecided(self) -> int:
-        """Messages without a decision, duplicates included."""
-        return len(self.messages) - len(self.winners)
-
     def close(self) -> None:
         """Let go."""
         self._consumer.close()
@@ -95,21 +90,29 @@ class LogFollower:
 def audit(follower: LogFollower, lake: Path) -> Audit:
     """Count all that went wrong."""
     result = Audit(messages=len(follower.messages), decisions=len(follower.winners))
-    duplicates = _duplicates_by_cause(follower)
-    owners, effective = _owners(follower)
-    for name, value in follower.messages.items():
-        if name in follower.winners:
-            continue
-        task = _task(value)
-        owner = owners.get((name[0], task.topic, _id(task), task.generation)) if task is not None else None
-        if name in duplicates or (owner is not None and owner != name):
-            result.duplicates += 1
-        else:
-            result.undecided += 1
-            result.examples.append(f"undecided: {name}")
+    _, effective = _owners(follower)
+    open_ = undecided(follower)
+    result.undecided = len(open_)
+    result.duplicates = len(follower.messages) - len(follower.winners) - len(open_)
+    result.examples.extend(f"undecided: {name}" for name in open_)
     _check_decisions(result, follower, effective)
     _check_lake(result, effective, lake)
     return result
+
+
+def undecided(follower: LogFollower) -> list[Name]:
+    """Messages that have no decision and are no duplicate of one that has."""
+    duplicates = _duplicates_by_cause(follower)
+    owners, _ = _owners(follower)
+    found = []
+    for name, value in follower.messages.items():
+        if name in follower.winners or name in duplicates:
+            continue
+        task = _task(value)
+        owner = owners.get((name[0], task.topic, _id(task), task.generation)) if task is not None else None
+        if owner is None or owner == name:
+            found.append(name)
+    return found
 
 
 def _check_decisions(result: Audit, follower: LogFollower, effective: Mapping[Name, tuple[int, Decision]]) -> None:

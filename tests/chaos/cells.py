@@ -43,7 +43,7 @@ class CrashingCell:
         recovery = self.state / "recovery"
         if not recovery.exists():
             recovery.mkdir(parents=True)
-            init_db_dir(recovery, 4)  # type: ignore[no-untyped-call]
+            init_db_dir(recovery, 4)
         command = [sys.executable, "-m", "bytewax.run", "flows.refine", "-r", str(recovery), "-s", "1", "-b", "0"]
         each: list[list[str]] = [[]]
         if shape == "w2":
@@ -60,6 +60,11 @@ class CrashingCell:
     def kill(self) -> None:
         """Kill it at once."""
         _kill(self.processes)
+
+    def close(self) -> None:
+        """Kill it, and let go of its output."""
+        self.kill()
+        self.log.close()
 
     def freeze(self) -> list[subprocess.Popen[bytes]]:
         """Stop it without ending it; the next start goes on from a copy of its state."""

@@ -39,28 +39,40 @@ class Running(Struct):
     follower: LogFollower
     lake: Path
 
-    def look(self) -> None:
-        """Read what has come; the cell has to be alive."""
-        self.cell.check_alive()
-        self.follower.poll()
-
     def wait_for(self, condition: Callable[[], bool], limit_s: float, what: str) -> None:
-        """Look until something is true."""
+        """Wait until something is true; the cell has to be alive."""
 
         def looked() -> bool:
-            self.look()
+            self.cell.check_alive()
             return condition()
 
-        wait_until(looked, limit_s, f"{what}: {self.cell.tail()}")
+        try:
+            wait_until(looked, limit_s, what)
+        except AssertionError as error:
+            error.add_note(self.cell.tail())
+            raise
+
+    def wait_for_calls(self, count: int, topic: str = "math") -> None:
+        """Wait until so many calls are answered: while much is decided, it takes seconds to follow the log."""
+        path, line = self.cell.home / "calls.txt", f"{topic}/task-".encode()
+        self.wait_for(
+            lambda: path.exists() and path.read_bytes().count(line) >= count, 60, f"{count} calls are not answered"
+        )
 
     def ended(self) -> set[Id]:
         """What has converged or is dead by the log."""
+        self.follower.poll()
         return {(d.topic, d.logical_id) for _, d in self.follower.winners.values() if d.kind in ENDED}
 
     def wait_for_ends(self, expected: Iterable[Id], limit_s: float = 60.0) -> None:
         """Look until tasks have ended."""
         awaited = set(expected)
         self.wait_for(lambda: awaited <= self.ended(), limit_s, f"{len(awaited)} tasks have not all ended")
+
+    def decisions(self) -> int:
+        """How many there are on the log."""
+        self.follower.poll()
+        return len(self.follower.winners)
 
     def stop_and_audit(self) -> None:
         """End the cell gracefully; then nothing may be wrong."""
@@ -197,7 +209,7 @@ def test_bad_input_becomes_dead_letters_and_the_good_tasks_around_it_converge(
         send_bytes(own_broker, messages)
         run.cell.start("w1")
         expected = len(messages) + 1  # the misplaced one arrives twice
-        run.wait_for(lambda: len(run.follower.winners) == expected, 60, "not all is decided")
+        run.wait_for(lambda: run.decisions() == expected, 60, "not all is decided")
         for name, one in refused.items():
             assert run.follower.messages.pop(name) == one.value
         run.stop_and_audit()
@@ -228,12 +240,11 @@ def test_a_cell_goes_on_when_its_broker_comes_back(own_broker: Broker, tmp_path:
     with cell_on(own_broker, tmp_path, "slow_nodes", in_flight=20) as run:
         send(own_broker, TASKS, sent)
         run.cell.start("w1")
-        run.wait_for(lambda: len(run.follower.winners) >= 50, 60, "nothing is decided")
+        run.wait_for_calls(200)
         own_broker.stop()
         time.sleep(away_s)
         run.cell.check_alive()
         own_broker.start()
-        run.follower.poll()
         assert not ids(sent) <= run.ended(), "it was done before the broker went away"
         run.wait_for_ends(ids(sent), 90)
         run.stop_and_audit()
@@ -246,9 +257,8 @@ def test_a_graceful_stop_in_the_middle_repeats_no_call(own_broker: Broker, tmp_p
     with cell_on(own_broker, tmp_path, "slow_nodes", in_flight=40) as run:
         send(own_broker, TASKS, sent)
         run.cell.start("w1")
-        run.wait_for(lambda: len(run.follower.winners) >= 100, 60, "nothing is decided")
+        run.wait_for_calls(200)
         assert run.cell.terminate() == [0], run.cell.tail()
-        run.follower.poll()
         assert not ids(sent) <= run.ended(), "it was done before the stop"
         decided = {(name[0], offset) for name, (offset, _) in run.follower.winners.items()}
         with one_lake.connect(run.lake) as db:
@@ -273,18 +283,18 @@ def test_an_urgent_task_overtakes_the_backlog_and_does_not_starve_it(
     with cell_on(own_broker, tmp_path) as run:
         send(own_broker, TASKS, tasks(backlog, priority=8))
         run.cell.start("w1")
-        run.wait_for(lambda: len(run.follower.winners) > 0, 60, "nothing is decided")
+        run.wait_for_calls(1)
         sent_at = time.time()
         send(own_broker, TASKS_HIGH, urgent)
-        run.wait_for_ends(ids(urgent), 30)
+        run.wait_for_calls(2 * len(urgent), "urgent")
+        run.wait_for_ends(ids(urgent))
         decided = [d for _, d in run.follower.winners.values()]
         last = max(d.decided_at for d in decided if d.topic == "urgent")
         low = [d.decided_at for d in decided if d.topic == "math"]
         assert last - sent_at < 3
         assert len(low) < backlog, "nothing was left to overtake"
         assert any(sent_at < at < last for at in low)
-        before = len(low)
-        run.wait_for(lambda: len(run.follower.winners) - len(urgent) > before, 10, "the low ones starve")
+        run.wait_for(lambda: run.decisions() > len(decided), 10, "the low ones starve")
 
 
 @contextmanager
@@ -315,7 +325,7 @@ def disk_for_the_lake(home: Path) -> Iterator[tuple[Path, str, Callable[[], None
 
 def test_a_full_disk_stops_the_cell_and_loses_nothing(own_broker: Broker, tmp_path: Path) -> None:
     """The error names the lake and the cause; with room again, the next start does the rest."""
-    sent = tasks(300)
+    sent = tasks(200)
     with (
         disk_for_the_lake(tmp_path) as (disk, nodes, fill, free),
         cell_on(own_broker, tmp_path, nodes, in_flight=20, lake=disk / "lake") as run,
@@ -398,7 +408,7 @@ def test_a_task_that_ends_its_process_is_dead_in_the_end_and_the_innocent_conver
             starts += 1
             assert starts <= 8, run.cell.tail()
             run.cell.start("w1")
-            wait_until(lambda: ended_or_gone(run, everything), 60, run.cell.tail())
+            wait_until(lambda: ended_or_gone(run, everything), 60, f"start {starts}: it neither ends nor goes on")
         run.stop_and_audit()
         assert starts > 1
         assert run.answers() == dict.fromkeys(ids(sent), ANSWER)
@@ -410,7 +420,6 @@ def test_a_task_that_ends_its_process_is_dead_in_the_end_and_the_innocent_conver
 def ended_or_gone(run: Running, expected: set[Id]) -> bool:
     """Tell whether tasks have ended, or the process has."""
     gone = run.cell.processes[0].poll() is not None
-    run.follower.poll()
     return gone or expected <= run.ended()
 
 
