@@ -23,6 +23,7 @@ MAX_DECISION_BYTES = 24 << 20
 MAX_PROPOSALS = 1000
 _UNSEALED = Cause(-1, -1, 0, "")
 """Stands for the cause until the decision has its offset on the log."""
+_NO_ORIGIN = Origin(cause=_UNSEALED)
 
 
 def input_topic(priority: int) -> str:
@@ -168,29 +169,24 @@ class Planner:
 
     def _carried(self, task: TaskDescriptor, answered: Answered, result: RoundResult | None) -> Origin:
         """What the next round or attempt is told of this one."""
-        origin = task.origin or Origin(
-            cause=_UNSEALED, branches_left=self._limits.max_branches, started_at=answered.routed.handed_at
-        )
-        if not origin.started_at:
-            origin = msgspec.structs.replace(origin, started_at=answered.routed.handed_at)
-        if not origin.root_id:
-            origin = msgspec.structs.replace(
-                origin,
-                root_id=task.logical_id,
-                root_topic=task.topic,
-                branches_left=self._limits.max_branches,
-            )
-        answer, score = origin.answer, origin.score
-        if result is not None and result.answer is not None:
-            answer, score = result.answer, result.score
-        return msgspec.structs.replace(
-            origin,
+        before = task.origin
+        is_root = before is None or not before.root_id
+        old = before or _NO_ORIGIN
+        answered_now = result is not None and result.answer is not None
+        return Origin(
             cause=_UNSEALED,
-            introduces=False,
-            answer=answer,
-            score=score,
-            calls=origin.calls + len(answered.answers),
-            cost=origin.cost + sum(a.cost for a in answered.answers),
+            root_id=task.logical_id if is_root else old.root_id,
+            root_topic=task.topic if is_root else old.root_topic,
+            parent_id=old.parent_id,
+            parent_topic=old.parent_topic,
+            depth=old.depth,
+            branches_left=self._limits.max_branches if is_root else old.branches_left,
+            answer=result.answer if result is not None and answered_now else old.answer,
+            score=result.score if result is not None and answered_now else old.score,
+            calls=old.calls + len(answered.answers),
+            cost=old.cost + sum([a.cost for a in answered.answers]),
+            started_at=old.started_at or answered.routed.handed_at,
+            errors=old.errors,
         )
 
     def _branches(

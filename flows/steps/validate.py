@@ -8,7 +8,8 @@ answer multiplies its odds by r·m / (1 - r).
 import ast
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 import msgspec
 
@@ -61,13 +62,16 @@ def validate(view: PayloadView, answers: Sequence[Answer], verifiers: Mapping[st
     for g in groups:
         sizes[g] = sizes.get(g, 0) + 1
     verified: bool | None = None
-    leading = max(sizes, key=lambda g: sizes[g])  # of equals, the first that was given
+    leading = groups[0]
+    for g, size in sizes.items():
+        if size > sizes[leading]:  # of equals, the first that was given leads
+            leading = g
     check = _find(view, verifiers, warnings)
     if check is not None:
         leading, verified = _verify(check, view, given, groups, sizes, leading, warnings)
-    answer = next(a.text for a, g in zip(given, groups, strict=True) if g == leading)
+    answer = given[groups.index(leading)].text
     votes = sizes[leading]
-    confidence = posterior(sizes.values(), votes)
+    confidence = posterior(tuple(sizes.values()), votes)
     evidence: EvidenceKind = "cross-model" if votes > 1 else "self"
     if verified is not None:
         confidence = VERIFIED if verified else min(confidence, 1 - VERIFIED)
@@ -86,7 +90,8 @@ def validate(view: PayloadView, answers: Sequence[Answer], verifiers: Mapping[st
     )
 
 
-def posterior(sizes: Iterable[int], votes: int) -> float:
+@lru_cache(maxsize=4096)
+def posterior(sizes: tuple[int, ...], votes: int) -> float:
     """The probability that the answer with `votes` candidates is right, given the sizes of all groups."""
     scale = votes * _VOTE
     total = math.exp(_NO_VOTE - scale)
