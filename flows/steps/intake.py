@@ -244,6 +244,11 @@ class Solitude:
         self._under_way: dict[int, int] = {}
         self._holder: int | None = None
 
+    def note(self, lane: Lane) -> None:
+        """Note how much a lane has under way, after it has handed out."""
+        with self._lock:
+            self._under_way[lane.lane] = lane.under_way
+
     def ask(self, lane: Lane) -> tuple[bool, bool]:
         """Tell whether a lane may hand out, and whether it may run something apart."""
         with self._lock:
@@ -359,6 +364,7 @@ class LanePartition(StatefulSourcePartition[tuple[str, Handed | Decided], bytes]
             may_hand_out, may_run_alone = self._solitude.ask(self._lane)
             now = time.time()
             messages, marks = self._lane.hand_out(now, may_run_alone=may_run_alone) if may_hand_out else ([], [])
+            self._solitude.note(self._lane)
             if messages or marks:
                 batch.append((self._key, Handed(messages, marks, now)))
         self._idle = 0 if batch else self._idle + 1

@@ -296,7 +296,7 @@ def _unasked(answered: Answered, now: float) -> Decision:
         )
     if message.verdict == "id_conflict":
         detail = f"the id {body.task.logical_id!r} of topic {body.task.topic!r} is taken by a task with another payload"
-        return msgspec.structs.replace(_dead(answered, now, "id_conflict", detail), introduces=False)
+        return _dead(answered, now, "id_conflict", detail)
     return _dead(answered, now, "poison", "the process ended uncleanly three times while this task was under way")
 
 
@@ -311,7 +311,8 @@ def _naming(message: Message, task: TaskDescriptor) -> dict[str, Any]:
         "kafka_topic": message.kafka_topic,
         "offset": message.offset,
         "task_id": message.task_id,
-        "introduces": message.key is not None,
+        # one that conflicts with the owner of its id never owns it
+        "introduces": message.key is not None and message.verdict != "id_conflict",
         "payload_digest": message.digest,
         "topic": task.topic,
         "logical_id": task.logical_id,
