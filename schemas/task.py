@@ -131,7 +131,9 @@ def read_payload(payload: bytes) -> PayloadView:
         text = str(error)
         located = text.replace("`$", "`$.payload") if "`$" in text else f"{text} - at `$.payload`"
         raise BadRecordError(located) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise BadRecordError(f"not UTF-8: {error.reason} at byte {error.start} of a text - at `$.payload`") from None
+    except msgspec.DecodeError as error:
         raise BadRecordError(f"not JSON - at `$.payload`: {error}") from None
     if not view.text.strip():
         raise BadRecordError("empty: needs `prompt` (text) or `messages` (a list) - at `$.payload`")

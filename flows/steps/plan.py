@@ -23,6 +23,7 @@ MAX_DECISION_BYTES = 24 << 20
 MAX_PROPOSALS = 1000
 _UNSEALED = Cause(-1, -1, 0, "")
 """Stands for the cause until the decision has its offset on the log."""
+_POISON = "the process ended uncleanly each time that this task was under way, at last with nothing beside it"
 _NO_ORIGIN = Origin(cause=_UNSEALED)
 
 
@@ -76,7 +77,7 @@ class Planner:
         if message.verdict == "moved":
             return self._moved(message, now)
         if message.verdict is not None:
-            return _unasked(answered, now)
+            return _unasked(lane, answered, now)
         if refusal is not None:
             return _dead(answered, now, *refusal)
         result = round_.result
@@ -279,7 +280,7 @@ def _without_branches(answer: Answer) -> Answer:
     return msgspec.structs.replace(answer, meta=meta or None)
 
 
-def _unasked(answered: Answered, now: float) -> Decision:
+def _unasked(lane: int, answered: Answered, now: float) -> Decision:
     """Bad input, an id with two payloads, a message that brought its process down."""
     message = answered.routed.message
     body = message.body
@@ -295,9 +296,12 @@ def _unasked(answered: Answered, now: float) -> Decision:
             decided_at=now,
         )
     if message.verdict == "id_conflict":
-        detail = f"the id {body.task.logical_id!r} of topic {body.task.topic!r} is taken by a task with another payload"
+        detail = (
+            f"{message.kafka_topic}[{lane}]@{message.offset}: the id {body.task.logical_id!r} of topic "
+            f"{body.task.topic!r} is taken by a task with another payload - at `$.logical_id`"
+        )
         return _dead(answered, now, "id_conflict", detail)
-    return _dead(answered, now, "poison", "the process ended uncleanly three times while this task was under way")
+    return _dead(answered, now, "poison", _POISON)
 
 
 def _dead(answered: Answered, now: float, reason: str, detail: str) -> Decision:

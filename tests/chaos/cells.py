@@ -57,9 +57,11 @@ class CrashingCell:
             for more in each
         ]
 
-    def kill(self) -> None:
-        """Kill it at once."""
+    def kill(self, *, lose_state: bool = False) -> None:
+        """Kill it at once, and throw its state folder away or not."""
         _kill(self.processes)
+        if lose_state:
+            self.lose_state()
 
     def close(self) -> None:
         """Kill it, and let go of its output."""

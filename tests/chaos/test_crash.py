@@ -17,17 +17,17 @@ from tests.chaos.audit import LogFollower, PollingReader, audit, undecided
 from tests.chaos.cells import CrashingCell, kill_all, random_shape, wait_until, wake
 
 LANES = 3
-TASKS_SENT = 2000
+TASKS_AT_FIRST, TASKS_A_LIFE = 1000, 80
+"""New ones come all the time, so that every kill finds enough under way."""
 KILLS = 20
 LOST_STATE = {5, 10, 15}
 FROZEN = {7, 13}
 
 
-def send_tasks(brokers: str, rng: random.Random) -> int:
-    """Send the tasks; some twice, in another class of priority or to another lane; return the count of messages."""
+def send_tasks(brokers: str, rng: random.Random, numbers: range) -> None:
+    """Send tasks; some twice, in another class of priority or to another lane."""
     producer = CheckedProducer(client_config(brokers))
-    sent = 0
-    for number in range(TASKS_SENT):
+    for number in numbers:
         logical_id = f"task-{number}"
         home = home_lane(logical_id, LANES)
         places = [(rng.choice([TASKS, TASKS, TASKS_HIGH]), home)]
@@ -41,10 +41,8 @@ def send_tasks(brokers: str, rng: random.Random) -> int:
                 "priority": 1 if kafka_topic == TASKS_HIGH else rng.randint(3, 9),
             }
             producer.send(kafka_topic, lane, [msgspec.json.encode(task)], [logical_id.encode()])
-            sent += 1
     producer.flush()
     producer.close()
-    return sent
 
 
 @pytest.mark.chaos
@@ -57,14 +55,15 @@ def test_nothing_is_lost_or_doubled_when_processes_are_killed(
     rng = random.Random(seed)
     config = client_config(own_broker.brokers)
     ensure_topics(config, LANES)
-    send_tasks(own_broker.brokers, rng)
+    send_tasks(own_broker.brokers, rng, range(TASKS_AT_FIRST))
+    sent = TASKS_AT_FIRST
     cell = CrashingCell(
         tmp_path,
         {
             "AUREON_BROKERS": own_broker.brokers,
             "AUREON_NODES": "tests.chaos.nodes:random_nodes",
             "AUREON_SCORE_THRESHOLD": "1.0",
-            "AUREON_IN_FLIGHT": "100",
+            "AUREON_IN_FLIGHT": "60",
             "CHAOS_CALLS": str(tmp_path / "calls.txt"),
         },
     )
@@ -73,6 +72,8 @@ def test_nothing_is_lost_or_doubled_when_processes_are_killed(
     try:
         for kill in range(KILLS):
             cell.start(random_shape(rng))
+            send_tasks(own_broker.brokers, rng, range(sent, sent + TASKS_A_LIFE))
+            sent += TASKS_A_LIFE
             before = len(follower.winners)
             follower.poll()
             wait_until(partial(_grown, follower, before, cell), 60, f"no decision after a start: {cell.tail()}")
@@ -87,9 +88,7 @@ def test_nothing_is_lost_or_doubled_when_processes_are_killed(
                 wake(frozen)
                 time.sleep(rng.uniform(1.0, 3.0))
                 kill_all(frozen)
-            cell.kill()
-            if kill in LOST_STATE:
-                cell.lose_state()
+            cell.kill(lose_state=kill in LOST_STATE)
             follower.poll()
             found_open.append(len(undecided(follower)))
             reader.look()
@@ -101,15 +100,13 @@ def test_nothing_is_lost_or_doubled_when_processes_are_killed(
     finally:
         cell.close()
         follower.close()
-    calls = Counter((tmp_path / "calls.txt").read_text().splitlines())
-    repeated = sum(count - 1 for count in calls.values())
     with capsys.disabled():  # the figures are what people want to see of it
         print(f"\n{own_broker.name}, seed {seed}: {KILLS} kills, undecided at each {found_open}")  # noqa: T201
         print(f"{found}\n{reader.looks} looks at the lake, {reader.vanished} rows vanished or changed")  # noqa: T201
-        print(f"{sum(calls.values())} calls answered, {repeated} of them repeated")  # noqa: T201
+        print(_repeated_calls(tmp_path / "calls.txt"))  # noqa: T201
     assert found.faults() == 0, f"seed {seed}: {found.examples[:20]}"
     assert reader.vanished == 0, f"seed {seed}"
-    assert found.records + found.poison >= TASKS_SENT
+    assert found.records + found.poison >= sent
     assert min(found_open) >= 100, f"seed {seed}: a kill found too little under way: {found_open}"
 
 
@@ -128,3 +125,8 @@ def _settled(follower: LogFollower, reader: PollingReader) -> bool:
     if (len(follower.messages), len(follower.winners)) != before:
         return False
     return not undecided(follower)
+
+
+def _repeated_calls(notes: Path) -> str:
+    calls = Counter(notes.read_text().splitlines())
+    return f"{sum(calls.values())} calls answered, {sum(count - 1 for count in calls.values())} of them repeated"
