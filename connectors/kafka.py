@@ -97,6 +97,15 @@ _PRODUCER: dict[str, Any] = {
     # Evidence is repetitive, yet on a local network lz4 costs more time than it saves; set it where disks are dear.
     "compression.type": "none",
 }
+_WITHOUT_IDEMPOTENCE: dict[str, Any] = {
+    # One request at a time, repeated until it is answered: no gap and no other order, though now and then a double,
+    # which readers know by its cause or by the decision that was first.
+    "enable.idempotence": False,
+    "enable.gapless.guarantee": False,
+    "max.in.flight.requests.per.connection": 1,
+    "message.send.max.retries": 2_147_483_647,
+}
+"""For the embedded broker: it forgets its producers when it restarts, which ends an idempotent one for good."""
 _TUNABLE = {"linger.ms", "batch.size", "compression.type", "queue.buffering.max.kbytes", "fetch.wait.max.ms"}
 _OURS = (_CONSUMER.keys() | _PRODUCER.keys() | {"bootstrap.servers", "group.id", "isolation.level"}) - _TUNABLE
 
@@ -208,15 +217,24 @@ class CheckedProducer:
     Args:
         config: from `client_config`.
         should_stop: asked while waiting; once true, waiting ends with OutcomeUnknownError.
+        idempotent: the broker remembers its producers over a restart.
     """
 
-    def __init__(self, config: ClientConfig, should_stop: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self, config: ClientConfig, should_stop: Callable[[], bool] = lambda: False, *, idempotent: bool = True
+    ) -> None:
         self._brokers = config["bootstrap.servers"]
         self._should_stop = should_stop
         self._error: str | None = None
         with _settings_refused():
             self._producer = Producer(
-                {**_PRODUCER, **config, "on_delivery": self._on_delivery, "error_cb": self._on_error}
+                {
+                    **_PRODUCER,
+                    **({} if idempotent else _WITHOUT_IDEMPOTENCE),
+                    **config,
+                    "on_delivery": self._on_delivery,
+                    "error_cb": self._on_error,
+                }
             )
 
     def send(

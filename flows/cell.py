@@ -158,7 +158,7 @@ class _Connected:
         self.cluster: ClusterRecord = establish_cluster(self.config, self.topics, fingerprint(key))
         belongs_to(settings.state_dir, self.cluster.cluster_id, "state folder", "AUREON_STATE")
         belongs_to(settings.lake_dir, self.cluster.cluster_id, "lake", "AUREON_LAKE")
-        self.producer = CheckedProducer(self.config, should_stop)
+        self.producer = CheckedProducer(self.config, should_stop, idempotent=self.topics.committed_only)
         self._watermarks = Watermarks(self.config)
         self._backup = CutBackup(self.config, settings.group)
 

@@ -12,6 +12,7 @@ Run it with `aureon run`, or by itself:
 """
 
 import atexit
+import gc
 import signal
 import threading
 import time
@@ -145,6 +146,9 @@ def only(kind: type[X]) -> Callable[[tuple[str, Handed | Decided]], tuple[str, X
 
 def cell_flow(cell: Cell) -> Dataflow:
     """The flow of a cell, connected when it runs."""
+    # What was imported lives to the end, and messages come and go without cycles: cycles are looked for less often.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
     sink = LaneSink(lambda: cell.connect().topics.lanes, lambda: cell.connect().producer)
     return refine_flow(Steps(cell), LaneSource(cell.lane_parts()), sink, sink, OneSink(cell.lake_writer))
 

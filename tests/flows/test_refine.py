@@ -1,6 +1,7 @@
 """The cell as a process, from Kafka to the lake: bad input, a broker that goes away, stops, a full disk."""
 
 import os
+import shutil
 import subprocess
 import time
 from collections import Counter
@@ -364,7 +365,7 @@ def test_what_belongs_to_another_cluster_is_refused(own_broker: Broker, tmp_path
         said = words_of_refusal(run)
         assert f"the state folder {run.cell.state} belongs to the cluster " in said
         assert "set AUREON_BROKERS to the broker it was made with, or AUREON_STATE to another folder" in said
-        run.cell.lose_state()
+        shutil.rmtree(run.cell.state)
         run.cell.start("w1")
         said = words_of_refusal(run)
         assert f"the lake {run.lake} belongs to the cluster " in said
