@@ -10,7 +10,7 @@ from schemas.node import Answer, Call, NodeCapabilities
 
 
 class RandomNode:
-    """Answers after 0.3 to 0.8 s with something new; some answers of root tasks ask for branches."""
+    """Answers after 0.2 to 0.5 s with something new; some answers of root tasks ask for branches."""
 
     def __init__(self, name: str) -> None:
         self.capabilities = NodeCapabilities(node=name, models=(name,), max_concurrency=100_000)
@@ -18,7 +18,7 @@ class RandomNode:
 
     async def ask(self, call: Call) -> Answer:
         """Answer differently at each call."""
-        await asyncio.sleep(random.uniform(0.3, 0.8))
+        await asyncio.sleep(random.uniform(0.2, 0.5))
         name = f"{call.topic}/{call.logical_id}/{call.round_index}/{call.attempt}/{call.node}\n"
         os.write(self._calls, name.encode())
         branches = []

@@ -17,7 +17,7 @@ from tests.chaos.audit import LogFollower, PollingReader, audit, undecided
 from tests.chaos.cells import CrashingCell, kill_all, random_shape, wait_until, wake
 
 LANES = 3
-TASKS_AT_FIRST, TASKS_A_LIFE = 1000, 80
+TASKS_AT_FIRST, TASKS_A_LIFE = 1000, 100
 """New ones come all the time, so that every kill finds enough under way."""
 KILLS = 20
 LOST_STATE = {5, 10, 15}
@@ -63,7 +63,7 @@ def test_nothing_is_lost_or_doubled_when_processes_are_killed(
             "AUREON_BROKERS": own_broker.brokers,
             "AUREON_NODES": "tests.chaos.nodes:random_nodes",
             "AUREON_SCORE_THRESHOLD": "1.0",
-            "AUREON_IN_FLIGHT": "60",
+            "AUREON_IN_FLIGHT": "50",
             "CHAOS_CALLS": str(tmp_path / "calls.txt"),
         },
     )
@@ -77,7 +77,7 @@ def test_nothing_is_lost_or_doubled_when_processes_are_killed(
             before = len(follower.winners)
             follower.poll()
             wait_until(partial(_grown, follower, before, cell), 60, f"no decision after a start: {cell.tail()}")
-            time.sleep(rng.uniform(0.2, 2.5))
+            time.sleep(rng.uniform(0.8, 2.5))
             if kill in LOST_STATE:
                 time.sleep(3)  # so that a cut has been committed to the group
             cell.check_alive()
