@@ -160,7 +160,7 @@ def task_message(number: int) -> bytes:
 def _rounds_in_lake(lake: Path) -> int:
     """The log has one entry a round here, so the highest offset in `rounds` counts them."""
     try:
-        version = DeltaTable(str(lake / "rounds"), without_files=True).transaction_version("lane-0")
+        version = DeltaTable(str(lake / "rounds")).transaction_version("lane-0")
     except Exception:  # noqa: BLE001 - there is no lake yet
         return 0
     return 0 if version is None else int(version) + 1
