@@ -550,6 +550,7 @@ class LaneReader:
         if not messages:
             self._sleep_if_idle()
             return messages
+        self._at_end_since = None
         good = [m for m in messages if m.error() is None]
         if good:
             self._at_end_since = self._unknown_since = None
@@ -560,6 +561,8 @@ class LaneReader:
                 error = message.error()
                 if error is not None:
                     self._on_error(error, message)
+        if self._sleep_after_s == 0:
+            self._sleep_if_idle()
         return good
 
     def begin_offset(self, timeout_s: float = ASK_LIMIT_S) -> int:
