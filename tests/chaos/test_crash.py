@@ -17,7 +17,7 @@ from tests.chaos.audit import LogFollower, PollingReader, audit, undecided
 from tests.chaos.cells import CrashingCell, kill_all, random_shape, wait_until, wake
 
 LANES = 3
-TASKS_AT_FIRST, TASKS_A_LIFE = 1000, 100
+TASKS_AT_FIRST, TASKS_A_LIFE, ALWAYS_OPEN = 1000, 50, 500
 """New ones come all the time, so that every kill finds enough under way."""
 KILLS = 20
 LOST_STATE = {5, 10, 15}
@@ -72,8 +72,9 @@ def test_nothing_is_lost_or_doubled_when_processes_are_killed(
     try:
         for kill in range(KILLS):
             cell.start(random_shape(rng))
-            send_tasks(own_broker.brokers, rng, range(sent, sent + TASKS_A_LIFE))
-            sent += TASKS_A_LIFE
+            more = max(TASKS_A_LIFE, ALWAYS_OPEN - len(undecided(follower)))
+            send_tasks(own_broker.brokers, rng, range(sent, sent + more))
+            sent += more
             before = len(follower.winners)
             follower.poll()
             wait_until(partial(_grown, follower, before, cell), 60, f"no decision after a start: {cell.tail()}")
