@@ -139,8 +139,6 @@ class Cut(Struct, frozen=True):
     resume_from: int
     """R: the earliest entry about a message at or above a low-water, or D."""
     topics: dict[str, TopicCut]
-    clean: bool = False
-    """Taken at a graceful stop."""
     version: int = CUT_VERSION
 
 
@@ -661,7 +659,7 @@ class Lane:
 
     # -- the cut ---------------------------------------------------------------------------------------------------
 
-    def cut(self, *, clean: bool = False) -> Cut:
+    def cut(self) -> Cut:
         """Take the cut at the present end of the log; everything handed to the driver so far must be on its way."""
         at = max(self.log_next, self._follow_from)
         oldest = [self.log_next]
@@ -669,7 +667,7 @@ class Lane:
             oldest.extend(offset for offset, _ in source.decided.values())
         oldest.extend(first for first, _ in self._marks.values())
         topics = {name: TopicCut(s.low, dict(s.below)) for name, s in self._inputs.items()}
-        return Cut(self.lane, at, min(oldest), topics, clean)
+        return Cut(self.lane, at, min(oldest), topics)
 
     @property
     def under_way(self) -> int:

@@ -413,7 +413,7 @@ class LanePartition(StatefulSourcePartition[tuple[str, Handed | Decided], bytes]
 
     def snapshot(self) -> bytes:
         """Take the cut; the one before is delivered by now, and is committed to the consumer group."""
-        cut = self._lane.cut(clean=self._final_end is not None)
+        cut = self._lane.cut()
         self._owners.flush(self._lane.log_next)
         if self._delivered is not None:
             self._connections.commit_cut(self._delivered)

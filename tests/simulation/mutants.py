@@ -170,21 +170,21 @@ class CausesPerTopic(Lane):
 class CutHoldsNewestCauses(Lane):
     """The cut holds the newest causes read, not the newest below the low-water."""
 
-    def cut(self, *, clean: bool = False) -> Cut:
+    def cut(self) -> Cut:
         """Take the cut with the wrong causes."""
-        cut = super().cut(clean=clean)
+        cut = super().cut()
         topics = {name: TopicCut(s.low, dict(s.seen)) for name, s in self._inputs.items()}
-        return Cut(cut.lane, cut.log, cut.resume_from, topics, cut.clean)
+        return Cut(cut.lane, cut.log, cut.resume_from, topics)
 
 
 class CutHoldsNoCauses(Lane):
     """The cut holds no causes."""
 
-    def cut(self, *, clean: bool = False) -> Cut:
+    def cut(self) -> Cut:
         """Take the cut without them."""
-        cut = super().cut(clean=clean)
+        cut = super().cut()
         topics = {name: TopicCut(s.low, {}) for name, s in self._inputs.items()}
-        return Cut(cut.lane, cut.log, cut.resume_from, topics, cut.clean)
+        return Cut(cut.lane, cut.log, cut.resume_from, topics)
 
 
 class RetryForwarded(Cell):

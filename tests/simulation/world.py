@@ -706,7 +706,7 @@ class Cell:
 
     def _snapshot(self) -> None:
         for slot in self.slots:
-            cut = slot.lane.cut(clean=self.stopping)
+            cut = slot.lane.cut()
             self.flush_index(slot, cut)
             slot.snapshot = encode_cut(cut)
             self.commit_group(slot)

@@ -104,8 +104,8 @@ def test_a_demo_keeps_to_its_home(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"BROKERS": "kafka:9092", "LAKE": "/lake", "HOME": "/work", "MAX_ROUNDS": "5"}.items():
         monkeypatch.setenv(f"AUREON_{name}", value)
     settings = demo_settings(cli.make_parser().parse_args(["demo"]))
-    assert (settings.brokers, settings.home, settings.max_rounds) == ("", "/work/demo", 5)
-    assert settings.lake_dir == Path("/work/demo/lake")
+    assert (settings.brokers, settings.home, settings.max_rounds) == ("", "/srv/demo", 5)
+    assert settings.lake_dir == Path("/srv/demo/lake")
     settings = demo_settings(cli.make_parser().parse_args(["demo", "--home", "x", "--brokers", "b:1"]))
     assert (settings.brokers, settings.home) == ("b:1", "x")
 
