@@ -362,6 +362,8 @@ def _set_up_logging(options: argparse.Namespace) -> None:
     handler = StandardError()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # a solver's process that ends together with this one is nothing to warn of
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_branches: Annotated[Count, Meta(description="how many branches a root task may have in all")] = 16
     max_task_bytes: Annotated[Positive, Meta(description="a larger task message is a dead letter")] = 1 << 20
 
-    in_flight: Annotated[Positive, Meta(description="messages of one lane under way at a time")] = 2048
+    in_flight: Annotated[Positive, Meta(description="messages of one lane under way at a time")] = 1024
     span: Annotated[Positive, Meta(description="how many messages a lane reads above the first undecided one")] = 8192
     window_bytes: Annotated[Positive, Meta(description="how many bytes of one input a lane holds, about")] = 1 << 25
     drain_s: Annotated[Seconds, Meta(description="how long a graceful stop waits for the calls in flight")] = 10.0

@@ -99,7 +99,7 @@ def test_without_a_broker_it_says_how_to_get_one(tmp_path: Path) -> None:
     done = aureon("submit", "-", cwd=tmp_path, stdin='{"topic": "math", "payload": {"prompt": "1"}}')
     assert done.returncode == 2
     assert "aureon: no broker: set AUREON_BROKERS" in done.stderr
-    assert "`aureon broker`" in done.stderr
+    assert "`aureon broker --home .aureon`" in done.stderr
 
 
 def sent(broker: Broker) -> list[tuple[str, int, str, dict[str, Any]]]:
