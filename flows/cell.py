@@ -32,7 +32,7 @@ from flows.policies import ConvergencePolicy
 from flows.settings import Settings, import_object
 from flows.steps.infer import CallRunner, RetryPolicy
 from flows.steps.intake import LaneParts, Reading, Stopping
-from flows.steps.plan import Limits, Planner
+from flows.steps.plan import MAX_DECISION_BYTES, Limits, Planner
 from flows.steps.route import Router
 from flows.steps.validate import Verifier, built_in_verifiers
 from one_lake.sink import LakeWriter
@@ -115,7 +115,14 @@ class Cell:
         """Knows the policy and the limits."""
         settings = self.settings
         policy: ConvergencePolicy = import_object(settings.policy, "policy")(settings)
-        limits = Limits(self.connect().topics.lanes, settings.max_attempts, settings.max_depth, settings.max_branches)
+        topics = self.connect().topics
+        limits = Limits(
+            topics.lanes,
+            settings.max_attempts,
+            settings.max_depth,
+            settings.max_branches,
+            min(MAX_DECISION_BYTES, topics.max_message_bytes * 3 // 4),
+        )
         return Planner(policy, limits)
 
     def lake_writer(self) -> LakeWriter:

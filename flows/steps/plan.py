@@ -39,6 +39,8 @@ class Limits(Struct, frozen=True, gc=False):
     max_attempts: int
     max_depth: int
     max_branches: int
+    max_decision_bytes: int = MAX_DECISION_BYTES
+    """Less where the broker takes less."""
 
 
 class Planner:
@@ -66,9 +68,9 @@ class Planner:
         except (ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
             problem = f"the decision cannot be written: {error}"
         else:
-            if len(encoded) <= MAX_DECISION_BYTES:
+            if len(encoded) <= self._limits.max_decision_bytes:
                 return encoded
-            problem = f"the decision has {len(encoded):,} bytes, more than {MAX_DECISION_BYTES:,}"
+            problem = f"the decision has {len(encoded):,} bytes, more than {self._limits.max_decision_bytes:,}"
         return encode(_dead(round_.answered, now, "too_large", problem))
 
     def _decide(self, lane: int, round_: Supervised, now: float) -> Decision:
