@@ -73,7 +73,8 @@ _CONSUMER: dict[str, Any] = {
     "enable.partition.eof": True,
     # A backlog stays in Kafka: a reader holds a few MiB ahead of the lane.
     "queued.max.messages.kbytes": 4096,
-    "queued.min.messages": 10_000,
+    "queued.min.messages": 1,
+    "fetch.queue.backoff.ms": 5,
     "fetch.message.max.bytes": 1_048_576,
     "fetch.wait.max.ms": 100,
     # After an error on a partition (a broker that restarts) ask again soon.
@@ -94,8 +95,8 @@ _PRODUCER: dict[str, Any] = {
     # Rides out a broker's restart; a full queue holds `send` back.
     "queue.buffering.max.messages": 500_000,
     "queue.buffering.max.kbytes": 262_144,
-    # Evidence is repetitive, yet on a local network lz4 costs more time than it saves; set it where disks are dear.
-    "compression.type": "none",
+    # Evidence is repetitive: a tenth of the bytes, for less time than their way through a broker takes.
+    "compression.type": "zstd",
 }
 _WITHOUT_IDEMPOTENCE: dict[str, Any] = {
     # One request at a time, repeated until it is answered: no gap and no other order, though now and then a double,

@@ -39,7 +39,7 @@ Verdict = Literal["bad_input", "moved", "id_conflict", "poison"]
 """What intake already knows of a message that no model has to be asked about."""
 
 
-class Message(Struct, kw_only=True):
+class Message(Struct, kw_only=True, gc=False):
     """One message of an input Kafka topic, as far as the lane looks at it."""
 
     kafka_topic: str
@@ -150,15 +150,17 @@ def id_key(topic: str, logical_id: str, generation: int) -> bytes:
 class Sealer:
     """Seals causes with the cluster's key: BLAKE2b, keyed, 96 bits (RFC 7693)."""
 
-    __slots__ = ("_key",)
+    __slots__ = ("_keyed",)
 
     def __init__(self, key: bytes) -> None:
-        self._key = key
+        self._keyed = hashlib.blake2b(digest_size=12, key=key)
 
     def seal(self, cause: CauseName, task_id: str, kafka_topic: str, lane: int) -> str:
         """Bind a cause to the message that carries it and to the place where it was sent."""
         text = f"{cause[0]},{cause[1]},{cause[2]},{lane},{kafka_topic},{task_id}".encode()
-        return hashlib.blake2b(text, digest_size=12, key=self._key).hexdigest()
+        keyed = self._keyed.copy()
+        keyed.update(text)
+        return keyed.hexdigest()
 
     def holds(self, seal: str, cause: CauseName, task_id: str, kafka_topic: str, lane: int) -> bool:
         """Tell whether the cluster itself has sealed this."""
@@ -360,11 +362,13 @@ class Lane:
 
     def _own(self, entry: Entry, key: bytes) -> Owner:
         """Give the id to the message if nobody owns it; say who does."""
-        owner = self._owners.get(key)
+        waiting = self._waiting.pop(key, None)
+        # an id under way has no owner: it was looked up when it was admitted, and an owner ends the waiting
+        owner = self._owners.get(key) if waiting is None else None
         if owner is None:
             owner = Owner(entry.kafka_topic, entry.offset, entry.payload_digest)
             self._owners.put(key, owner)
-        for double in self._waiting.pop(key, ()):
+        for double in waiting or ():
             if double.offset != owner.offset or double.kafka_topic != owner.kafka_topic:
                 self._double(double, owner)
         return owner
@@ -470,7 +474,7 @@ class Lane:
         source = self._inputs[kafka_topic]
         if not self._reading or source.held >= self._window_bytes:
             return 0
-        return max(0, source.low + self._span - source.next)
+        return max(0, min(source.low + self._span - source.next, self._limit - len(source.ready)))
 
     def read(self, message: Message) -> None:
         """Take in one message of an input; each Kafka topic in the order of its offsets.

@@ -4,8 +4,8 @@ A row is named by its lane and decision offset. Each commit records, in the entr
 highest decision offset that the table holds of each lane; what is at or below it is there already. Rows are a function
 of the decision log, so whoever hands in a row again (a replay, or a process that was thought dead) hands in the same.
 
-    rows -> columns -> staged file (fsync) -> log entry (fsync) -> visible
-    \-- add ---------------------------/\-- flush ----------/
+    rows -> lines -> columns -> staged file (fsync) -> log entry (fsync) -> visible
+    \-- add ----------------------------------/\-- flush -----------/
 """
 
 import contextlib
@@ -15,10 +15,10 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,12 +30,13 @@ from deltalake.transaction import AddAction
 from msgspec import Struct
 
 from one_lake import tables
-from one_lake.encode import record_batch
+from one_lake.encode import encode_rows, record_batch
 from one_lake.query import session
 from schemas.one import TABLES, Row, arrow_schema
 
-# A row group: large enough to compress well, small enough that the last one of an epoch is soon written.
-CHUNK_ROWS = 4096
+# A row group, about 4,000 rounds: large enough to compress well, small enough that the last one of an epoch is soon
+# written.
+CHUNK_BYTES = 3 << 20
 
 # Columns of few different values; for the others a dictionary costs time and saves nothing.
 _DICTIONARY = {"evidence", "kafka_topic", "kind", "parent_topic", "policy", "reason", "root_topic", "topic"}
@@ -74,28 +75,27 @@ class LakeWriter:
         self._lake_dir = Path(lake_dir)
         self._tables = {struct: _TableWriter(self._lake_dir, name) for name, struct in TABLES.items()}
         *self._first, self._rounds = self._tables.values()
-        self._pending = {struct: table.pending for struct, table in self._tables.items()}
         self._failed: Exception | None = None
 
     def add(self, rows: Iterable[Row]) -> None:
         """Take rows of any tables; they are encoded and staged while the epoch goes on.
 
         Raises:
-            BadRecordError: a row holds what its column cannot.
-            OSError: the lake cannot be written.
+            BadRecordError: a row holds a text that is none.
         """
         with self._closing_on_error():
-            pending = self._pending
+            of_table: dict[type[Struct], list[Row]] = {struct: [] for struct in self._tables}
             for row in rows:
-                pending[type(row)].append(row)
-            for table in self._tables.values():
-                while len(table.pending) >= CHUNK_ROWS:
-                    table.stage()
+                of_table[type(row)].append(row)
+            for struct, some in of_table.items():
+                if some:
+                    self._tables[struct].add(some)
 
     def flush(self) -> None:
         """Commit everything that was added: one commit a table that has rows, `rounds` last.
 
         Raises:
+            BadRecordError: a row holds what its column cannot.
             OSError: the lake cannot be written (full disk, no permission). What is visible is whole: no table but
                 `rounds` may be ahead, and a replay adds what is missing.
         """
@@ -164,6 +164,7 @@ class _Staged:
         )
 
     def write(self, batch: pa.RecordBatch) -> None:
+        """Write one row group."""
         self._writer.write_batch(batch)
 
     def finish(self) -> None:
@@ -202,7 +203,7 @@ class _Staged:
 
 
 class _TableWriter:
-    """One table. All that waits for the disk happens on its own thread, in the order asked for."""
+    """One table. All but writing rows as lines happens on its own thread, in the order asked for."""
 
     def __init__(self, lake_dir: Path, name: str) -> None:
         self._lake_dir = lake_dir
@@ -213,43 +214,35 @@ class _TableWriter:
         self._delta = tables.open_table(lake_dir, name)
         self._delta_schema = self._delta.schema()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"lake-{name}")
-        self._waiting: list[Future[None]] = []
+        self._lines: list[bytes] = []
+        self._bytes = 0
+        # the rest belongs to the thread
         self._staged: _Staged | None = None
+        self._failed: Exception | None = None
         self._newest: dict[int, tuple[int, int]] = {}
         """By lane, decision offset and index of the newest row that was added or is known to be there."""
         self._opened_at = self._delta.version()
         self._logged = 0
         """The last version that this writer made."""
-        self.pending: list[Struct] = []
 
-    def stage(self) -> None:
-        """Encode a chunk of the pending rows, and have those written that are new."""
-        batch = record_batch(self._struct, self.pending[:CHUNK_ROWS])
-        del self.pending[:CHUNK_ROWS]
-        batch, spans = self._new_rows(batch)
-        if not spans:
-            return
-        if self._staged is None:
-            self._staged = _Staged(tables.folder(self._lake_dir, self._name), self._schema)
-        self._staged.cover(spans, batch.num_rows)
-        self._waiting = [f for f in self._waiting if not f.done() or f.exception()]
-        self._waiting.append(self._thread.submit(self._staged.write, batch))
+    def add(self, rows: Sequence[Row]) -> None:
+        lines = encode_rows(rows)
+        self._lines.append(lines)
+        self._bytes += len(lines)
+        if self._bytes >= CHUNK_BYTES:
+            self._hand_over()
 
     def finish_staging(self) -> None:
         """Have the rest written and the file brought to the disk."""
-        if self.pending:
-            self.stage()
-        if self._staged is not None:
-            self._waiting.append(self._thread.submit(self._staged.finish))
+        if self._lines:
+            self._hand_over()
+        self._thread.submit(self._step, self._finish)
 
     def commit(self) -> Future[None]:
-        """Log the staged file, on this table's thread."""
-        waiting, self._waiting = self._waiting, []
-        staged, self._staged = self._staged, None
-        done = self._thread.submit(self._commit, staged, waiting)
-        if staged is not None:
-            # For the next commit, and nobody waits for it.
-            self._thread.submit(self._catch_up)
+        """Log the staged file."""
+        done = self._thread.submit(self._commit)
+        # For the next commit, and nobody waits for it.
+        self._thread.submit(self._catch_up)
         return done
 
     def version(self, lane: int) -> int:
@@ -263,7 +256,37 @@ class _TableWriter:
         if self._staged is not None:
             self._staged.discard()
             self._staged = None
-        self.pending.clear()
+        self._lines.clear()
+
+    def _hand_over(self) -> None:
+        lines = b"".join(self._lines)
+        self._lines.clear()
+        self._bytes = 0
+        self._thread.submit(self._step, self._stage, lines)
+
+    # -- on the thread ---------------------------------------------------------------------------------------------
+
+    def _step(self, step: Callable[..., None], *arguments: Any) -> None:
+        """Do one step, unless one before has failed; `_commit` tells."""
+        if self._failed is not None:
+            return
+        try:
+            step(*arguments)
+        except Exception as error:  # noqa: BLE001 - told by `_commit`
+            self._failed = error
+
+    def _stage(self, lines: bytes) -> None:
+        batch, spans = self._new_rows(record_batch(self._struct, lines))
+        if not spans:
+            return
+        if self._staged is None:
+            self._staged = _Staged(tables.folder(self._lake_dir, self._name), self._schema)
+        self._staged.cover(spans, batch.num_rows)
+        self._staged.write(batch)
+
+    def _finish(self) -> None:
+        if self._staged is not None:
+            self._staged.finish()
 
     def _new_rows(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, dict[int, tuple[int, int]]]:
         """Leave out what came before; tell the first and last decision offset of each lane of the rest."""
@@ -272,7 +295,7 @@ class _TableWriter:
         new = np.zeros(len(lanes), dtype=bool)
         for lane in map(int, np.unique(lanes)):
             where = np.flatnonzero(lanes == lane)
-            newest = self._newest.get(lane) or (self._thread.submit(self._held, lane).result(), _END)
+            newest = self._newest.get(lane) or (self._held(lane), _END)
             where = where[_rising(offsets[where], indexes[where], newest)]
             if len(where):
                 new[where] = True
@@ -281,14 +304,12 @@ class _TableWriter:
             batch = batch.filter(pa.array(new))
         return batch, _spans(batch)
 
-    def _commit(self, staged: _Staged | None, waiting: list[Future[None]]) -> None:
-        try:
-            for step in waiting:
-                step.result()
-        except Exception:
+    def _commit(self) -> None:
+        staged, self._staged = self._staged, None
+        if self._failed is not None:
             if staged is not None:
                 staged.discard()
-            raise
+            raise self._failed
         while staged is not None:
             staged = self._without_held(staged)
             if staged is None or self._try_to_log(staged):
@@ -337,7 +358,7 @@ class _TableWriter:
             return None
         rest = _Staged(staged.path.parent, self._schema)
         try:
-            for batch in rows.to_batches(max_chunksize=CHUNK_ROWS):
+            for batch in rows.combine_chunks().to_batches():
                 rest.cover(_spans(batch), batch.num_rows)
                 rest.write(batch)
             rest.finish()

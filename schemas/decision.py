@@ -7,11 +7,11 @@ from msgspec import Raw, Struct
 
 from schemas.errors import BadRecordError
 from schemas.node import Answer
-from schemas.task import DEFAULT_PRIORITY, EvidenceKind, Origin
+from schemas.task import DEFAULT_PRIORITY, Cause, EvidenceKind, Origin
 
 WIRE_VERSION = 1
 NO_PAYLOAD = Raw(b"")
-"""Left out; in a follow-up: that of the decision."""
+"""Left out."""
 
 
 class DecisionKind(enum.StrEnum):
@@ -50,24 +50,16 @@ class RoundResult(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=Tru
 
 
 class FollowUp(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
-    """One message that follows from a decision, spelled out but for its cause.
-
-    `payload` is left out where it is that of the decision.
-    """
+    """One message that follows from a decision, and where it goes."""
 
     kafka_topic: str
     lane: int
-    topic: str
-    logical_id: str
     task_id: str
-    priority: int = DEFAULT_PRIORITY
-    round_index: int = 0
-    attempt: int = 0
-    generation: int = 0
-    metadata: dict[str, str] = {}
+    task: Raw
+    """A `TaskHead`: all of the message but its payload and its cause."""
     payload: Raw = NO_PAYLOAD
+    """Left out where it is that of the decision."""
     score: float = 0.0
-    origin: Origin
 
 
 class Decision(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
@@ -93,6 +85,8 @@ class Decision(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     payload_digest: str = ""
     metadata: dict[str, str] = {}
     origin: Origin | None = None
+    cause: Cause | None = None
+    """Of the message."""
     reason: str = ""
     detail: str = ""
     forced: bool = False

@@ -55,7 +55,6 @@ class Origin(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, fo
     Earlier rounds travel as a digest (best answer, its score, what was spent), never as their full nesting.
     """
 
-    cause: Cause
     introduces: bool = False
     """True when this message is the first with its id in its home lane (it was moved there)."""
     root_id: str = ""
@@ -75,11 +74,10 @@ class Origin(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, fo
     """What went wrong in the attempts before, oldest first."""
 
 
-class TaskDescriptor(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One unit of work, as it is written to `tasks.global`."""
+class TaskHead(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A task but for its payload and its cause: so much of a message that follows from it a decision spells out."""
 
     topic: Topic
-    payload: Annotated[Raw, Meta(description="A JSON object with `prompt` or `messages`.")]
     logical_id: Annotated[str, Meta(description="What the task is about; left out: a hash of topic and payload.")] = ""
     task_id: Annotated[str, Meta(description="`{logical_id}:r{round_index}`; may be left out.")] = ""
     priority: Priority = DEFAULT_PRIORITY
@@ -88,6 +86,13 @@ class TaskDescriptor(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=
     generation: Annotated[int, Meta(ge=0)] = 0
     metadata: dict[str, str] = {}
     origin: Annotated[Origin | None, Meta(description="Aureon's own; users leave it out.")] = None
+
+
+class TaskDescriptor(TaskHead, frozen=True, gc=False, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One unit of work, as it is written to `tasks.global`."""
+
+    payload: Annotated[Raw, Meta(description="A JSON object with `prompt` or `messages`.")]
+    cause: Annotated[Cause | None, Meta(description="Aureon's own; users leave it out.")] = None
 
 
 class PromptMessage(Struct, frozen=True, gc=False):
@@ -114,6 +119,7 @@ class PayloadView(Struct, frozen=True, gc=False):
 
 
 _decode_task = msgspec.json.Decoder(TaskDescriptor).decode
+_decode_head = msgspec.json.Decoder(TaskHead).decode
 _decode_view = msgspec.json.Decoder(PayloadView).decode
 encode = msgspec.json.Encoder().encode
 """Write any of Aureon's structures as JSON."""
@@ -143,8 +149,8 @@ def read_payload(payload: bytes) -> PayloadView:
 def read_task(message: bytes) -> tuple[TaskDescriptor, PayloadView]:
     """Read a message of an input Kafka topic; ids that were left out are filled in.
 
-    Whether a message that claims an origin may do so is for the lane to say; the rules for users' messages are
-    checked here.
+    Whether a message that claims a cause may do so is for the lane to say; the rules for users' messages are checked
+    here.
 
     Raises:
         BadRecordError: the message is no task; says what was expected and where.
@@ -160,9 +166,26 @@ def read_task(message: bytes) -> tuple[TaskDescriptor, PayloadView]:
     except RecursionError:
         raise BadRecordError("nested too deeply") from None
     view = read_payload(task.payload)
-    if task.origin is not None and task.logical_id and task.task_id:
+    if task.cause is not None and task.logical_id and task.task_id:
         return task, view
     return _fill_in(task), view
+
+
+def read_head(head: Raw) -> TaskHead:
+    """Read what a decision spells out of a message; it was written by `encode`."""
+    return _decode_head(head)
+
+
+def with_cause(head: Raw, payload: Raw, cause: Cause) -> bytes:
+    """Write the message that a decision spells out: its head, with the payload and the cause put before it."""
+    return b'{"cause":[%d,%d,%d,"%b"],"payload":%b,%b' % (
+        cause.lane,
+        cause.offset,
+        cause.index,
+        cause.seal.encode(),
+        bytes(payload),
+        bytes(head)[1:],
+    )
 
 
 def read_digest(task: TaskDescriptor) -> str:
@@ -180,6 +203,8 @@ def read_digest(task: TaskDescriptor) -> str:
 
 
 def _fill_in(task: TaskDescriptor) -> TaskDescriptor:
+    if task.origin is not None:
+        raise BadRecordError("Aureon's own; leave it out - at `$.origin`")
     if not task.topic.isprintable():
         raise BadRecordError("topic has a control character - at `$.topic`")
     logical_id = task.logical_id or _content_id(task)

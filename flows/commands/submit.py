@@ -61,8 +61,8 @@ class TaskSender:
         if len(document) > self._max_task_bytes:
             raise too_large(len(document), self._max_task_bytes)
         task, _ = read_task(document)
-        if task.origin is not None:
-            raise BadRecordError("Aureon's own; leave it out - at `$.origin`")
+        if task.cause is not None:
+            raise BadRecordError("Aureon's own; leave it out - at `$.cause`")
         message = encode(task)
         if len(message) > self._max_task_bytes:  # with its ids filled in
             raise too_large(len(message), self._max_task_bytes)

@@ -1,6 +1,5 @@
 """derive: the messages and rows that follow from one winning decision; a pure function of it and of its offset."""
 
-import msgspec
 from msgspec import Raw, Struct
 
 from connectors.lane_sinks import Outgoing
@@ -9,7 +8,7 @@ from flows.lane import Sealer
 from flows.steps.intake import Decided
 from schemas.decision import NO_PAYLOAD, DeadLetter, Decision, DecisionKind, FollowUp
 from schemas.one import BranchRow, DeadLetterRow, Record, RoundRow, Row
-from schemas.task import Cause, TaskDescriptor, encode
+from schemas.task import Cause, Origin, encode, read_head, with_cause
 
 
 class Derived(Struct, frozen=True, gc=False):
@@ -34,21 +33,11 @@ def derive(decided: Decided, sealer: Sealer) -> Derived:
 
 
 def _message(lane: int, offset: int, index: int, decision: Decision, follow_up: FollowUp, sealer: Sealer) -> Outgoing:
-    cause = (lane, offset, index)
-    seal = sealer.seal(cause, follow_up.task_id, follow_up.kafka_topic, follow_up.lane)
-    task = TaskDescriptor(
-        topic=follow_up.topic,
-        payload=decision.payload if follow_up.payload is NO_PAYLOAD else follow_up.payload,
-        logical_id=follow_up.logical_id,
-        task_id=follow_up.task_id,
-        priority=follow_up.priority,
-        round_index=follow_up.round_index,
-        attempt=follow_up.attempt,
-        generation=follow_up.generation,
-        metadata=follow_up.metadata,
-        origin=msgspec.structs.replace(follow_up.origin, cause=Cause(lane, offset, index, seal)),
-    )
-    return Outgoing(follow_up.kafka_topic, follow_up.lane, follow_up.logical_id.encode(), encode(task))
+    place = follow_up.kafka_topic, follow_up.lane
+    cause = Cause(lane, offset, index, sealer.seal((lane, offset, index), follow_up.task_id, *place))
+    payload = decision.payload if follow_up.payload is NO_PAYLOAD else follow_up.payload
+    logical_id = follow_up.task_id.rpartition(":r")[0]
+    return Outgoing(*place, logical_id.encode(), with_cause(follow_up.task, payload, cause))
 
 
 def _dead_letter(lane: int, offset: int, decision: Decision) -> Outgoing:
@@ -94,9 +83,9 @@ def _text(payload: Raw) -> str:
 
 def _previous(decision: Decision) -> tuple[int | None, int | None]:
     """The decision on the round or attempt before is the cause of this one's message."""
-    if decision.origin is None or not (decision.round_index or decision.attempt):
+    if decision.cause is None or not (decision.round_index or decision.attempt):
         return None, None
-    return decision.origin.cause.lane, decision.origin.cause.offset
+    return decision.cause.lane, decision.cause.offset
 
 
 def _record(lane: int, offset: int, decision: Decision) -> Record:
@@ -141,19 +130,21 @@ def _record(lane: int, offset: int, decision: Decision) -> Record:
 
 
 def _branch(lane: int, offset: int, index: int, decision: Decision, follow_up: FollowUp) -> BranchRow:
+    branch = read_head(follow_up.task)
+    origin = branch.origin or Origin()
     return BranchRow(
         lane=lane,
         decision_offset=offset,
         index=index,
-        topic=follow_up.topic,
-        logical_id=follow_up.logical_id,
-        generation=follow_up.generation,
+        topic=branch.topic,
+        logical_id=branch.logical_id,
+        generation=branch.generation,
         parent_topic=decision.topic,
         parent_id=decision.logical_id,
-        root_topic=follow_up.origin.root_topic,
-        root_id=follow_up.origin.root_id,
-        depth=follow_up.origin.depth,
-        priority=follow_up.priority,
+        root_topic=origin.root_topic,
+        root_id=origin.root_id,
+        depth=origin.depth,
+        priority=branch.priority,
         score=follow_up.score,
         payload=_text(follow_up.payload),
         spawned_at=decision.decided_at,
@@ -182,7 +173,7 @@ def _dead_row(lane: int, offset: int, decision: Decision) -> DeadLetterRow:
 
 
 def _round(lane: int, offset: int, decision: Decision) -> RoundRow:
-    result, origin = decision.result, decision.origin
+    result, cause = decision.result, decision.cause
     previous = _previous(decision)
     return RoundRow(
         lane=lane,
@@ -217,6 +208,6 @@ def _round(lane: int, offset: int, decision: Decision) -> RoundRow:
         decided_at=decision.decided_at,
         previous_lane=previous[0],
         previous_offset=previous[1],
-        cause_lane=origin.cause.lane if origin is not None else None,
-        cause_offset=origin.cause.offset if origin is not None else None,
+        cause_lane=cause.lane if cause is not None else None,
+        cause_offset=cause.offset if cause is not None else None,
     )

@@ -5,11 +5,12 @@ Nothing is kept in the snapshot: intake hands undecided messages out again.
 
 import asyncio
 import logging
+import math
 import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -24,6 +25,8 @@ from schemas.node import Answer, Call
 
 log = logging.getLogger(__name__)
 
+LOOK_EVERY_S = 0.05
+"""How often it is looked whether a call has taken too long."""
 DRAIN_EVERY = timedelta(milliseconds=2)
 """How often finished rounds are looked for while some are open."""
 
@@ -46,6 +49,25 @@ class RetryPolicy(Struct, frozen=True, gc=False):
         return float(self.backoff_s * 2 ** (failures - 1)) * (0.5 + chance / 2)
 
 
+class _Open:
+    """A round with calls under way."""
+
+    __slots__ = ("answers", "missing", "outbox", "routed")
+
+    def __init__(self, routed: Routed, outbox: deque[Answered]) -> None:
+        self.routed = routed
+        self.outbox = outbox
+        self.answers: list[Answer | None] = [None] * len(routed.calls)
+        self.missing = len(routed.calls)
+
+    def take(self, place: int, answer: Answer) -> None:
+        """Take one answer; with the last one the round is answered."""
+        self.answers[place] = answer
+        self.missing -= 1
+        if not self.missing:
+            self.outbox.append(Answered(self.routed, tuple([a for a in self.answers if a is not None])))
+
+
 class CallRunner:
     """Runs calls on one asyncio loop in a thread of its own; the whole process shares it."""
 
@@ -56,7 +78,11 @@ class CallRunner:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._nodes: Mapping[str, Node] = {}
         self._limits: dict[str, asyncio.Semaphore] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._deadlines: dict[asyncio.Task[Any], float] = {}
+        """Of every call under way: when its present try is over, by the loop's clock. One look at all of them now and
+        then; a timer each (`asyncio.timeout`) costs more than all the rest here, 4 of 10 microseconds a call."""
+        self._expired: set[asyncio.Task[Any]] = set()
+        self._looking = False
 
     def start(self) -> None:
         """Start the loop, once."""
@@ -85,56 +111,75 @@ class CallRunner:
             loop.call_soon_threadsafe(loop.stop)
 
     async def _shut_down(self) -> None:
-        for task in list(self._tasks):
+        tasks = list(self._deadlines)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for node in self._nodes.values():
             await node.close()
 
     def _open(self, rounds: Sequence[Routed], outbox: deque[Answered]) -> None:
+        loop = asyncio.get_running_loop()
         for routed in rounds:
-            self._spawn(self._run(routed, outbox))
+            opened = _Open(routed, outbox)
+            for place, call in enumerate(routed.calls):
+                self._deadlines[loop.create_task(self._ask(opened, place, call))] = math.inf
+        if not self._looking:
+            self._look()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        assert self._loop is not None  # noqa: S101 - runs on the loop
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _look(self) -> None:
+        """End the tries whose time is over."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for task, deadline in self._deadlines.items():
+            if deadline < now:
+                self._expired.add(task)
+                task.cancel()
+        self._looking = bool(self._deadlines)
+        if self._looking:
+            loop.call_later(LOOK_EVERY_S, self._look)
 
-    async def _run(self, routed: Routed, outbox: deque[Answered]) -> None:
-        calls = routed.calls
-        if len(calls) == 1:
-            answers: Iterable[Answer] = (await self._ask(calls[0]),)
-        else:
-            answers = await asyncio.gather(*[self._ask(call) for call in calls])
-        outbox.append(Answered(routed, tuple(answers)))
-
-    async def _ask(self, call: Call) -> Answer:
+    async def _ask(self, opened: _Open, place: int, call: Call) -> None:
         """One call with its retries; a failure in the end is an answer that says so."""
-        node = self._nodes[call.node]
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - it runs in one
+        node, limit = self._nodes[call.node], self._limits[call.node]
         started, text = time.monotonic(), ""
-        async with self._limits[call.node]:
-            for failures in range(1, self._retry.tries + 1):
-                try:
-                    async with asyncio.timeout(node.capabilities.timeout_s):
-                        answer = await node.ask(call)
-                except Exception as error:  # noqa: BLE001 - whatever a node raises, the round goes on without it
-                    text = f"{type(error).__name__}: {error}"[:500]
-                    if failures < self._retry.tries:
-                        await asyncio.sleep(self._retry.pause(failures, random.random()))  # noqa: S311
+        try:
+            async with limit:
+                for tries in range(1, self._retry.tries + 1):
+                    try:
+                        answer = await self._try(node, call, task)
+                    except Exception as error:  # noqa: BLE001 - whatever a node raises, the round goes on without it
+                        text = f"{type(error).__name__}: {error}"[:500]
+                        if tries < self._retry.tries:
+                            await asyncio.sleep(self._retry.pause(tries, random.random()))  # noqa: S311
+                    else:
+                        break
                 else:
-                    return msgspec.structs.replace(
-                        answer, tries=failures, latency_s=round(time.monotonic() - started, 6), sample=call.sample
-                    )
-        return Answer(
-            node=call.node,
-            model=call.model,
-            sample=call.sample,
-            status="failed",
-            error=text,
-            tries=self._retry.tries,
-            latency_s=round(time.monotonic() - started, 6),
-        )
+                    answer = Answer(node=call.node, model=call.model, status="failed", error=text)
+        finally:
+            del self._deadlines[task]
+        latency = round(time.monotonic() - started, 6)
+        opened.take(place, msgspec.structs.replace(answer, tries=tries, latency_s=latency, sample=call.sample))
+
+    async def _try(self, node: Node, call: Call, task: asyncio.Task[Any]) -> Answer:
+        """One try.
+
+        Raises:
+            TimeoutError: it took too long.
+        """
+        limit_s = node.capabilities.timeout_s
+        self._deadlines[task] = time.monotonic() + limit_s
+        try:
+            return await node.ask(call)
+        except asyncio.CancelledError:
+            if task not in self._expired or task.uncancel():
+                raise  # the cell ends
+            raise TimeoutError(f"no answer within {limit_s:g} s") from None
+        finally:
+            self._deadlines[task] = math.inf
+            self._expired.discard(task)
 
 
 class Inference(StatefulBatchLogic[list[Routed], list[Answered], None]):

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 RAW_LIMIT = 64 * 1024
 """Of a message that is no task, so many bytes travel with its dead letter; the rest stays in the input."""
-READ_BATCH = 1000
+READ_BATCH = 200
 IDLE_PAUSES_S = (0.001, 0.002, 0.005)
 """Pauses between polls that find nothing: short at first, since an answer is often close."""
 
@@ -116,12 +116,12 @@ def _check_size(reading: Reading, value: bytes) -> None:
 
 
 def _checked_cause(reading: Reading, kafka_topic: str, task: TaskDescriptor) -> tuple[int, int, int] | None:
-    if task.origin is None:
+    claimed = task.cause
+    if claimed is None:
         return None
-    claimed = task.origin.cause
     cause = (claimed.lane, claimed.offset, claimed.index)
     if not reading.sealer.holds(claimed.seal, cause, task.task_id, kafka_topic, reading.lane):
-        raise BadRecordError("claims a cause that this cluster has not sealed; leave it out - at `$.origin.cause`")
+        raise BadRecordError("claims a cause that this cluster has not sealed; leave it out - at `$.cause`")
     return cause
 
 

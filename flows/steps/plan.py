@@ -1,13 +1,12 @@
 """plan: the decision on one message, with all that follows from it spelled out, encoded and measured."""
 
 import hashlib
-from typing import Any
+import math
 
 import msgspec
 from msgspec import Raw, Struct
 
 from connectors.topics import RETRY, TASKS, TASKS_HIGH, TASKS_NEXT
-from flows.lane import Message
 from flows.policies import ConvergencePolicy
 from flows.steps.infer import Answered
 from flows.steps.intake import Rejected, Work
@@ -16,15 +15,13 @@ from schemas.decision import Decision, DecisionKind, FollowUp, RoundResult
 from schemas.errors import BadRecordError
 from schemas.ids import RQMLRoundId, branch_id, home_lane
 from schemas.node import Answer
-from schemas.task import URGENT_PRIORITY, BranchProposal, Cause, Origin, TaskDescriptor, encode, read_payload
+from schemas.task import URGENT_PRIORITY, BranchProposal, Origin, TaskDescriptor, TaskHead, encode, read_payload
 
 MAX_DECISION_BYTES = 24 << 20
 """Everything that follows from a decision is a part of it, plus less than a kilobyte; Kafka takes 32 MiB."""
 MAX_PROPOSALS = 1000
-_UNSEALED = Cause(-1, -1, 0, "")
-"""Stands for the cause until the decision has its offset on the log."""
 _POISON = "the process ended uncleanly each time that this task was under way, at last with nothing beside it"
-_NO_ORIGIN = Origin(cause=_UNSEALED)
+_NO_ORIGIN = Origin()
 
 
 def input_topic(priority: int) -> str:
@@ -71,17 +68,18 @@ class Planner:
             if len(encoded) <= self._limits.max_decision_bytes:
                 return encoded
             problem = f"the decision has {len(encoded):,} bytes, more than {self._limits.max_decision_bytes:,}"
-        return encode(_dead(round_.answered, now, "too_large", problem))
+        return encode(_decision(round_.answered, now, DecisionKind.DEAD, "too_large", detail=problem))
 
     def _decide(self, lane: int, round_: Supervised, now: float) -> Decision:
         answered = round_.answered
         message, refusal = answered.routed.message, answered.routed.refusal
         if message.verdict == "moved":
-            return self._moved(message, now)
+            return self._moved(answered, now)
         if message.verdict is not None:
             return _unasked(lane, answered, now)
         if refusal is not None:
-            return _dead(answered, now, *refusal)
+            reason, detail = refusal
+            return _decision(answered, now, DecisionKind.DEAD, reason, detail=detail)
         result = round_.result
         if result is None or all(a.status == "failed" for a in answered.answers):
             return self._failed(lane, answered, result, now)
@@ -89,45 +87,36 @@ class Planner:
 
     # -- without an answer -----------------------------------------------------------------------------------------
 
-    def _moved(self, message: Message, now: float) -> Decision:
-        work: Work = message.body
-        task = work.task
+    def _moved(self, answered: Answered, now: float) -> Decision:
+        task, message = _task_of(answered), answered.routed.message
         home = home_lane(task.logical_id, self._limits.lanes)
-        follow_up = FollowUp(
-            kafka_topic=message.kafka_topic,
-            lane=home,
-            topic=task.topic,
-            logical_id=task.logical_id,
-            task_id=task.task_id,
-            priority=task.priority,
-            metadata=task.metadata,
-            origin=Origin(cause=_UNSEALED, introduces=True),
-        )
-        return Decision(
-            kind=DecisionKind.MOVED,
-            reason="home",
+        head = _head(task, task.task_id, Origin(introduces=True), 0, 0)
+        follow_up = FollowUp(kafka_topic=message.kafka_topic, lane=home, task_id=task.task_id, task=head)
+        return _decision(
+            answered,
+            now,
+            DecisionKind.MOVED,
+            "home",
             detail=f"its home is lane {home}",
-            decided_at=now,
             follow_ups=(follow_up,),
-            **_naming(message, task),
         )
 
     def _failed(self, lane: int, answered: Answered, result: RoundResult | None, now: float) -> Decision:
         task = _task_of(answered)
         errors = [f"{a.node}/{a.model}: {a.error} ({a.tries} tries)" for a in answered.answers]
         history = (*_history(task), f"round {task.round_index}, attempt {task.attempt}: " + "; ".join(errors)[:2000])
-        common: dict[str, Any] = dict(result=result, **_spent(answered, now), **_naming(answered.routed.message, task))
         if task.attempt + 1 >= self._limits.max_attempts:
-            return Decision(
-                kind=DecisionKind.DEAD,
-                reason="attempts_spent",
-                detail=history[-1],
-                **common,
-            )
+            return _decision(answered, now, DecisionKind.DEAD, "attempts_spent", detail=history[-1], result=result)
         origin = msgspec.structs.replace(self._carried(task, answered, None), errors=history)
-        follow_up = _follow_up(task, RETRY, lane, origin, task.round_index, task.attempt + 1)
-        return Decision(
-            kind=DecisionKind.RETRY, reason="all calls failed", detail=history[-1], follow_ups=(follow_up,), **common
+        again = _follow_up(task, RETRY, lane, origin, task.round_index, task.attempt + 1)
+        return _decision(
+            answered,
+            now,
+            DecisionKind.RETRY,
+            "all calls failed",
+            detail=history[-1],
+            result=result,
+            follow_ups=(again,),
         )
 
     # -- with a result ---------------------------------------------------------------------------------------------
@@ -135,17 +124,19 @@ class Planner:
     def _judged(self, lane: int, answered: Answered, result: RoundResult, now: float) -> Decision:
         task = _task_of(answered)
         verdict = self._policy.judge(result, task.round_index)
-        common: dict[str, Any] = dict(
-            reason=verdict.reason,
-            forced=verdict.forced,
-            policy=self._policy.name,
-            **_spent(answered, now),
-            **_naming(answered.routed.message, task),
-        )
+        policy = self._policy.name
         if not verdict.converged:
             origin = self._carried(task, answered, result)
-            follow_up = _follow_up(task, TASKS_NEXT, lane, origin, task.round_index + 1, 0)
-            return Decision(kind=DecisionKind.NEXT_ROUND, result=_lean(result), follow_ups=(follow_up,), **common)
+            next_round = _follow_up(task, TASKS_NEXT, lane, origin, task.round_index + 1, 0)
+            return _decision(
+                answered,
+                now,
+                DecisionKind.NEXT_ROUND,
+                verdict.reason,
+                policy=policy,
+                result=_lean(result),
+                follow_ups=(next_round,),
+            )
         if result.answer is None and task.origin is not None and task.origin.answer is not None:
             warning = f"no answer in round {task.round_index}; the record has that of an earlier round"
             result = msgspec.structs.replace(
@@ -156,18 +147,31 @@ class Planner:
                 warnings=(*result.warnings, warning),
             )
         if result.answer is None or result.flags:
-            detail = "; ".join(result.flags) or "every model abstained or failed"
-            reason = "rejected" if result.flags else "no_answer"
-            return Decision(kind=DecisionKind.DEAD, result=_lean(result), detail=detail, **{**common, "reason": reason})
+            return _decision(
+                answered,
+                now,
+                DecisionKind.DEAD,
+                "rejected" if result.flags else "no_answer",
+                detail="; ".join(result.flags) or "every model abstained or failed",
+                policy=policy,
+                forced=verdict.forced,
+                result=_lean(result),
+            )
         follow_ups, cut_off, warnings = self._branches(task, result)
-        result = msgspec.structs.replace(_lean(result), warnings=(*result.warnings, *warnings))
-        return Decision(
-            kind=DecisionKind.CONVERGED,
+        result = _lean(result)
+        if warnings:
+            result = msgspec.structs.replace(result, warnings=(*result.warnings, *warnings))
+        return _decision(
+            answered,
+            now,
+            DecisionKind.CONVERGED,
+            verdict.reason,
+            policy=policy,
+            forced=verdict.forced,
             result=result,
             content_hash=content_hash(task, result.answer),
             follow_ups=follow_ups,
             cut_off=cut_off,
-            **common,
         )
 
     def _carried(self, task: TaskDescriptor, answered: Answered, result: RoundResult | None) -> Origin:
@@ -177,7 +181,6 @@ class Planner:
         old = before or _NO_ORIGIN
         answered_now = result is not None and result.answer is not None
         return Origin(
-            cause=_UNSEALED,
             root_id=task.logical_id if is_root else old.root_id,
             root_topic=task.topic if is_root else old.root_topic,
             parent_id=old.parent_id,
@@ -187,7 +190,7 @@ class Planner:
             answer=result.answer if result is not None and answered_now else old.answer,
             score=result.score if result is not None and answered_now else old.score,
             calls=old.calls + len(answered.answers),
-            cost=old.cost + sum([a.cost for a in answered.answers]),
+            cost=old.cost + _cost(answered),
             started_at=old.started_at or answered.routed.handed_at,
             errors=old.errors,
         )
@@ -215,27 +218,31 @@ class Planner:
         follow_ups = []
         for index, proposal in enumerate(proposed):
             logical_id = branch_id(task.logical_id, index)
+            task_id = str(RQMLRoundId(logical_id, 0))
+            branch = TaskHead(
+                topic=proposal.topic,
+                logical_id=logical_id,
+                task_id=task_id,
+                priority=proposal.priority,
+                generation=task.generation,
+                origin=Origin(
+                    introduces=True,  # tasks with one id in two topics may both branch to a third
+                    root_id=task.logical_id if is_root or origin is None else origin.root_id,
+                    root_topic=task.topic if is_root or origin is None else origin.root_topic,
+                    parent_id=task.logical_id,
+                    parent_topic=task.topic,
+                    depth=depth + 1,
+                    branches_left=share,
+                ),
+            )
             follow_ups.append(
                 FollowUp(
                     kafka_topic=input_topic(proposal.priority),
                     lane=home_lane(logical_id, self._limits.lanes),
-                    topic=proposal.topic,
-                    logical_id=logical_id,
-                    task_id=str(RQMLRoundId(logical_id, 0)),
-                    priority=proposal.priority,
-                    generation=task.generation,
+                    task_id=task_id,
+                    task=Raw(encode(branch)),
                     payload=proposal.payload,
                     score=proposal.score,
-                    origin=Origin(
-                        cause=_UNSEALED,
-                        introduces=True,  # tasks with one id in two topics may both branch to a third
-                        root_id=task.logical_id if is_root or origin is None else origin.root_id,
-                        root_topic=task.topic if is_root or origin is None else origin.root_topic,
-                        parent_id=task.logical_id,
-                        parent_topic=task.topic,
-                        depth=depth + 1,
-                        branches_left=share,
-                    ),
                 )
             )
         return tuple(follow_ups), tuple(cut_off), tuple(warnings)
@@ -302,61 +309,90 @@ def _unasked(lane: int, answered: Answered, now: float) -> Decision:
             f"{message.kafka_topic}[{lane}]@{message.offset}: the id {body.task.logical_id!r} of topic "
             f"{body.task.topic!r} is taken by a task with another payload - at `$.logical_id`"
         )
-        return _dead(answered, now, "id_conflict", detail)
-    return _dead(answered, now, "poison", _POISON)
+        return _decision(answered, now, DecisionKind.DEAD, "id_conflict", detail=detail)
+    return _decision(answered, now, DecisionKind.DEAD, "poison", detail=_POISON)
 
 
-def _dead(answered: Answered, now: float, reason: str, detail: str) -> Decision:
-    message = answered.routed.message
-    naming = _naming(message, _task_of(answered))
-    return Decision(kind=DecisionKind.DEAD, reason=reason, detail=detail, decided_at=now, **naming)
-
-
-def _naming(message: Message, task: TaskDescriptor) -> dict[str, Any]:
-    return {
-        "kafka_topic": message.kafka_topic,
-        "offset": message.offset,
-        "task_id": message.task_id,
+def _decision(
+    answered: Answered,
+    now: float,
+    kind: DecisionKind,
+    reason: str,
+    *,
+    detail: str = "",
+    policy: str = "",
+    forced: bool = False,
+    result: RoundResult | None = None,
+    content_hash: str = "",
+    follow_ups: tuple[FollowUp, ...] = (),
+    cut_off: tuple[str, ...] = (),
+) -> Decision:
+    """The decision on a task, with all that it takes over from its message."""
+    routed = answered.routed
+    message = routed.message
+    task: TaskDescriptor = message.body.task
+    return Decision(
+        kind=kind,
+        kafka_topic=message.kafka_topic,
+        offset=message.offset,
+        task_id=message.task_id,
         # one that conflicts with the owner of its id never owns it
-        "introduces": message.key is not None and message.verdict != "id_conflict",
-        "payload_digest": message.digest,
-        "topic": task.topic,
-        "logical_id": task.logical_id,
-        "generation": task.generation,
-        "round_index": task.round_index,
-        "attempt": task.attempt,
-        "priority": task.priority,
-        "payload": task.payload,
-        "metadata": task.metadata,
-        "origin": task.origin,
-    }
-
-
-def _spent(answered: Answered, now: float) -> dict[str, Any]:
-    return {
-        "calls": len(answered.answers),
-        "cost": sum([a.cost for a in answered.answers]),
-        "decided_at": now,
-        "latency_s": round(now - answered.routed.handed_at, 6),
-    }
+        introduces=message.key is not None and message.verdict != "id_conflict",
+        topic=task.topic,
+        logical_id=task.logical_id,
+        generation=task.generation,
+        round_index=task.round_index,
+        attempt=task.attempt,
+        priority=task.priority,
+        payload=task.payload,
+        payload_digest=message.digest,
+        metadata=task.metadata,
+        origin=task.origin,
+        cause=task.cause,
+        reason=reason,
+        detail=detail,
+        forced=forced,
+        policy=policy,
+        result=result,
+        content_hash=content_hash,
+        calls=len(answered.answers),
+        cost=_cost(answered),
+        decided_at=now,
+        latency_s=round(now - routed.handed_at, 6) if answered.answers else 0.0,
+        follow_ups=follow_ups,
+        cut_off=cut_off,
+    )
 
 
 def _follow_up(
     task: TaskDescriptor, kafka_topic: str, lane: int, origin: Origin, round_index: int, attempt: int
 ) -> FollowUp:
-    return FollowUp(
-        kafka_topic=kafka_topic,
-        lane=lane,
-        topic=task.topic,
-        logical_id=task.logical_id,
-        task_id=f"{task.logical_id}:r{round_index}",
-        priority=task.priority,
-        round_index=round_index,
-        attempt=attempt,
-        generation=task.generation,
-        metadata=task.metadata,
-        origin=origin,
+    """The next round or attempt of a task."""
+    task_id = f"{task.logical_id}:r{round_index}"
+    head = _head(task, task_id, origin, round_index, attempt)
+    return FollowUp(kafka_topic=kafka_topic, lane=lane, task_id=task_id, task=head)
+
+
+def _head(task: TaskDescriptor, task_id: str, origin: Origin, round_index: int, attempt: int) -> Raw:
+    return Raw(
+        encode(
+            TaskHead(
+                topic=task.topic,
+                logical_id=task.logical_id,
+                task_id=task_id,
+                priority=task.priority,
+                round_index=round_index,
+                attempt=attempt,
+                generation=task.generation,
+                metadata=task.metadata,
+                origin=origin,
+            )
+        )
     )
+
+
+def _cost(answered: Answered) -> float:
+    return math.fsum([a.cost for a in answered.answers])
 
 
 def _task_of(answered: Answered) -> TaskDescriptor:

@@ -34,7 +34,7 @@ class Bench:
     """One broker, and what is measured on it."""
 
     def __init__(self, broker: Broker, folder: Path, scale: float) -> None:
-        self._broker = broker
+        self.broker = broker
         self._folder = folder
         self._scale = scale
 
@@ -42,8 +42,9 @@ class Bench:
         """So many tasks at this scale."""
         return max(300, int(count * self._scale))
 
-    def _fill(self, kafka_topic: str, count: int) -> None:
-        producer = CheckedProducer(client_config(self._broker.brokers))
+    def fill(self, kafka_topic: str, count: int) -> None:
+        """Send so many tasks."""
+        producer = CheckedProducer(client_config(self.broker.brokers))
         for start in range(0, count, 5000):
             batch = [task_message(i) for i in range(start, min(count, start + 5000))]
             producer.send(kafka_topic, 0, batch)
@@ -52,15 +53,15 @@ class Bench:
 
     def raw(self, count: int) -> float:
         """Rounds per second of the raw loop."""
-        empty(self._broker)
-        admin = admin_client(client_config(self._broker.brokers))
+        empty(self.broker)
+        admin = admin_client(client_config(self.broker.brokers))
         for created in admin.create_topics(
             [NewTopic(t, 1, 1, config={"retention.ms": "-1"}) for t in (IN, OUT)]
         ).values():
             created.result()
-        self._fill(IN, count)
+        self.fill(IN, count)
         ran = subprocess.run(
-            [sys.executable, "-m", "tests.bench.raw", self._broker.brokers, str(count)],
+            [sys.executable, "-m", "tests.bench.raw", self.broker.brokers, str(count)],
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -68,15 +69,17 @@ class Bench:
         )
         return float(ran.stdout)
 
-    def _start(self, name: str, nodes: str, **settings: str) -> tuple[subprocess.Popen[bytes], Path]:
+    def start(self, name: str, nodes: str, **settings: str) -> tuple[subprocess.Popen[bytes], Path]:
+        """Start a cell in a folder of its own, or once more in the same."""
         home = self._folder / name
         recovery = home / "state" / "recovery"
-        recovery.mkdir(parents=True)
-        init_db_dir(recovery, 1)
+        if not recovery.exists():
+            recovery.mkdir(parents=True)
+            init_db_dir(recovery, 1)
         environment = {
             **os.environ,
             "AUREON_HOME": str(home),
-            "AUREON_BROKERS": self._broker.brokers,
+            "AUREON_BROKERS": self.broker.brokers,
             "AUREON_NODES": f"tests.bench.nodes:{nodes}",
             # one model alone never reaches the score; the last round converges because the rounds are spent
             "AUREON_SCORE_THRESHOLD": "0.9",
@@ -89,33 +92,36 @@ class Bench:
         return process, home
 
     def cell(self, name: str, nodes: str, count: int, **settings: str) -> tuple[float, float]:
-        """Rounds per second of a cell, and its peak memory in MB."""
-        empty(self._broker)
-        ensure_topics(client_config(self._broker.brokers), 1)
-        self._fill(TASKS, count)
-        process, home = self._start(name, nodes, **settings)
+        """Rounds per second of a cell in the steady state, and its peak memory in MB."""
+        empty(self.broker)
+        ensure_topics(client_config(self.broker.brokers), 1)
+        self.fill(TASKS, count)
+        process, home = self.start(name, nodes, **settings)
+        log = home / "lake" / "rounds" / "_delta_log"
         commits: list[tuple[float, int]] = []
+        entries = 0
         try:
             while not commits or commits[-1][1] < ROUNDS * count:
                 if process.poll() is not None:
                     raise RuntimeError((home / "cell.log").read_text()[-2000:])
                 time.sleep(0.02)
-                held = _rounds_in_lake(home / "lake")
-                if held and (not commits or held > commits[-1][1]):
-                    commits.append((time.perf_counter(), held))
-            memory = _peak_mb(process.pid)
+                if log.exists() and (found := len(list(log.iterdir()))) > entries:
+                    entries, at = found, time.perf_counter()
+                    commits.append((at, _rounds_in_lake(home / "lake")))
+            memory = peak_mb(process.pid)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(30)
-        (first, before), (last, after) = commits[0], commits[-1]
+        # the work ran out before the last commit, and the first one was that of an empty table or came at the start
+        (first, before), (last, after) = commits[1], commits[-2]
         return (after - before) / (last - first), memory
 
     def single(self, repeats: int) -> list[float]:
         """Milliseconds from sending one task, nothing else under way, to its last decision on the log."""
-        empty(self._broker)
-        config = client_config(self._broker.brokers)
+        empty(self.broker)
+        config = client_config(self.broker.brokers)
         ensure_topics(config, 1)
-        process, _home = self._start("single", "instant")
+        process, _home = self.start("single", "instant")
         consumer = Consumer({**config, "group.id": "bench", "enable.auto.commit": False, "fetch.wait.max.ms": 10})
         consumer.assign([TopicPartition(RESULTS, 0, 0)])
         producer = CheckedProducer({**config, "linger.ms": 0})
@@ -166,7 +172,8 @@ def _rounds_in_lake(lake: Path) -> int:
     return 0 if version is None else int(version) + 1
 
 
-def _peak_mb(pid: int) -> float:
+def peak_mb(pid: int) -> float:
+    """Peak memory of a process so far."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 

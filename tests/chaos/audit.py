@@ -209,9 +209,9 @@ def _id(task: TaskDescriptor | None) -> str:
 
 def _cause(value: bytes) -> tuple[int, int, int] | None:
     task = _task(value)
-    if task is None or task.origin is None:
+    if task is None or task.cause is None:
         return None
-    cause = task.origin.cause
+    cause = task.cause
     return cause.lane, cause.offset, cause.index
 
 

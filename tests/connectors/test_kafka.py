@@ -1,6 +1,7 @@
 """Readers, the producer and the backup of cuts, on a broker that comes and goes."""
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -301,7 +302,7 @@ def test_message_that_the_broker_refuses_raises_and_stops_the_producer(
     """Nothing behind it is delivered: a gap in a log would be worse than a stop."""
     client = admin_client(client_config(own_broker.brokers))
     client.create_topics([NewTopic("small", 1, 1, config={"max.message.bytes": "1000"})])["small"].result()
-    producer.send("small", 0, [b"x" * 5000])
+    producer.send("small", 0, [os.urandom(5000)])
     with pytest.raises(OutcomeUnknownError, match=r"small.*Message size too large"):
         producer.flush(60)
     with pytest.raises(OutcomeUnknownError):

@@ -155,7 +155,8 @@ def bad_messages() -> list[Bad]:
         return msgspec.json.encode({"topic": "math", "logical_id": "bad", "payload": {"prompt": "question"}, **changes})
 
     # One that claims to be a later round of a task that is there, with a seal of its own making.
-    forged = {"cause": [0, 7, 0, "0" * 24], "answer": "43"}
+    forged: dict[str, object] = {"cause": [0, 7, 0, "0" * 24], "origin": {"answer": "43"}}
+    later = {"logical_id": "task-1", "task_id": "task-1:r1", "round_index": 1}
     conflict = {"logical_id": "task-3", "payload": {"prompt": "something else"}}
     return [
         Bad(b'{"topic": "math", "payload": {"pro', "not JSON"),
@@ -171,7 +172,7 @@ def bad_messages() -> list[Bad]:
         Bad(changed(priority=-1), "`$.priority`"),
         Bad(changed(priority=1 << 40), "`$.priority`"),
         Bad(changed(payload={"prompt": "x" * 20_000_000}), "20,000,0"),
-        Bad(changed(logical_id="task-1", task_id="task-1:r1", round_index=1, origin=forged), "`$.origin.cause`"),
+        Bad(changed(**later, **forged), "`$.cause`"),
         Bad(changed(logical_id="bad:r3"), "`$.logical_id`"),
         Bad(changed(logical_id="bad:branch-0"), "`$.logical_id`"),
         Bad(changed(round_index=2), "`$.round_index`"),

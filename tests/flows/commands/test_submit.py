@@ -128,7 +128,7 @@ def test_bad_lines_are_named_and_the_good_ones_are_sent(own_broker: Broker, tmp_
         b'{"topic": "math", "payload": {"prompt": "1"}, "logical_id": "x:r1"}',
         b'{"topic": "math", "payload": {"prompt": "1"}, "colour": "red"}',
         b'{"topic": "math", "payload": {"prompt": "' + b"x" * (1 << 20) + b'"}}',
-        b'{"topic": "math", "payload": {"prompt": "1"}, "logical_id": "y", "origin": {"cause": [0, 0, 0, "00"]}}',
+        b'{"topic": "math", "payload": {"prompt": "1"}, "logical_id": "y", "task_id": "y:r0", "cause": [0, 0, 0, "0"]}',
     ]
     lines = [json.dumps(good[0]).encode(), *bad, json.dumps(good[1]).encode(), b"", json.dumps(good[2]).encode()]
     (tmp_path / "tasks.jsonl").write_bytes(b"\n".join(lines))
@@ -149,7 +149,7 @@ def test_bad_lines_are_named_and_the_good_ones_are_sent(own_broker: Broker, tmp_
             "reserved",
             "`colour`",
             "AUREON_MAX_TASK_BYTES",
-            "$.origin",
+            "$.cause",
         ),
         strict=True,
     ):

@@ -70,9 +70,10 @@ BAD = {
     ),
     "a number beyond all floats": (b'{"topic":"m","payload":{"prompt":"p","d":1e999}}', "`$.payload`"),
     "a forged cause": (
-        task(task_id="a:r0", origin={"cause": [0, 5, 0, "0" * 24]}),
+        task(task_id="a:r0", cause=[0, 5, 0, "0" * 24]),
         "claims a cause that this cluster has not sealed",
     ),
+    "a forged origin": (task(task_id="a:r0", origin={"answer": "43"}), "leave it out - at `$.origin`"),
 }
 
 
@@ -131,7 +132,7 @@ def test_a_message_away_from_home_is_moved() -> None:
 def test_a_sealed_cause_is_taken() -> None:
     """What the cluster has sealed for this place counts."""
     seal = SEALER.seal((0, 5, 0), "a:r0", TASKS, 0)
-    value = task(task_id="a:r0", origin={"cause": [0, 5, 0, seal], "introduces": True})
+    value = task(task_id="a:r0", cause=[0, 5, 0, seal], origin={"introduces": True})
     message = classified(value)
     assert message.verdict is None
     assert message.cause == (0, 5, 0)
@@ -142,7 +143,7 @@ def test_a_sealed_cause_is_taken() -> None:
 def test_a_retry_is_due_after_the_delay() -> None:
     """Counted from when the broker took it."""
     seal = SEALER.seal((0, 5, 0), "a:r0", RETRY, 0)
-    value = task(task_id="a:r0", attempt=1, origin={"cause": [0, 5, 0, seal]})
+    value = task(task_id="a:r0", attempt=1, cause=[0, 5, 0, seal])
     assert classified(value, kafka_topic=RETRY).due_at == 105.0
 
 

@@ -21,6 +21,7 @@ from schemas.decision import Decision, DecisionKind, read_decision
 from schemas.ids import home_lane
 from schemas.node import Answer, NodeCapabilities
 from schemas.one import BranchRow, DeadLetterRow, Record, RoundRow
+from schemas.task import read_head
 
 SEALER = Sealer(b"k" * 32)
 NODES = [NodeCapabilities(node=n, models=("m",), topics=("math", "logic")) for n in ("a", "b", "c")]
@@ -149,8 +150,9 @@ def test_branches_follow_with_names_home_and_priority() -> None:
     limits = Limits(4, 3, 3, 16)
     decision = decide(asked, said("a", meta=meta), said("b"), limits=limits, lane=home_lane("t", 4))
     one, two = decision.follow_ups
-    assert (one.logical_id, one.kafka_topic, one.lane) == ("t:branch-0", TASKS_HIGH, home_lane("t:branch-0", 4))
-    assert (two.logical_id, two.kafka_topic, two.lane) == ("t:branch-1", TASKS, home_lane("t:branch-1", 4))
+    assert (one.task_id, one.kafka_topic, one.lane) == ("t:branch-0:r0", TASKS_HIGH, home_lane("t:branch-0", 4))
+    assert (two.task_id, two.kafka_topic, two.lane) == ("t:branch-1:r0", TASKS, home_lane("t:branch-1", 4))
+    assert [m.key for m in carried_out(decision).messages] == [b"t:branch-0", b"t:branch-1"]
     rows = carried_out(decision).rows
     assert [r.logical_id for r in rows if isinstance(r, BranchRow)] == ["t:branch-0", "t:branch-1"]
     child = next_message(decision, lanes=4)
@@ -193,7 +195,8 @@ def test_branches_are_bounded_by_count_and_what_is_cut_off_is_told() -> None:
     assert [f.score for f in decision.follow_ups] == [0.9, 0.8, 0.7, 0.6]
     assert len(decision.cut_off) == 6
     assert "no more branches left" in decision.cut_off[0]
-    assert {f.origin.branches_left for f in decision.follow_ups} == {0}
+    origins = [read_head(f.task).origin for f in decision.follow_ups]
+    assert {o.branches_left for o in origins if o is not None} == {0}
 
 
 @pytest.mark.parametrize("width", [1, 2, 5])
