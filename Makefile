@@ -23,11 +23,14 @@ help: ## what there is
 run: $(STAMP) ## the demo: a broker, a cell, nodes and tasks, on this machine
 	@$(VENV)/bin/aureon demo
 
+# Most tests wait for something, so two at a time take half as long; each process has a broker of its own.
+PYTEST := $(PYTHON_IN_VENV) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
 test: $(STAMP) ## all tests, on the embedded broker; ARGS="-k name" for some
-	@$(PYTHON_IN_VENV) -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 test-kafka: $(STAMP) ## the tests that need a broker, on Apache Kafka (Java 17 and Maven)
-	@AUREON_TEST_KAFKA=apache $(PYTHON_IN_VENV) -m pytest -m kafka $(ARGS)
+	@AUREON_TEST_KAFKA=apache $(PYTEST) -m kafka $(ARGS)
 
 bench: $(STAMP) ## measure it; ARGS="…" goes to tests.bench
 	@$(PYTHON_IN_VENV) -m tests.bench $(ARGS)

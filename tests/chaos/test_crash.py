@@ -3,6 +3,7 @@
 import random
 import time
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def send_tasks(brokers: str, rng: random.Random, numbers: range) -> None:
 @pytest.mark.chaos
 @pytest.mark.timeout(900)
 def test_nothing_is_lost_or_doubled_when_processes_are_killed(
-    own_broker: Broker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    own_broker: Broker, tmp_path: Path, figures: Callable[[str], None]
 ) -> None:
     """Twenty kills, three lost state folders, two processes that wake up after they were thought dead."""
     seed = random.randrange(1 << 32)
@@ -101,10 +102,9 @@ def test_nothing_is_lost_or_doubled_when_processes_are_killed(
     finally:
         cell.close()
         follower.close()
-    with capsys.disabled():  # the figures are what people want to see of it
-        print(f"\n{own_broker.name}, seed {seed}: {KILLS} kills, undecided at each {found_open}")  # noqa: T201
-        print(f"{found}\n{reader.looks} looks at the lake, {reader.vanished} rows vanished or changed")  # noqa: T201
-        print(_repeated_calls(tmp_path / "calls.txt"))  # noqa: T201
+    figures(f"{own_broker.name}, seed {seed}: {KILLS} kills, undecided at each {found_open}")
+    figures(f"{found}\n{reader.looks} looks at the lake, {reader.vanished} rows vanished or changed")
+    figures(_repeated_calls(tmp_path / "calls.txt"))
     assert found.faults() == 0, f"seed {seed}: {found.examples[:20]}"
     assert reader.vanished == 0, f"seed {seed}"
     assert found.records + found.poison >= sent

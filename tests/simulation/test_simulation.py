@@ -1,5 +1,7 @@
 """The lane is exact through any schedule, and no rule of DESIGN.md can be left out of it."""
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.simulation.mutants import MUTANTS
@@ -19,13 +21,12 @@ def test_every_schedule_ends_exactly() -> None:
 
 
 @pytest.mark.timeout(600)
-def test_each_rule_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_rule_is_needed(figures: Callable[[str], None]) -> None:
     """With any one rule left out, some schedule fails."""
     bad = failing_in_all()
 
-    with capsys.disabled():
-        lines = [f"{len(found):5} of {MUTANTS[name].schedules:5}  {name}" for name, found in bad.items()]
-        print("", "schedules that fail with one thing left out:", *lines, sep="\n")  # noqa: T201
+    lines = [f"{len(found):5} of {MUTANTS[name].schedules:5}  {name}" for name, found in bad.items()]
+    figures("\n".join(["schedules that fail with one thing left out:", *lines]))
     assert not [name for name, found in bad.items() if not found]
 
 
