@@ -221,8 +221,9 @@ class EmbeddedBroker:
     def _end_process(self) -> None:
         running = self._remembered()
         if running is None or not self.is_running():
-            self._reap()
+            self._collect()
             return
+        self._close_connections()
         self._signal(running.pid, signal.SIGTERM)
         deadline = time.monotonic() + STOP_LIMIT_S
         while self.is_running():
@@ -232,7 +233,15 @@ class EmbeddedBroker:
                 deadline = float("inf")
             self._reap()
             time.sleep(POLL_S)
-        self._reap()
+        self._collect()
+
+    def _close_connections(self) -> None:
+        """Have it let go of its clients before it saves: what it acknowledges while it does so is lost."""
+        command = [str(embedded_binary()), "stop", "kafka", "--data-dir", str(self.folder)]
+        try:
+            subprocess.run(command, check=True, capture_output=True, timeout=STOP_LIMIT_S)
+        except (OSError, subprocess.SubprocessError) as error:
+            log.warning("the broker in %s does not let go of its clients: %s", self.folder, error)
 
     def _signal(self, pid: int, number: signal.Signals) -> None:
         # A pid may be somebody else's by now, if the machine was restarted or the folder was copied.
@@ -240,8 +249,14 @@ class EmbeddedBroker:
         if not command.parent.parent.is_dir() or (command.is_file() and b"noida-db" in command.read_bytes()):
             os.kill(pid, number)
 
+    def _collect(self) -> None:
+        """Wait for a child that has let go of its lock and has not quite ended."""
+        if self._process is not None:
+            self._process.wait(STOP_LIMIT_S)
+            self._process = None
+
     def _reap(self) -> None:
-        """Collect a child that has ended; an adopted broker is nobody's child."""
+        """Collect a child that has ended, which holds its lock until then; an adopted broker is nobody's child."""
         if self._process is not None and self._process.poll() is not None:
             self._process = None
 

@@ -1,4 +1,4 @@
-"""Kafka, as a lane needs it: one reader a partition, one producer that never skips, and a commit as a backup.
+"""Kafka, as a lane needs it: settings, questions, one producer that never skips, and a commit as a backup.
 
 Nothing here decides anything. What a message means, and which of them counts, is the lane's affair.
 """
@@ -6,15 +6,14 @@ Nothing here decides anything. What a message means, and which of them counts, i
 import contextlib
 import logging
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
-from schemas.errors import BadRecordError, LogMismatchError, OutcomeUnknownError, RefusedError, TryAgainError
+from schemas.errors import BadRecordError, OutcomeUnknownError, RefusedError, TryAgainError
 
 log = logging.getLogger(__name__)
 library_log = logging.getLogger(f"{__name__}.librdkafka")
@@ -39,9 +38,6 @@ FLUSH_LIMIT_S = 600.0
 
 SAY_SO_EVERY_S = 10.0
 """How often a wait is mentioned in the log."""
-
-GONE_LIMIT_S = 30.0
-"""How long a Kafka topic may be unknown to a restarting broker before it counts as deleted."""
 
 _PASSING = frozenset(
     {
@@ -187,11 +183,11 @@ def read_to_end(config: ClientConfig, kafka_topic: str, partition: int = 0, limi
         TryAgainError: the end is not reached in time.
     """
     name = f"{kafka_topic}[{partition}]"
-    consumer = _consumer(config, "aureon-read", committed_only=False)
+    consumer = new_consumer(config, "aureon-read", committed_only=False)
     messages: list[Message] = []
     deadline = time.monotonic() + limit_s
     try:
-        low, _ = _watermarks(consumer, kafka_topic, partition, limit_s)
+        low, _ = watermarks_of(consumer, kafka_topic, partition, limit_s)
         consumer.assign([TopicPartition(kafka_topic, partition, low)])
         while time.monotonic() < deadline:
             for message in consumer.consume(1000, 0.05):
@@ -252,7 +248,7 @@ class CheckedProducer:
             batch = [{"value": m} for m in messages]
         else:
             batch = [{"value": m, "key": k} for m, k in zip(messages, keys, strict=True)]
-        wait = _Patience(self._should_stop, float("inf"))
+        wait = Patience(self._should_stop, float("inf"))
         while True:
             self.check()
             with self._fatal_remembered():
@@ -290,7 +286,7 @@ class CheckedProducer:
             OutcomeUnknownError: one failed, the limit passed, or it was asked to stop; those unconfirmed may yet
                 arrive.
         """
-        wait = _Patience(self._should_stop, limit_s)
+        wait = Patience(self._should_stop, limit_s)
         while True:
             with self._fatal_remembered():
                 left = self._producer.flush(0.2)
@@ -360,308 +356,6 @@ class CheckedProducer:
             self._error = self._error or f"the producer to {self._brokers} stopped: {error.str()}"
 
 
-class _Watch:
-    """What is known of one partition where a reader sleeps."""
-
-    __slots__ = ("asked", "committed_only", "end", "position")
-
-    def __init__(self, kafka_topic: str, partition: int, position: int, *, committed_only: bool) -> None:
-        self.asked = TopicPartition(kafka_topic, partition)
-        self.position = position
-        self.committed_only = committed_only
-        self.end = position
-
-
-class Watermarks:
-    """A thread that looks at the ends of the partitions where readers sleep, in one request for all.
-
-    The embedded broker answers an empty fetch at once, so a consumer that waits at the end keeps a core busy on both
-    sides; on any broker a reader that waits costs a connection's worth of requests. This costs 20 small requests a
-    second while nothing happens, whatever the number of lanes, and finds a message within 50 ms; within 5 ms while
-    something does happen.
-
-    - **Unit of parallelism:** one a process.
-    - **Guarantee:** none is needed: a reader goes on from its own position, whatever it is told and when.
-    - **Replay:** nothing.
-    """
-
-    SHORTEST_S = 0.005
-    LONGEST_S = 0.05
-    BUSY_S = 0.25
-    """How long after the last sign of life it looks every 5 ms."""
-
-    def __init__(self, config: ClientConfig) -> None:
-        self._brokers = config["bootstrap.servers"]
-        self._client = admin_client(config)
-        self._watches: set[_Watch] = set()
-        self._lock = threading.Lock()
-        self._look = threading.Event()
-        self._stopped = False
-        self._last_sign = time.monotonic()
-        self._thread = threading.Thread(target=self._run, name="aureon-watermarks", daemon=True)
-        self._thread.start()
-
-    def watch(self, kafka_topic: str, partition: int, position: int, *, committed_only: bool) -> _Watch:
-        """Look at one partition from now on."""
-        watch = _Watch(kafka_topic, partition, position, committed_only=committed_only)
-        with self._lock:
-            self._watches.add(watch)
-        # A reader that falls asleep has just seen something, and more often comes soon.
-        self.nudge()
-        return watch
-
-    def forget(self, watch: _Watch) -> None:
-        """Look at it no more."""
-        with self._lock:
-            self._watches.discard(watch)
-
-    def nudge(self) -> None:
-        """Look now: this process has just written something that a reader of its own waits for."""
-        self._last_sign = time.monotonic()
-        self._look.set()
-
-    def close(self) -> None:
-        """End the thread."""
-        self._stopped = True
-        self._look.set()
-        self._thread.join(timeout=ASK_LIMIT_S)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _run(self) -> None:
-        pause = self.SHORTEST_S
-        away = _Patience(lambda: self._stopped, float("inf"))
-        while not self._stopped:
-            # With nobody asleep there is nothing to look at until `watch` says so.
-            self._look.wait(pause if self._watches else None)
-            self._look.clear()
-            with self._lock:
-                watches = list(self._watches)
-            try:
-                self._ask(watches)
-            except KafkaException as error:
-                away.goes_on(f"{self._brokers} does not tell where its partitions end: {error.args[0].str()}")
-                pause = 0.5
-                self._refresh()
-                continue
-            busy = time.monotonic() - self._last_sign < self.BUSY_S
-            pause = self.SHORTEST_S if busy else min(pause * 1.5, self.LONGEST_S)
-
-    def _refresh(self) -> None:
-        """Have the client learn anew who leads which partition; a question about offsets does not make it do so."""
-        with contextlib.suppress(KafkaException):
-            self._client.list_topics(timeout=2.0)
-
-    def _ask(self, watches: list[_Watch]) -> None:
-        self._client.poll(0)
-        for committed_only in (True, False):
-            some = {w.asked: w for w in watches if w.committed_only is committed_only}
-            if not some:
-                continue
-            level = IsolationLevel.READ_COMMITTED if committed_only else IsolationLevel.READ_UNCOMMITTED
-            found = self._client.list_offsets(
-                {p: OffsetSpec.latest() for p in some}, isolation_level=level, request_timeout=5.0
-            )
-            for asked, future in found.items():
-                watch = some[asked]
-                watch.end = future.result(ASK_LIMIT_S).offset
-                if watch.end != watch.position:
-                    self._last_sign = time.monotonic()
-
-
-class LaneReader:
-    """One partition of one Kafka topic, in order, as far as it is asked to.
-
-    - **Unit of parallelism:** one partition. A reader that is not polled fetches a few MiB and stops, so that is how
-      to hold one back.
-    - **Guarantee:** every message from `start_offset` on, once, in order. `position` moves past offsets that hold no
-      message. It waits while the broker is away, and raises when the broker has lost what it is to read.
-    - **Replay:** nothing is committed; a new reader begins where it is told to.
-
-    Args:
-        config: from `client_config`.
-        kafka_topic: what to read.
-        partition: the lane.
-        start_offset: the first offset wanted.
-        watermarks: wakes the reader after it went to sleep at the end of the partition.
-        committed_only: leave out what aborted transactions wrote. Not on the embedded broker, which then loses
-            messages that were committed.
-        sleep_after_s: how long it waits at the end before it stops asking; None to wait there for good.
-    """
-
-    def __init__(
-        self,
-        config: ClientConfig,
-        kafka_topic: str,
-        partition: int,
-        start_offset: int,
-        watermarks: Watermarks,
-        *,
-        committed_only: bool = False,
-        sleep_after_s: float | None = 0.1,
-    ) -> None:
-        self.kafka_topic = kafka_topic
-        self.partition = partition
-        self._position = start_offset
-        self._watermarks = watermarks
-        self._committed_only = committed_only
-        self._sleep_after_s = sleep_after_s
-        self._consumer = _consumer(config, "aureon-lane", committed_only=committed_only)
-        self._watch: _Watch | None = None
-        self._at_end_since: float | None = None
-        self._unknown_since: float | None = None
-        self._retry_at: float | None = None
-        self._assign()
-
-    @property
-    def position(self) -> int:
-        """The next offset; all below were handed out or hold no message."""
-        return self._position
-
-    @property
-    def asleep(self) -> bool:
-        """Tell whether it waits at the end without asking the broker."""
-        return self._watch is not None
-
-    @property
-    def at_end(self) -> bool:
-        """Tell whether the last look found nothing more; a message may have come since."""
-        return self._watch is not None or self._at_end_since is not None
-
-    def poll(self, n: int) -> list[Message]:
-        """Take up to `n` messages that are there; never waits.
-
-        Raises:
-            LogMismatchError: the broker no longer has the messages at this position.
-            RefusedError: the Kafka topic may not be read, or is gone.
-        """
-        watch = self._watch
-        if watch is not None:
-            # More has come, or there is less than there was: either way the broker has to be asked.
-            if watch.end == self._position:
-                return []
-            self._wake()
-        elif self._retry_at is not None:
-            self._try_again()
-        messages = self._consumer.consume(n, 0)
-        if not messages:
-            self._sleep_if_idle()
-            return messages
-        self._at_end_since = None
-        good = [m for m in messages if m.error() is None]
-        if good:
-            self._at_end_since = self._unknown_since = None
-            # The last offset of a message from a broker is never None.
-            self._position = (good[-1].offset() or 0) + 1
-        if len(good) < len(messages):
-            for message in messages:
-                error = message.error()
-                if error is not None:
-                    self._on_error(error, message)
-        if self._sleep_after_s == 0:
-            self._sleep_if_idle()
-        return good
-
-    def begin_offset(self, timeout_s: float = ASK_LIMIT_S) -> int:
-        """Ask for the first offset that the broker has.
-
-        Raises:
-            TryAgainError: it does not answer in time.
-        """
-        return _watermarks(self._consumer, self.kafka_topic, self.partition, timeout_s)[0]
-
-    def end_offset(self, timeout_s: float = ASK_LIMIT_S) -> int:
-        """Ask for the offset that the next message will get.
-
-        Raises:
-            TryAgainError: the broker does not answer in time.
-        """
-        return _watermarks(self._consumer, self.kafka_topic, self.partition, timeout_s)[1]
-
-    def close(self) -> None:
-        """Let go of the partition."""
-        if self._watch is not None:
-            self._watermarks.forget(self._watch)
-        self._consumer.close()
-
-    def __repr__(self) -> str:
-        return f"{self.kafka_topic}[{self.partition}]@{self._position}"
-
-    def _assign(self) -> None:
-        self._at_end_since = self._retry_at = None
-        self._consumer.assign([TopicPartition(self.kafka_topic, self.partition, self._position)])
-
-    def _wake(self) -> None:
-        if self._watch is not None:
-            self._watermarks.forget(self._watch)
-            self._watch = None
-        self._assign()
-
-    def _sleep_if_idle(self) -> None:
-        since, limit = self._at_end_since, self._sleep_after_s
-        if since is None or limit is None or time.monotonic() - since < limit:
-            return
-        self._at_end_since = None
-        self._consumer.unassign()
-        self._watch = self._watermarks.watch(
-            self.kafka_topic, self.partition, self._position, committed_only=self._committed_only
-        )
-
-    def _on_error(self, error: KafkaError, message: Message) -> None:
-        code = error.code()
-        if code == KafkaError._PARTITION_EOF:
-            self._position = max(self._position, message.offset() or 0)
-            self._at_end_since = time.monotonic()
-            self._unknown_since = None
-        elif code == KafkaError._AUTO_OFFSET_RESET:
-            self._check_range()
-        elif code in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED):
-            raise RefusedError(f"{self!r}: {error.str()}; grant this user `Read` and `Describe` on it")
-        elif code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION):
-            self._on_unknown(error)
-        else:
-            log.warning("%r: %s; reading on", self, error.str())
-            self._retry_at = time.monotonic() + 0.5
-
-    def _on_unknown(self, error: KafkaError) -> None:
-        now = time.monotonic()
-        self._unknown_since = self._unknown_since or now
-        if now - self._unknown_since > GONE_LIMIT_S:
-            raise RefusedError(
-                f"{self!r}: {error.str()}; the Kafka topic was deleted. Restore it, or begin a new cluster with fresh "
-                "Kafka topics and state folders"
-            )
-        log.warning("%r: %s; waiting for the broker", self, error.str())
-        self._retry_at = now + 1.0
-
-    def _try_again(self) -> None:
-        """After an error that may have ended the fetching: begin again at the position, when the time has come."""
-        if self._retry_at is not None and time.monotonic() >= self._retry_at:
-            self._assign()
-
-    def _check_range(self) -> None:
-        """Tell a broker that lost messages from one that answered in the middle of its start."""
-        try:
-            low, high = _watermarks(self._consumer, self.kafka_topic, self.partition, ASK_LIMIT_S)
-        except TryAgainError as error:
-            log.warning("%s; asking again", error)
-            self._retry_at = time.monotonic() + 0.5
-            return
-        if low <= self._position <= high:
-            self._retry_at = time.monotonic() + 0.1
-            return
-        name = f"{self.kafka_topic}[{self.partition}]"
-        raise LogMismatchError(
-            f"the broker no longer has offset {self._position} of {name}; it holds {low} up to (not with) {high}. "
-            "Restore the broker's data; or, if it is lost for good, begin a new cluster with fresh Kafka topics and "
-            "state folders"
-        )
-
-
 class CutBackup:
     """The cut of every lane, beside the snapshots: one ordinary consumer-group commit with the cut as its metadata.
 
@@ -672,7 +366,7 @@ class CutBackup:
 
     def __init__(self, config: ClientConfig, group: str) -> None:
         self._group = group
-        self._consumer = _consumer({**config, "on_commit": self._on_commit}, group, committed_only=False)
+        self._consumer = new_consumer({**config, "on_commit": self._on_commit}, group, committed_only=False)
 
     def commit_cut(self, cuts: Mapping[TopicPartition, tuple[int, str]]) -> None:
         """Send cuts on their way: for each partition the offset and the cut as text."""
@@ -753,7 +447,7 @@ class _Quieter(logging.Filter):
 library_log.addFilter(_Quieter())
 
 
-class _Patience:
+class Patience:
     """Decide on each turn whether to go on waiting, and mention it now and then."""
 
     def __init__(self, should_stop: Callable[[], bool], limit_s: float) -> None:
@@ -764,9 +458,11 @@ class _Patience:
 
     @property
     def waited_s(self) -> float:
+        """Seconds so far."""
         return time.monotonic() - self._began
 
     def goes_on(self, what: str) -> bool:
+        """Tell whether to go on waiting; `what` is being waited for."""
         now = time.monotonic()
         if now - self._said >= SAY_SO_EVERY_S:
             self._said = now
@@ -774,13 +470,23 @@ class _Patience:
         return not self._should_stop() and now - self._began < self._limit_s
 
 
-def _consumer(config: ClientConfig, group: str, *, committed_only: bool) -> Consumer:
+def new_consumer(config: ClientConfig, group: str, *, committed_only: bool) -> Consumer:
+    """Make a consumer that commits and skips nothing by itself.
+
+    Raises:
+        RefusedError: librdkafka does not take the settings.
+    """
     level = "read_committed" if committed_only else "read_uncommitted"
     with _settings_refused():
         return Consumer({**_CONSUMER, **config, "group.id": group, "isolation.level": level})
 
 
-def _watermarks(consumer: Consumer, kafka_topic: str, partition: int, timeout_s: float) -> tuple[int, int]:
+def watermarks_of(consumer: Consumer, kafka_topic: str, partition: int, timeout_s: float) -> tuple[int, int]:
+    """Ask where a partition begins and ends.
+
+    Raises:
+        TryAgainError: the broker does not answer in time.
+    """
     place = TopicPartition(kafka_topic, partition)
     with _named(_name(place)):
         found: tuple[int, int] = patiently(lambda left: consumer.get_watermark_offsets(place, timeout=left), timeout_s)

@@ -13,7 +13,8 @@ import msgspec
 from confluent_kafka import TopicPartition
 
 from connectors.embedded import EmbeddedBroker
-from connectors.kafka import CheckedProducer, CutBackup, LaneReader, Watermarks, client_config, preflight
+from connectors.kafka import CheckedProducer, CutBackup, client_config, preflight
+from connectors.lane_reader import LaneReader, Watermarks
 from connectors.nodes import Node
 from connectors.owner_index import OwnerIndex
 from connectors.topics import (

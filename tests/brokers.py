@@ -75,7 +75,7 @@ def empty(broker: Broker, limit_s: float = 30.0) -> None:
         try:
             future.result()
         except KafkaException as error:
-            # One of a user's program that a test has killed: its member is waited for, and nothing of Aureon's is in it.
+            # One of a user's program that a test has killed, still waited for; nothing of Aureon's is in it.
             if error.args[0].name() != "NON_EMPTY_GROUP":
                 raise
     deadline = time.monotonic() + limit_s

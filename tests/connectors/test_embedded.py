@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -41,6 +42,35 @@ def test_sigterm_keeps_every_message_and_the_port(tmp_path: Path) -> None:
     with EmbeddedBroker(tmp_path) as broker:
         assert broker.brokers == first
         assert [m.value() for m in backlog(first)] == [b"%d" % i for i in range(5000)]
+
+
+def _stop(broker: EmbeddedBroker, stopped: threading.Event) -> None:
+    broker.stop()
+    stopped.set()
+
+
+def test_what_was_acknowledged_during_a_stop_is_kept(tmp_path: Path) -> None:
+    """It saves its messages and answers its clients at the same time, unless they are sent away first."""
+    broker = EmbeddedBroker(tmp_path)
+    config = client_config(broker.start())
+    ensure_topics(config, 1)
+    producer = CheckedProducer(config, idempotent=False)
+    sent, stopped = 0, threading.Event()
+    for _ in range(4):
+        stopping = threading.Timer(0.5, _stop, (broker, stopped))
+        stopping.start()
+        stopped.clear()
+        while not stopped.is_set():
+            producer.send(TASKS, 0, [b"%d " % (sent + i) + os.urandom(1000) for i in range(20)])
+            sent += 20
+            time.sleep(0.005)
+        stopping.join()
+        broker.start()
+    producer.flush()
+    producer.close()
+    read = [int((m.value() or b"").split(b" ")[0]) for m in backlog(broker.brokers)]
+    broker.stop()
+    assert sorted(set(read)) == list(range(sent))
 
 
 def test_second_start_of_a_folder_uses_the_broker_that_runs(tmp_path: Path) -> None:

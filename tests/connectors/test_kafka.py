@@ -12,17 +12,17 @@ import pytest
 from confluent_kafka import Message, Producer, TopicPartition
 from confluent_kafka.admin import NewTopic
 
+from connectors import lane_reader
 from connectors.kafka import (
     MAX_MESSAGE_BYTES,
     CheckedProducer,
     CutBackup,
-    LaneReader,
-    Watermarks,
     admin_client,
     client_config,
     preflight,
     read_to_end,
 )
+from connectors.lane_reader import LaneReader, Watermarks
 from connectors.topics import RESULTS, TASKS, Topics, ensure_topics
 from schemas.errors import BadRecordError, LogMismatchError, OutcomeUnknownError, RefusedError, TryAgainError
 from tests.brokers import Broker
@@ -193,6 +193,19 @@ def test_reader_survives_a_broker_that_is_away(own_broker: Broker, producer: Che
         producer.send(TASKS, 0, numbers(100, 200))
         assert values(take(reader, 100)) == numbers(100, 200)
         assert values(take(sleepless, 100)) == numbers(100, 200)
+
+
+def test_reader_that_hears_nothing_fetches_anew(
+    own_broker: Broker, producer: CheckedProducer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library may stop fetching without a word: here because somebody takes its partition away."""
+    monkeypatch.setattr(lane_reader, "SILENCE_S", 0.3)
+    producer.send(TASKS, 0, numbers(0, 10))
+    with reading(own_broker, sleep_after_s=None) as reader:
+        take(reader, 10)
+        reader._consumer.unassign()
+        producer.send(TASKS, 0, numbers(10, 20))
+        assert values(take(reader, 10)) == numbers(10, 20)
 
 
 def test_what_was_acknowledged_survives_a_kill_of_a_durable_broker(
