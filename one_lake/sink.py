@@ -36,7 +36,7 @@ from schemas.one import TABLES, Row, arrow_schema
 
 # A row group, about 4,000 rounds: large enough to compress well, small enough that the last one of an epoch is soon
 # written.
-CHUNK_BYTES = 3 << 20
+CHUNK_BYTES = 1 << 20
 
 # Columns of few different values; for the others a dictionary costs time and saves nothing.
 _DICTIONARY = {"evidence", "kafka_topic", "kind", "parent_topic", "policy", "reason", "root_topic", "topic"}
