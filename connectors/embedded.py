@@ -240,7 +240,7 @@ class EmbeddedBroker:
         command = [str(embedded_binary()), "stop", "kafka", "--data-dir", str(self.folder)]
         try:
             subprocess.run(command, check=True, capture_output=True, timeout=STOP_LIMIT_S)
-        except (OSError, subprocess.SubprocessError) as error:
+        except (OSError, subprocess.SubprocessError, RefusedError) as error:
             log.warning("the broker in %s does not let go of its clients: %s", self.folder, error)
 
     def _signal(self, pid: int, number: signal.Signals) -> None:

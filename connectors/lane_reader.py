@@ -113,8 +113,9 @@ class Watermarks:
                 watches = list(self._watches)
             try:
                 self._ask(watches)
-            except KafkaException as error:
-                away.goes_on(f"{self._brokers} does not tell where its partitions end: {error.args[0].str()}")
+            except (KafkaException, TimeoutError) as error:
+                # whatever it is, the thread goes on: without it no reader wakes
+                away.goes_on(f"{self._brokers} does not tell where its partitions end: {error}")
                 pause = 0.5
                 self._refresh()
                 continue

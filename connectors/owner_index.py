@@ -43,9 +43,9 @@ class OwnerIndex:
                 f"{path}: another process works on this lane; each cell needs its own state folder"
             ) from None
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        # a crash of the process loses nothing with WAL; a power cut may lose the newest, not the file
         # the lock above is the only one that is needed: with its own, each look-up costs two system calls more
         self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        # a crash of the process loses nothing with WAL; a power cut may lose the newest, not the file
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute("PRAGMA cache_size = -8000")

@@ -377,6 +377,8 @@ class _TableWriter:
 
     def _catch_up(self) -> None:
         """Read the log on to the newest version; every so often leave a checkpoint for those who open the table."""
+        if self._logged <= self._delta.version():
+            return  # nothing was committed
         with contextlib.suppress(DeltaError, OSError):
             self._delta.update_incremental()
             if self._logged % tables.CHECKPOINT_INTERVAL == 0:

@@ -7,7 +7,7 @@ from msgspec import Raw, Struct
 
 from schemas.errors import BadRecordError
 from schemas.node import Answer
-from schemas.task import DEFAULT_PRIORITY, Cause, EvidenceKind, Origin
+from schemas.task import DEFAULT_PRIORITY, Cause, EvidenceKind, Origin, read_head
 
 WIRE_VERSION = 1
 NO_PAYLOAD = Raw(b"")
@@ -142,6 +142,10 @@ def read_decision(message: bytes) -> Decision:
         BadRecordError: it is none; someone else wrote to `tasks.results`.
     """
     try:
-        return _decode(message)
+        decision = _decode(message)
+        if decision.kind is DecisionKind.CONVERGED:  # the lake's rows of its branches tell what is in them
+            for branch in decision.follow_ups:
+                read_head(branch.task)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRecordError(f"no decision: {error}") from None
+    return decision

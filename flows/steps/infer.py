@@ -18,7 +18,7 @@ import msgspec
 from bytewax.operators import StatefulBatchLogic
 from msgspec import Struct
 
-from connectors.nodes import Node
+from connectors.nodes import Node, NodeError
 from flows.steps.intake import Stopping
 from flows.steps.route import Routed
 from schemas.node import Answer, Call
@@ -76,6 +76,7 @@ class CallRunner:
         self._retry = retry
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
         self._nodes: Mapping[str, Node] = {}
         self._limits: dict[str, asyncio.Semaphore] = {}
         self._deadlines: dict[asyncio.Task[Any], float] = {}
@@ -83,6 +84,7 @@ class CallRunner:
         then; a timer each (`asyncio.timeout`) costs more than all the rest here, 4 of 10 microseconds a call."""
         self._expired: set[asyncio.Task[Any]] = set()
         self._looking = False
+        self._ending = False
 
     def start(self) -> None:
         """Start the loop, once."""
@@ -93,7 +95,8 @@ class CallRunner:
             self._nodes = {n.capabilities.node: n for n in nodes}
             self._limits = {n.capabilities.node: asyncio.Semaphore(n.capabilities.max_concurrency) for n in nodes}
             self._loop = asyncio.new_event_loop()
-            threading.Thread(target=self._loop.run_forever, name="calls", daemon=True).start()
+            self._thread = threading.Thread(target=self._loop.run_forever, name="calls", daemon=True)
+            self._thread.start()
 
     def submit(self, rounds: Sequence[Routed], outbox: deque[Answered]) -> None:
         """Ask all calls of some rounds; each round comes into the outbox when all its calls have ended."""
@@ -106,11 +109,14 @@ class CallRunner:
         """Abandon open calls, close the nodes, end the loop."""
         with self._lock:
             loop, self._loop = self._loop, None
-        if loop is not None:
+        if loop is not None and self._thread is not None:
             asyncio.run_coroutine_threadsafe(self._shut_down(), loop).result(timeout=10)
             loop.call_soon_threadsafe(loop.stop)
+            self._thread.join(timeout=10)
+            loop.close()
 
     async def _shut_down(self) -> None:
+        self._ending = True
         tasks = list(self._deadlines)
         for task in tasks:
             task.cancel()
@@ -132,7 +138,8 @@ class CallRunner:
         loop = asyncio.get_running_loop()
         now = loop.time()
         for task, deadline in self._deadlines.items():
-            if deadline < now:
+            # once: a node that tidies up takes its time, and a second time would cut that short
+            if deadline < now and task not in self._expired:
                 self._expired.add(task)
                 task.cancel()
         self._looking = bool(self._deadlines)
@@ -168,18 +175,26 @@ class CallRunner:
 
         Raises:
             TimeoutError: it took too long.
+            NodeError: the node gave up the call, or what it returned is no answer.
         """
         limit_s = node.capabilities.timeout_s
         self._deadlines[task] = time.monotonic() + limit_s
         try:
-            return await node.ask(call)
+            answer: object = await node.ask(call)
         except asyncio.CancelledError:
-            if task not in self._expired or task.uncancel():
-                raise  # the cell ends
-            raise TimeoutError(f"no answer within {limit_s:g} s") from None
+            if self._ending:
+                raise
+            if task in self._expired:
+                raise TimeoutError(f"no answer within {limit_s:g} s") from None
+            raise NodeError("the node cancelled the call") from None
         finally:
             self._deadlines[task] = math.inf
-            self._expired.discard(task)
+            if task in self._expired:
+                self._expired.remove(task)
+                task.uncancel()
+        if not isinstance(answer, Answer):
+            raise NodeError(f"the node returned {type(answer).__name__}, which is no Answer")
+        return answer
 
 
 class Inference(StatefulBatchLogic[list[Routed], list[Answered], None]):

@@ -12,6 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -112,6 +114,8 @@ class Bench:
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(30)
+        if len(commits) < 4:
+            raise RuntimeError("too few commits to tell a rate; raise AUREON_BENCH_SCALE")
         # the work ran out before the last commit, and the first one was that of an empty table or came at the start
         (first, before), (last, after) = commits[1], commits[-2]
         return (after - before) / (last - first), memory
@@ -178,21 +182,26 @@ def peak_mb(pid: int) -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def main() -> None:
-    """Run all of it and print the table."""
-    scale = float(os.environ.get("AUREON_BENCH_SCALE", "1"))
+@contextmanager
+def new_bench() -> Iterator[Bench]:
+    """A bench on a broker of its own, at the scale that AUREON_BENCH_SCALE names."""
     with tempfile.TemporaryDirectory() as folder:
         broker = new_broker(Path(folder) / "broker")
         broker.start()
         try:
-            bench = Bench(broker, Path(folder), scale)
-            raw = bench.raw(bench.tasks(200_000))
-            one, memory = bench.cell("one", "instant", bench.tasks(60_000))
-            three, _ = bench.cell("three", "instant_three", bench.tasks(40_000))
-            slow, _ = bench.cell("slow", "slow", bench.tasks(30_000), in_flight="1500")
-            alone = sorted(bench.single(int(60 * min(1.0, scale)) + 10))
+            yield Bench(broker, Path(folder), float(os.environ.get("AUREON_BENCH_SCALE", "1")))
         finally:
             broker.stop()
+
+
+def main() -> None:
+    """Run all of it and print the table."""
+    with new_bench() as bench:
+        raw = bench.raw(bench.tasks(200_000))
+        one, memory = bench.cell("one", "instant", bench.tasks(60_000))
+        three, _ = bench.cell("three", "instant_three", bench.tasks(40_000))
+        slow, _ = bench.cell("slow", "slow", bench.tasks(30_000), in_flight="1500")
+        alone = sorted(bench.single(70))
     figures = {
         "rounds_per_s": round(one),
         "raw_rounds_per_s": round(raw),
@@ -211,7 +220,7 @@ def main() -> None:
         ("one task alone, ms p50 / p99", f"{figures['single_p50_ms']} / {figures['single_p99_ms']}"),
         ("peak memory of (a), MB", f"{memory:.0f}"),
     ]
-    print(f"{broker.name} broker, one partition, three rounds a task")
+    print(f"{bench.broker.name} broker, one partition, three rounds a task")
     for name, value in rows:
         print(f"  {name:<38}{value}")
     print(json.dumps(figures))

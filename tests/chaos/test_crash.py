@@ -102,9 +102,11 @@ def test_nothing_is_lost_or_doubled_when_processes_are_killed(
     finally:
         cell.close()
         follower.close()
-    figures(f"{own_broker.name}, seed {seed}: {KILLS} kills, undecided at each {found_open}")
-    figures(f"{found}\n{reader.looks} looks at the lake, {reader.vanished} rows vanished or changed")
-    figures(_repeated_calls(tmp_path / "calls.txt"))
+    figures(
+        f"{own_broker.name}, seed {seed}: {KILLS} kills, undecided at each {found_open}\n{found}\n"
+        f"{reader.looks} looks at the lake, {reader.vanished} rows vanished or changed\n"
+        + _repeated_calls(tmp_path / "calls.txt")
+    )
     assert found.faults() == 0, f"seed {seed}: {found.examples[:20]}"
     assert reader.vanished == 0, f"seed {seed}"
     assert found.records + found.poison >= sent

@@ -18,6 +18,7 @@ from flows.steps.route import Router
 from flows.steps.supervise import Supervised, supervise
 from flows.steps.validate import built_in_verifiers, validate
 from schemas.decision import Decision, DecisionKind, read_decision
+from schemas.errors import BadRecordError
 from schemas.ids import home_lane
 from schemas.node import Answer, NodeCapabilities
 from schemas.one import BranchRow, DeadLetterRow, Record, RoundRow
@@ -289,3 +290,12 @@ def test_an_answer_without_end_is_flagged_and_never_accepted() -> None:
         asked = next_message(decision)
     decision = decide(asked, said("a", long), said("b", long))
     assert (decision.kind, decision.reason) == (DecisionKind.DEAD, "rejected")
+
+
+def test_an_entry_whose_branch_is_no_task_is_no_decision() -> None:
+    """Whoever else writes to the log cannot make the cell stumble over it later."""
+    decision = decide(message(), said("a", meta={"branches": [branch()]}), said("b"))
+    spoilt = msgspec.structs.replace(decision.follow_ups[0], task=msgspec.Raw(b'{"colour":"red"}'))
+    entry = msgspec.json.encode(msgspec.structs.replace(decision, follow_ups=(spoilt,)))
+    with pytest.raises(BadRecordError, match="no decision"):
+        read_decision(entry)
