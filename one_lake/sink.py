@@ -301,7 +301,7 @@ class _TableWriter:
                 new[where] = True
                 self._newest[lane] = (int(offsets[where[-1]]), int(indexes[where[-1]]))
         if not new.all():
-            batch = batch.filter(pa.array(new))
+            batch = batch.filter(_mask(new))
         return batch, _spans(batch)
 
     def _commit(self) -> None:
@@ -352,7 +352,7 @@ class _TableWriter:
             return staged
         rows = pq.read_table(staged.path, schema=self._schema)
         floor = np.array([held[lane] for lane in _ints(rows, "lane").tolist()], dtype=np.int64)
-        rows = rows.filter(pa.array(_ints(rows, "decision_offset") > floor))
+        rows = rows.filter(_mask(_ints(rows, "decision_offset") > floor))
         staged.discard()
         if not rows.num_rows:
             return None
@@ -398,7 +398,14 @@ class _TableWriter:
 
 
 def _ints(rows: pa.RecordBatch | pa.Table, column: str) -> npt.NDArray[np.int64]:
-    return np.asarray(rows[column])
+    values = rows[column]
+    whole = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    return np.from_dlpack(whole).astype(np.int64, copy=False)
+
+
+def _mask(chosen: npt.NDArray[np.bool_]) -> pa.BooleanArray:
+    bits = pa.py_buffer(np.packbits(chosen, bitorder="little"))
+    return pa.BooleanArray.from_buffers(pa.bool_(), len(chosen), [None, bits])
 
 
 def _spans(batch: pa.RecordBatch) -> dict[int, tuple[int, int]]:

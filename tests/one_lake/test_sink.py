@@ -335,6 +335,23 @@ def test_a_full_disk_leaves_the_lake_whole(lake: Path, writer: LakeWriter) -> No
         assert names(rows) == expected_names(table, 1, 5000)
 
 
+def test_writing_does_not_import_pandas(lake: Path) -> None:
+    """Arrow does so by itself where it may: a second in the middle of the first commit, and 60 MB for good."""
+    script = (
+        "import sys; from pathlib import Path; from one_lake.sink import LakeWriter\n"
+        "from tests.one_lake.lake_data import decisions\n"
+        "for first in (0, 20):  # the second one begins with a replay\n"
+        "    writer = LakeWriter(Path(sys.argv[1]))\n"
+        "    writer.add(decisions(0, range(first and first - 5, first + 20))); writer.flush(); writer.close()\n"
+        "print('pandas' in sys.modules)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script, str(lake)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == "False\n"
+    assert names(held(lake)["rounds"]) == expected_names("rounds", 1, 40)
+
+
 def test_a_writer_that_failed_stays_closed(writer: LakeWriter) -> None:
     """It no longer knows what of its rows is there; the log hands them out again."""
     writer.add([record(0, 0, topic=None)])
