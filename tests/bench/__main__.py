@@ -4,6 +4,7 @@ Counted are rounds whose decision is on the log and whose row is in the lake, be
 to the lake, so that the start is left out. The last line is one JSON object.
 """
 
+import argparse
 import json
 import os
 import signal
@@ -196,6 +197,11 @@ def new_bench() -> Iterator[Bench]:
 
 def main() -> None:
     """Run all of it and print the table."""
+    about = argparse.ArgumentParser(
+        prog="python -m tests.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    about.epilog = "AUREON_BENCH_SCALE=0.2 takes a fifth of the tasks; AUREON_TEST_KAFKA=apache runs it on Apache Kafka."
+    about.parse_args()
     with new_bench() as bench:
         raw = bench.raw(bench.tasks(200_000))
         one, memory = bench.cell("one", "instant", bench.tasks(60_000))
