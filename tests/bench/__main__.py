@@ -200,7 +200,7 @@ def main() -> None:
     about = argparse.ArgumentParser(
         prog="python -m tests.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    about.epilog = "AUREON_BENCH_SCALE=0.2 takes a fifth of the tasks; AUREON_TEST_KAFKA=apache runs it on Apache Kafka."
+    about.epilog = "AUREON_BENCH_SCALE=0.2: a fifth of the tasks; AUREON_TEST_KAFKA=apache: on Apache Kafka."
     about.parse_args()
     with new_bench() as bench:
         raw = bench.raw(bench.tasks(200_000))
