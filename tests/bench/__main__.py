@@ -2,6 +2,8 @@
 
 Counted are rounds whose decision is on the log and whose row is in the lake, between the first and the last commit
 to the lake, so that the start is left out. The last line is one JSON object.
+
+AUREON_BENCH_SCALE=0.2 takes a fifth of the tasks, AUREON_TEST_KAFKA=apache runs it on Apache Kafka.
 """
 
 import argparse
@@ -197,11 +199,9 @@ def new_bench() -> Iterator[Bench]:
 
 def main() -> None:
     """Run all of it and print the table."""
-    about = argparse.ArgumentParser(
+    argparse.ArgumentParser(
         prog="python -m tests.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    about.epilog = "AUREON_BENCH_SCALE=0.2: a fifth of the tasks; AUREON_TEST_KAFKA=apache: on Apache Kafka."
-    about.parse_args()
+    ).parse_args()
     with new_bench() as bench:
         raw = bench.raw(bench.tasks(200_000))
         one, memory = bench.cell("one", "instant", bench.tasks(60_000))

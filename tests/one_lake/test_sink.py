@@ -336,7 +336,7 @@ def test_a_full_disk_leaves_the_lake_whole(lake: Path, writer: LakeWriter) -> No
 
 
 def test_writing_does_not_import_pandas(lake: Path) -> None:
-    """Arrow does so by itself where it may: a second in the middle of the first commit, and 60 MB for good."""
+    """Arrow does so by itself where it may, in the first commit, and meanwhile the cell decides nothing."""
     script = (
         "import sys; from pathlib import Path; from one_lake.sink import LakeWriter\n"
         "from tests.one_lake.lake_data import decisions\n"
