@@ -1,9 +1,11 @@
 """The one place that turns Settings into connections: to Kafka, to the lake, to the nodes, to the state folder."""
 
+import contextlib
 import hashlib
 import logging
 import os
 import secrets
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -261,21 +263,24 @@ def lanes_asked(settings: Settings) -> int | None:
 
 
 def cluster_key(path: Path) -> bytes:
-    """Read the cluster's key, or make one.
+    """Read the cluster's key, or make one; several processes may do so at once.
 
     Raises:
         RefusedError: the file holds something else.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        pass
-    else:
-        with os.fdopen(handle, "w") as file:
-            file.write(secrets.token_hex(32) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+    if not path.exists():
+        # the file appears with all that it holds: two processes that begin at once both read the one key
+        handle, draft = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "w") as file:
+                file.write(secrets.token_hex(32) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            with contextlib.suppress(FileExistsError):
+                os.link(draft, path)
+        finally:
+            Path(draft).unlink()
     try:
         key = bytes.fromhex(path.read_text().strip())
     except (ValueError, UnicodeDecodeError):
