@@ -6,6 +6,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from msgspec import Struct
 
 from connectors.kafka import CheckedProducer
+from schemas.errors import tells_errors
 
 
 class Outgoing(Struct, frozen=True):
@@ -17,6 +18,7 @@ class Outgoing(Struct, frozen=True):
     value: bytes
 
 
+@tells_errors
 class LaneSink(FixedPartitionedSink[list[Outgoing], None]):
     """Writes what comes from each lane, in order.
 
@@ -47,6 +49,7 @@ class LaneSink(FixedPartitionedSink[list[Outgoing], None]):
         return _LanePartition(self._producer())
 
 
+@tells_errors
 class _LanePartition(StatefulSinkPartition[list[Outgoing], None]):
     def __init__(self, producer: CheckedProducer) -> None:
         self._producer = producer

@@ -37,12 +37,14 @@ from flows.steps.route import Routed, Router
 from flows.steps.supervise import Supervised, supervise
 from flows.steps.validate import validate
 from one_lake.output import OneSink
+from schemas.errors import tells_errors
 from schemas.one import Row
 from schemas.task import encode
 
 X = TypeVar("X")
 
 
+@tells_errors
 class Steps:
     """The steps with what they need of a cell; each is asked for when the first message comes."""
 

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from one_lake.sink import LakeWriter
+from schemas.errors import tells_errors
 from schemas.one import Row
 
 
+@tells_errors
 class OneSink(FixedPartitionedSink[list[Row], None]):
     """Writes rows into ONE.
 
@@ -39,6 +41,7 @@ class OneSink(FixedPartitionedSink[list[Row], None]):
         return _OnePartition(self._writer())
 
 
+@tells_errors
 class _OnePartition(StatefulSinkPartition[list[Row], None]):
     def __init__(self, writer: LakeWriter) -> None:
         self._writer = writer

@@ -5,6 +5,14 @@ unknown (it may or may not have happened; look before repeating it). A refusal i
 not a record, has to change, and the message says how.
 """
 
+import functools
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+X = TypeVar("X")
+
 
 class AureonError(Exception):
     """Base of all errors with a message for people."""
@@ -28,3 +36,35 @@ class RefusedError(AureonError):
 
 class LogMismatchError(AureonError):
     """The decision log and the input contradict each other: the broker lost what it had acknowledged."""
+
+
+step_log = logging.getLogger("aureon.step")
+"""Where `tells_errors` writes; silenced by who runs a flow in one process and tells the error itself."""
+
+
+def tells_errors(kind: type[X]) -> type[X]:
+    """Have what the public methods of a class raise logged: for classes whose methods Bytewax calls.
+
+    In a cluster of several processes Bytewax loses the error of a step: every process ends with a panic that says
+    "Send thread panic", and nothing else.
+    """
+    for name, method in list(vars(kind).items()):
+        if inspect.isfunction(method) and not name.startswith("_"):
+            setattr(kind, name, _telling(method))
+    return kind
+
+
+def _telling(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def told(*args: Any, **named: Any) -> Any:
+        try:
+            return method(*args, **named)
+        except (AureonError, StopIteration) as error:
+            if isinstance(error, AureonError):
+                step_log.error("%s: %s", method.__qualname__, error)
+            raise
+        except Exception:
+            step_log.exception("%s", method.__qualname__)
+            raise
+
+    return told

@@ -31,7 +31,7 @@ from flows.cli import OK, say, settings_of
 from flows.commands.figures import KafkaFigures, KafkaLook, LakeCounts, LakeLook, Rate, reach
 from flows.refine import cell_flow
 from flows.settings import Settings
-from schemas.errors import AureonError, RefusedError
+from schemas.errors import AureonError, RefusedError, step_log
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +102,7 @@ def run_cell(cell: Cell, interrupts: "Interrupts", watch: "Watch") -> None:
         BytewaxRuntimeError: a step failed; what it raised is in the chain of causes.
     """
     settings = cell.settings
+    step_log.disabled = True  # in one process the error comes back, and is told once
     flow = cell_flow(cell)
     recovery = RecoveryConfig(recovery_folder(settings.state_dir), timedelta(0))
     with muffled_engine(settings.state_dir / ENGINE_LOG), watch, interrupts.graceful():

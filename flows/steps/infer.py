@@ -21,6 +21,7 @@ from msgspec import Struct
 from connectors.nodes import Node, NodeError
 from flows.steps.intake import Stopping
 from flows.steps.route import Routed
+from schemas.errors import tells_errors
 from schemas.node import Answer, Call
 
 log = logging.getLogger(__name__)
@@ -197,6 +198,7 @@ class CallRunner:
         return answer
 
 
+@tells_errors
 class Inference(StatefulBatchLogic[list[Routed], list[Answered], None]):
     """The open rounds of one lane."""
 

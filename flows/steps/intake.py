@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from flows.lane import Cut, Lane, Message, Owners, Sealer, decode_cut, encode_cut, id_key
 from schemas.decision import Decision, DecisionKind, read_decision
-from schemas.errors import BadRecordError, LogMismatchError
+from schemas.errors import BadRecordError, LogMismatchError, tells_errors
 from schemas.ids import home_lane
 from schemas.task import PayloadView, TaskDescriptor, read_digest, read_task
 
@@ -277,6 +277,7 @@ class LaneParts(Struct, frozen=True):
     window_bytes: int
 
 
+@tells_errors
 class LaneSource(FixedPartitionedSource[tuple[str, Handed | Decided], bytes]):
     """All lanes of the cell.
 
@@ -304,6 +305,7 @@ def lane_key(lane: int) -> str:
     return f"{lane:04d}"
 
 
+@tells_errors
 class LanePartition(StatefulSourcePartition[tuple[str, Handed | Decided], bytes]):
     """One lane: its readers, its index of ids, its state machine."""
 

@@ -421,6 +421,16 @@ def test_a_task_that_ends_its_process_is_dead_in_the_end_and_the_innocent_conver
         assert dead == [("math", "poison", "poison")]
 
 
+@pytest.mark.parametrize("shape", ["w1", "w2", "two"])
+def test_what_a_step_raises_is_told(own_broker: Broker, tmp_path: Path, shape: str) -> None:
+    """By every shape of a cell: between processes Bytewax itself loses it."""
+    with cell_on(own_broker, tmp_path, policy="no_such_module:policy") as run:
+        send(own_broker, TASKS, tasks(10))
+        run.cell.start(shape)
+        wait_until(lambda: all(p.poll() is not None for p in run.cell.processes), 60, "the cell goes on")
+        assert "AUREON_POLICY='no_such_module:policy': No module named 'no_such_module'" in run.cell.tail()
+
+
 def ended_or_gone(run: Running, expected: set[Id]) -> bool:
     """Tell whether tasks have ended, or the process has."""
     gone = run.cell.processes[0].poll() is not None
