@@ -59,9 +59,10 @@ def _telling(method: Callable[..., Any]) -> Callable[..., Any]:
     def told(*args: Any, **named: Any) -> Any:
         try:
             return method(*args, **named)
-        except (AureonError, StopIteration) as error:
-            if isinstance(error, AureonError):
-                step_log.error("%s: %s", method.__qualname__, error)
+        except StopIteration:  # a source's way to say that it is at its end
+            raise
+        except AureonError as error:
+            step_log.error("%s: %s", method.__qualname__, error)
             raise
         except Exception:
             step_log.exception("%s", method.__qualname__)
