@@ -7,7 +7,7 @@ from msgspec import Raw, Struct
 
 from schemas.errors import BadRecordError
 from schemas.node import Answer
-from schemas.task import DEFAULT_PRIORITY, Cause, EvidenceKind, Origin, read_head
+from schemas.task import DEFAULT_PRIORITY, Allowance, Cause, EvidenceKind, Origin, read_head
 
 WIRE_VERSION = 1
 NO_PAYLOAD = Raw(b"")
@@ -84,6 +84,7 @@ class Decision(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     payload: Raw = NO_PAYLOAD
     payload_digest: str = ""
     metadata: dict[str, str] = {}
+    budget: Allowance | None = None
     origin: Origin | None = None
     cause: Cause | None = None
     """Of the message."""
@@ -95,7 +96,12 @@ class Decision(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     result: RoundResult | None = None
     content_hash: str = ""
     """Of a converged task: sha256 over topic, logical id, generation, payload and answer in canonical JSON."""
+    routing: str = ""
+    """Which models were asked, and why these."""
     calls: int = 0
+    """Requests to models, further tries and those that a crash cut off included."""
+    tokens: int = 0
+    """Input and output."""
     cost: float = 0.0
     decided_at: float = 0.0
     """Seconds since the epoch."""

@@ -38,6 +38,7 @@ class Record(Struct, frozen=True, gc=False, kw_only=True):
     """Those whose answer is equivalent to the record's."""
     nodes: list[str]
     calls: int
+    tokens: int
     cost: float
     metadata: Json
     started_at: Timestamp
@@ -83,7 +84,10 @@ class RoundRow(Struct, frozen=True, gc=False, kw_only=True):
     flags: list[str]
     warnings: list[str]
     cut_off: list[str]
+    routing: str
+    """Which models were asked, and why these."""
     calls: int
+    tokens: int
     cost: float
     latency_s: float
     decided_at: Timestamp

@@ -49,27 +49,45 @@ class Cause(Struct, frozen=True, gc=False, array_like=True):
     seal: str
 
 
+class Allowance(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What may be spent; what is left out is not limited."""
+
+    calls: Annotated[int, Meta(ge=0, description="Requests to models, further tries included.")] | None = None
+    tokens: Annotated[int, Meta(ge=0, description="Input and output tokens together.")] | None = None
+    cost: Annotated[float, Meta(ge=0, description="Money, in the currency of the nodes' prices.")] | None = None
+
+
+class Ancestor(Struct, frozen=True, gc=False, array_like=True):
+    """A task that another one came of: `[topic, logical_id]`."""
+
+    topic: str
+    logical_id: str
+
+
 class Origin(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """What Aureon itself adds to a message that follows from a decision; users never write it.
 
-    Earlier rounds travel as a digest (best answer, its score, what was spent), never as their full nesting.
+    Earlier rounds travel as a digest (best answer, its score, what was wrong with it, what was spent), never as their
+    full nesting.
     """
 
     introduces: bool = False
-    """True when this message is the first with its id in its home lane (it was moved there)."""
-    root_id: str = ""
-    root_topic: str = ""
-    parent_id: str = ""
-    parent_topic: str = ""
-    depth: int = 0
+    """True when this message is the first with its id in its home lane (it was moved there, or is a branch)."""
+    ancestors: tuple[Ancestor, ...] = ()
+    """The tasks that this one came of: the root task first, the parent last; none for a root task."""
     branches_left: int = 0
     """How many more branches this task and all that follows from it may spawn."""
+    allowance: Allowance | None = None
+    """What this task and all that follows from it may still spend; None where nothing has been decided yet."""
     answer: str | None = None
     score: float = 0.0
+    critique: str = ""
+    """What validation and supervision found wrong with the round before."""
     calls: int = 0
+    tokens: int = 0
     cost: float = 0.0
     started_at: float = 0.0
-    """When the first round of this logical id was decided, in seconds since the epoch."""
+    """When the first round of this logical id was handed out, in seconds since the epoch."""
     errors: tuple[str, ...] = ()
     """What went wrong in the attempts before, oldest first."""
 
@@ -85,6 +103,9 @@ class TaskHead(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, 
     attempt: Annotated[int, Meta(ge=0)] = 0
     generation: Annotated[int, Meta(ge=0)] = 0
     metadata: dict[str, str] = {}
+    budget: Annotated[
+        Allowance | None, Meta(description="What the task may spend, with all its rounds, retries and branches.")
+    ] = None
     origin: Annotated[Origin | None, Meta(description="Aureon's own; users leave it out.")] = None
 
 

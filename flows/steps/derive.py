@@ -8,7 +8,7 @@ from flows.lane import Sealer
 from flows.steps.intake import Decided
 from schemas.decision import NO_PAYLOAD, DeadLetter, Decision, DecisionKind, FollowUp
 from schemas.one import BranchRow, DeadLetterRow, Record, RoundRow, Row
-from schemas.task import Cause, Origin, encode, read_head, with_cause
+from schemas.task import Ancestor, Cause, Origin, encode, read_head, with_cause
 
 
 class Derived(Struct, frozen=True, gc=False):
@@ -93,6 +93,9 @@ def _record(lane: int, offset: int, decision: Decision) -> Record:
     if result is None:
         raise ValueError(f"decision {lane}@{offset} on {decision.task_id} converged without a result")
     winners = [result.candidates[i] for i in result.leading]
+    origin = origin or Origin()
+    itself = Ancestor(decision.topic, decision.logical_id)
+    root, parent = (*origin.ancestors, itself)[0], (origin.ancestors or (None,))[-1]
     previous = _previous(decision)
     return Record(
         lane=lane,
@@ -113,17 +116,18 @@ def _record(lane: int, offset: int, decision: Decision) -> Record:
         policy=decision.policy,
         models=[a.model for a in winners],
         nodes=sorted({a.node for a in winners}),
-        calls=decision.calls + (origin.calls if origin is not None else 0),
-        cost=decision.cost + (origin.cost if origin is not None else 0.0),
+        calls=decision.calls + origin.calls,
+        tokens=decision.tokens + origin.tokens,
+        cost=decision.cost + origin.cost,
         metadata=encode(decision.metadata).decode(),
-        started_at=(origin.started_at if origin is not None else 0.0) or decision.decided_at - decision.latency_s,
+        started_at=origin.started_at or decision.decided_at - decision.latency_s,
         converged_at=decision.decided_at,
         content_hash=decision.content_hash,
-        parent_topic=(origin.parent_topic or None) if origin is not None else None,
-        parent_id=(origin.parent_id or None) if origin is not None else None,
-        root_topic=(origin.root_topic if origin is not None else "") or decision.topic,
-        root_id=(origin.root_id if origin is not None else "") or decision.logical_id,
-        depth=origin.depth if origin is not None else 0,
+        parent_topic=parent.topic if parent is not None else None,
+        parent_id=parent.logical_id if parent is not None else None,
+        root_topic=root.topic,
+        root_id=root.logical_id,
+        depth=len(origin.ancestors),
         previous_lane=previous[0],
         previous_offset=previous[1],
     )
@@ -131,7 +135,8 @@ def _record(lane: int, offset: int, decision: Decision) -> Record:
 
 def _branch(lane: int, offset: int, index: int, decision: Decision, follow_up: FollowUp) -> BranchRow:
     branch = read_head(follow_up.task)
-    origin = branch.origin or Origin()
+    ancestors = branch.origin.ancestors if branch.origin is not None else ()
+    root = ancestors[0] if ancestors else Ancestor(decision.topic, decision.logical_id)
     return BranchRow(
         lane=lane,
         decision_offset=offset,
@@ -141,9 +146,9 @@ def _branch(lane: int, offset: int, index: int, decision: Decision, follow_up: F
         generation=branch.generation,
         parent_topic=decision.topic,
         parent_id=decision.logical_id,
-        root_topic=origin.root_topic,
-        root_id=origin.root_id,
-        depth=origin.depth,
+        root_topic=root.topic,
+        root_id=root.logical_id,
+        depth=len(ancestors),
         priority=branch.priority,
         score=follow_up.score,
         payload=_text(follow_up.payload),
@@ -202,7 +207,9 @@ def _round(lane: int, offset: int, decision: Decision) -> RoundRow:
         flags=list(result.flags) if result is not None else [],
         warnings=list(result.warnings) if result is not None else [],
         cut_off=list(decision.cut_off),
+        routing=decision.routing,
         calls=decision.calls,
+        tokens=decision.tokens,
         cost=decision.cost,
         latency_s=decision.latency_s,
         decided_at=decision.decided_at,

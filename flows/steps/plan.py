@@ -15,7 +15,16 @@ from schemas.decision import Decision, DecisionKind, FollowUp, RoundResult
 from schemas.errors import BadRecordError
 from schemas.ids import RQMLRoundId, branch_id, home_lane
 from schemas.node import Answer
-from schemas.task import URGENT_PRIORITY, BranchProposal, Origin, TaskDescriptor, TaskHead, encode, read_payload
+from schemas.task import (
+    URGENT_PRIORITY,
+    Ancestor,
+    BranchProposal,
+    Origin,
+    TaskDescriptor,
+    TaskHead,
+    encode,
+    read_payload,
+)
 
 MAX_DECISION_BYTES = 24 << 20
 """Everything that follows from a decision is a part of it, plus less than a kilobyte; Kafka takes 32 MiB."""
@@ -176,17 +185,11 @@ class Planner:
 
     def _carried(self, task: TaskDescriptor, answered: Answered, result: RoundResult | None) -> Origin:
         """What the next round or attempt is told of this one."""
-        before = task.origin
-        is_root = before is None or not before.root_id
-        old = before or _NO_ORIGIN
+        old = task.origin or _NO_ORIGIN
         answered_now = result is not None and result.answer is not None
         return Origin(
-            root_id=task.logical_id if is_root else old.root_id,
-            root_topic=task.topic if is_root else old.root_topic,
-            parent_id=old.parent_id,
-            parent_topic=old.parent_topic,
-            depth=old.depth,
-            branches_left=self._limits.max_branches if is_root else old.branches_left,
+            ancestors=old.ancestors,
+            branches_left=old.branches_left if old.ancestors else self._limits.max_branches,
             answer=result.answer if result is not None and answered_now else old.answer,
             score=result.score if result is not None and answered_now else old.score,
             calls=old.calls + len(answered.answers),
@@ -202,10 +205,9 @@ class Planner:
         proposed, warnings = _proposals(result)
         if not proposed:
             return (), (), tuple(warnings)
-        origin = task.origin
-        is_root = origin is None or not origin.root_id
-        depth = 0 if origin is None else origin.depth
-        left = self._limits.max_branches if origin is None or is_root else origin.branches_left
+        old = task.origin or _NO_ORIGIN
+        depth = len(old.ancestors)
+        left = old.branches_left if old.ancestors else self._limits.max_branches
         cut_off = []
         if depth >= self._limits.max_depth:
             cut_off = [f"{p.topic}: depth {depth} is the deepest" for p in proposed]
@@ -227,11 +229,7 @@ class Planner:
                 generation=task.generation,
                 origin=Origin(
                     introduces=True,  # tasks with one id in two topics may both branch to a third
-                    root_id=task.logical_id if is_root or origin is None else origin.root_id,
-                    root_topic=task.topic if is_root or origin is None else origin.root_topic,
-                    parent_id=task.logical_id,
-                    parent_topic=task.topic,
-                    depth=depth + 1,
+                    ancestors=(*old.ancestors, Ancestor(task.topic, task.logical_id)),
                     branches_left=share,
                 ),
             )
@@ -347,6 +345,7 @@ def _decision(
         payload=task.payload,
         payload_digest=message.digest,
         metadata=task.metadata,
+        budget=task.budget,
         origin=task.origin,
         cause=task.cause,
         reason=reason,
@@ -385,6 +384,7 @@ def _head(task: TaskDescriptor, task_id: str, origin: Origin, round_index: int, 
                 attempt=attempt,
                 generation=task.generation,
                 metadata=task.metadata,
+                budget=task.budget,
                 origin=origin,
             )
         )

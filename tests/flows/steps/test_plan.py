@@ -22,7 +22,7 @@ from schemas.errors import BadRecordError
 from schemas.ids import home_lane
 from schemas.node import Answer, NodeCapabilities
 from schemas.one import BranchRow, DeadLetterRow, Record, RoundRow
-from schemas.task import read_head
+from schemas.task import Ancestor, read_head
 
 SEALER = Sealer(b"k" * 32)
 NODES = [NodeCapabilities(node=n, models=("m",), topics=("math", "logic")) for n in ("a", "b", "c")]
@@ -158,8 +158,7 @@ def test_branches_follow_with_names_home_and_priority() -> None:
     assert [r.logical_id for r in rows if isinstance(r, BranchRow)] == ["t:branch-0", "t:branch-1"]
     child = next_message(decision, lanes=4)
     assert child.verdict is None
-    assert child.body.task.origin.parent_id == "t"
-    assert child.body.task.origin.depth == 1
+    assert child.body.task.origin.ancestors == (Ancestor("math", "t"),)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +211,7 @@ def test_recursion_always_ends(width: int) -> None:
             reading = Reading(0, 1, SEALER, 1 << 25, RETRY, 5.0)
             waiting.append(classify(reading, out.kafka_topic, 9, out.value, 1.0))
             spawned += 1
-            assert waiting[-1].body.task.origin.depth <= limits.max_depth
+            assert len(waiting[-1].body.task.origin.ancestors) <= limits.max_depth
     assert 0 < spawned <= limits.max_branches
 
 
