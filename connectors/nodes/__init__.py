@@ -6,8 +6,8 @@ from schemas.errors import TryAgainError
 from schemas.node import Answer, Call, NodeCapabilities, NodeReport
 
 Failure = Literal["failed", "timeout", "rate_limited", "server_error", "refused", "closed", "garbage", "rejected"]
-"""What went wrong with a call: unknown; no answer in time; HTTP 429; HTTP 5xx; no connection; the connection ended in the
-middle; an answer that is none; the request itself is at fault, HTTP 4xx."""
+"""What went wrong with a call: something unknown; no answer in time; HTTP 429; HTTP 5xx; no connection; the connection
+ended half-way; an answer that is none; the request itself is at fault, HTTP 4xx."""
 
 
 class NodeError(TryAgainError):
