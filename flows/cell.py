@@ -5,6 +5,7 @@ import hashlib
 import logging
 import os
 import secrets
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,12 +15,16 @@ from pathlib import Path
 import msgspec
 from confluent_kafka import TopicPartition
 
+from connectors.cancels import Cancels
 from connectors.embedded import EmbeddedBroker
+from connectors.heartbeats import HeartbeatWriter
 from connectors.kafka import CheckedProducer, CutBackup, client_config, preflight
 from connectors.lane_reader import LaneReader, Watermarks
+from connectors.ledger import CallLedger
 from connectors.nodes import Node
 from connectors.owner_index import OwnerIndex
 from connectors.topics import (
+    DIRECTIVES,
     RESULTS,
     RETRY,
     TASKS,
@@ -30,16 +35,18 @@ from connectors.topics import (
     ensure_topics,
     establish_cluster,
 )
+from flows.budget import Budgets
+from flows.calls import CallRunner, FixedNodes, RetryPolicy, RunnerParts
 from flows.lane import Cut, Owner, Sealer, decode_cut, encode_cut, id_key
 from flows.policies import ConvergencePolicy
 from flows.settings import Settings, import_object
-from flows.steps.infer import CallRunner, RetryPolicy
 from flows.steps.intake import LaneParts, Reading, Stopping
 from flows.steps.plan import MAX_DECISION_BYTES, Limits, Planner
 from flows.steps.route import Router
 from flows.steps.validate import Verifier, built_in_verifiers
 from one_lake.sink import LakeWriter
 from schemas.errors import RefusedError
+from schemas.task import TaskDescriptor
 
 log = logging.getLogger(__name__)
 
@@ -106,9 +113,29 @@ class Cell:
         """Where the calls run; one a process."""
         with self._lock:
             if self._runner is None:
-                retry = RetryPolicy(self.settings.call_tries, self.settings.call_backoff_s)
-                self._runner = CallRunner(lambda: self.nodes, retry)
+                settings, connected = self.settings, self.connect()
+                self._runner = CallRunner(
+                    RunnerParts(
+                        nodes=lambda: FixedNodes(self.nodes),
+                        retry=RetryPolicy(settings.call_tries, settings.call_backoff_s),
+                        ledger=lambda: CallLedger(
+                            settings.state_dir / "calls.sqlite", settings.ledger_bytes, settings.ledger_age_s
+                        ),
+                        budgets=self.budgets,
+                        is_cancelled=connected.cancels.covers,
+                        publish=connected.heartbeats.publish,
+                        cell=cell_name(),
+                        silence_s=settings.node_silence_s,
+                    )
+                )
+                connected.cancels.on_change = self._runner.cancel
             return self._runner
+
+    def budgets(self) -> Budgets:
+        """What may be spent."""
+        settings = self.settings
+        task, root, day = (settings.budget(f"{name}_budget") for name in ("task", "root", "day"))
+        return Budgets(task=task, root=root, day=day, lanes=self.connect().topics.lanes)
 
     def router(self) -> Router:
         """Knows the nodes."""
@@ -126,7 +153,7 @@ class Cell:
             settings.max_branches,
             min(MAX_DECISION_BYTES, topics.max_message_bytes * 3 // 4),
         )
-        return Planner(policy, limits)
+        return Planner(policy, limits, self.budgets())
 
     def lake_writer(self) -> LakeWriter:
         """Opens the lake for writing."""
@@ -171,6 +198,8 @@ class _Connected:
         self.producer = CheckedProducer(self.config, should_stop, idempotent=self.topics.committed_only)
         self._watermarks = Watermarks(self.config)
         self._backup = CutBackup(self.config, settings.group)
+        self.heartbeats = HeartbeatWriter(self.config)
+        self.cancels = Cancels(self.reader(DIRECTIVES, 0, 0))
 
     def reader(self, kafka_topic: str, lane: int, offset: int) -> LaneReader:
         """Open one partition for reading."""
@@ -229,15 +258,26 @@ class _Connected:
         places[TopicPartition(RESULTS, cut.lane)] = (cut.resume_from, encode_cut(cut).decode())
         self._backup.commit_cut(places)
 
+    def is_cancelled(self, task: TaskDescriptor) -> bool:
+        """Tell whether a task, or one that it came of, is cancelled."""
+        return self.cancels.covers(task)
+
     def flush(self) -> None:
         """Wait until all that was sent has arrived."""
         self.producer.flush()
 
     def close(self) -> None:
         """Let go of Kafka."""
+        self.cancels.close()
+        self.heartbeats.close()
         self._watermarks.close()
         self.producer.close()
         self._backup.close()
+
+
+def cell_name() -> str:
+    """Name this process, for whoever reads its heartbeats."""
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def brokers_of(settings: Settings) -> str:

@@ -35,7 +35,7 @@ FEW = 32
 
 CauseName = tuple[int, int, int]
 """(lane, offset of the decision, index among what follows from it)."""
-Verdict = Literal["bad_input", "moved", "id_conflict", "poison"]
+Verdict = Literal["bad_input", "moved", "id_conflict", "poison", "cancelled"]
 """What intake already knows of a message that no model has to be asked about."""
 
 

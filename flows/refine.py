@@ -21,16 +21,19 @@ from functools import cached_property
 from typing import TypeVar
 
 import bytewax.operators as op
+import msgspec
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
 from bytewax.outputs import Sink
 
 from connectors.lane_sinks import LaneSink, Outgoing
 from connectors.topics import RESULTS
+from flows.budget import Budgets, is_unlimited
+from flows.calls import Answered
 from flows.cell import Cell
 from flows.settings import read_settings
 from flows.steps.derive import Derived, derive
-from flows.steps.infer import Answered, Inference
+from flows.steps.infer import Inference
 from flows.steps.intake import Decided, Handed, LaneSource, Work, mark_of
 from flows.steps.plan import Planner
 from flows.steps.route import Routed, Router
@@ -56,12 +59,24 @@ class Steps:
         return self._cell.router()
 
     @cached_property
+    def _budgets(self) -> Budgets:
+        return self._cell.budgets()
+
+    @cached_property
     def _planner(self) -> Planner:
         return self._cell.planner()
 
     def route(self, handed: Handed) -> list[Routed]:
         """Choose the calls of each round."""
-        return [self._router.route(message, handed.at) for message in handed.messages]
+        routed = [self._router.route(message, handed.at) for message in handed.messages]
+        return [self._limited(r) for r in routed]
+
+    def _limited(self, routed: Routed) -> Routed:
+        """Tell a round what it may spend, where something is limited."""
+        if not routed.calls:
+            return routed
+        allowance = self._budgets.of_round(routed.message.body.task)
+        return routed if is_unlimited(allowance) else msgspec.structs.replace(routed, allowance=allowance)
 
     def infer(self, _state: None) -> Inference:
         """Open the rounds of a lane."""

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from schemas.errors import RefusedError
+from schemas.task import Allowance
 
 PREFIX = "AUREON_"
 
@@ -60,10 +61,27 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     call_backoff_s: Annotated[
         Seconds, Meta(description="pause before the second try of a call; doubles, with jitter")
     ] = 0.2
+    task_budget: Annotated[
+        str,
+        Meta(description="what one task may spend in its rounds and retries: calls=20;tokens=50000;cost=0.5"),
+    ] = ""
+    root_budget: Annotated[
+        str, Meta(description="what a root task may spend with all that comes of it; a task's own budget may lower it")
+    ] = ""
+    day_budget: Annotated[
+        str, Meta(description="what all tasks may spend in a day, UTC; each lane has an equal share of it")
+    ] = ""
     max_depth: Annotated[Count, Meta(description="how many branchings deep a root task may go")] = 3
     max_branches: Annotated[Count, Meta(description="how many branches a root task may have in all")] = 16
     max_task_bytes: Annotated[Positive, Meta(description="a larger task message is a dead letter")] = 1 << 20
 
+    node_silence_s: Annotated[
+        Seconds, Meta(description="a node that was not heard of for so long is unhealthy: its calls go to others")
+    ] = 10.0
+    ledger_bytes: Annotated[
+        Positive, Meta(description="size of the call ledger, about; beyond it the oldest calls are forgotten")
+    ] = 1 << 28
+    ledger_age_s: Annotated[Seconds, Meta(description="older calls of lives before are forgotten")] = 86400.0
     in_flight: Annotated[Positive, Meta(description="messages of one lane under way at a time")] = 1024
     span: Annotated[Positive, Meta(description="how many messages a lane reads above the first undecided one")] = 8192
     window_bytes: Annotated[Positive, Meta(description="how many bytes of one input a lane holds, about")] = 1 << 25
@@ -88,6 +106,19 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def broker_dir(self) -> Path:
         """The folder of the embedded broker."""
         return Path(self.home) / "broker"
+
+    def budget(self, name: str) -> Allowance:
+        """Read `task_budget`, `root_budget` or `day_budget`.
+
+        Raises:
+            RefusedError: it is no budget; says what is wrong with it.
+        """
+        text: str = getattr(self, name)
+        parts = [part.partition("=") for part in filter(None, (p.strip() for p in text.split(";")))]
+        try:
+            return msgspec.convert({key.strip(): value.strip() for key, _, value in parts}, Allowance, strict=False)
+        except msgspec.ValidationError as error:
+            raise RefusedError(f"{PREFIX}{name.upper()}={text!r}: {error}; expected calls=N;tokens=N;cost=X") from None
 
     @property
     def kafka_properties(self) -> dict[str, str]:

@@ -75,6 +75,10 @@ ended AS MATERIALIZED (
     SELECT topic, logical_id, max(generation) AS generation
     FROM dead_letters SEMI JOIN reached USING (topic, logical_id) GROUP BY topic, logical_id
 ),
+cancelled AS MATERIALIZED (
+    SELECT topic, logical_id, max(generation) AS generation
+    FROM rounds SEMI JOIN reached USING (topic, logical_id) WHERE kind = 'cancelled' GROUP BY topic, logical_id
+),
 begun AS MATERIALIZED (
     SELECT topic, logical_id, max(generation) AS generation
     FROM rounds SEMI JOIN reached USING (topic, logical_id) GROUP BY topic, logical_id
@@ -87,6 +91,7 @@ SELECT
     direction, depth, topic, logical_id, parent_topic, parent_id,
     CASE
         WHEN converged.generation >= coalesce(ended.generation, -1) THEN 'converged'
+        WHEN cancelled.generation >= coalesce(begun.generation, -1) THEN 'cancelled'
         WHEN ended.generation >= coalesce(begun.generation, -1) THEN 'dead'
         ELSE 'pending'
     END AS status,
@@ -95,6 +100,7 @@ FROM reached
 LEFT JOIN parents USING (topic, logical_id)
 LEFT JOIN converged USING (topic, logical_id)
 LEFT JOIN ended USING (topic, logical_id)
+LEFT JOIN cancelled USING (topic, logical_id)
 LEFT JOIN begun USING (topic, logical_id)
 ORDER BY CASE direction WHEN 'up' THEN -depth ELSE depth END, topic, logical_id
 """

@@ -157,6 +157,7 @@ class TopicFigures(Struct, frozen=True):
     forced: int = 0
     """Of the converged: those whose rounds were spent."""
     dead: int = 0
+    cancelled: int = 0
     open: int = 0
     """Begun and not ended: a next round, a retry or a branch is waiting or under way."""
     branches: int = 0
@@ -179,6 +180,7 @@ SELECT
     count(*) FILTER (kind = 'converged'),
     count(*) FILTER (kind = 'converged' AND forced),
     count(*) FILTER (kind = 'dead'),
+    count(*) FILTER (kind = 'cancelled'),
     count(*) FILTER (kind IN ('next_round', 'retry'))
         + any_value(coalesce(spawned, 0)) - any_value(coalesce(followed, 0)),
     any_value(coalesce(spawned, 0)),

@@ -209,6 +209,10 @@ class LaneConnections(Protocol):
         """Commit a cut that is delivered."""
         ...
 
+    def is_cancelled(self, task: TaskDescriptor) -> bool:
+        """Tell whether a task, or one that it came of, is cancelled; known is all that was ordered before the start."""
+        ...
+
     def flush(self) -> None:
         """Wait until all that was sent has arrived."""
         ...
@@ -367,6 +371,10 @@ class LanePartition(StatefulSourcePartition[tuple[str, Handed | Decided], bytes]
             now = time.time()
             messages, marks = self._lane.hand_out(now, may_run_alone=may_run_alone) if may_hand_out else ([], [])
             self._solitude.note(self._lane)
+            for message in messages:
+                body = message.body
+                if message.verdict is None and isinstance(body, Work) and self._connections.is_cancelled(body.task):
+                    message.verdict = "cancelled"
             if messages or marks:
                 batch.append((self._key, Handed(messages, marks, now)))
         self._idle = 0 if batch else self._idle + 1

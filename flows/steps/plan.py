@@ -1,22 +1,24 @@
 """plan: the decision on one message, with all that follows from it spelled out, encoded and measured."""
 
 import hashlib
-import math
 
 import msgspec
 from msgspec import Raw, Struct
 
 from connectors.topics import RETRY, TASKS, TASKS_HIGH, TASKS_NEXT
-from flows.policies import ConvergencePolicy
-from flows.steps.infer import Answered
+from flows.budget import Budgets, after, is_unlimited, spent_up, split
+from flows.calls import Answered
+from flows.policies import ConvergencePolicy, Verdict
 from flows.steps.intake import Rejected, Work
-from flows.steps.supervise import Supervised
+from flows.steps.route import BUDGET_SPENT
+from flows.steps.supervise import Supervised, critique
 from schemas.decision import Decision, DecisionKind, FollowUp, RoundResult
 from schemas.errors import BadRecordError
 from schemas.ids import RQMLRoundId, branch_id, home_lane
 from schemas.node import Answer
 from schemas.task import (
     URGENT_PRIORITY,
+    Allowance,
     Ancestor,
     BranchProposal,
     Origin,
@@ -31,6 +33,7 @@ MAX_DECISION_BYTES = 24 << 20
 MAX_PROPOSALS = 1000
 _POISON = "the process ended uncleanly each time that this task was under way, at last with nothing beside it"
 _NO_ORIGIN = Origin()
+_NO_RESULT = RoundResult(answer=None, score=0.0, confidence=0.0, agreement=0.0, evidence="none")
 
 
 def input_topic(priority: int) -> str:
@@ -55,11 +58,13 @@ class Planner:
     Args:
         policy: says when a task has converged.
         limits: what bounds recursion and retries.
+        budgets: what may be spent; without limit if left out.
     """
 
-    def __init__(self, policy: ConvergencePolicy, limits: Limits) -> None:
+    def __init__(self, policy: ConvergencePolicy, limits: Limits, budgets: Budgets | None = None) -> None:
         self._policy = policy
         self._limits = limits
+        self._budgets = budgets or Budgets()
 
     def plan(self, lane: int, round_: Supervised, now: float) -> bytes:
         """Decide, and write the decision down; what cannot be carried out is decided dead instead.
@@ -84,15 +89,25 @@ class Planner:
         message, refusal = answered.routed.message, answered.routed.refusal
         if message.verdict == "moved":
             return self._moved(answered, now)
-        if message.verdict is not None:
+        if message.verdict is not None or answered.cancelled:
             return _unasked(lane, answered, now)
-        if refusal is not None:
+        if refusal is not None and refusal[0] != BUDGET_SPENT:
             reason, detail = refusal
             return _decision(answered, now, DecisionKind.DEAD, reason, detail=detail)
+        left = after(self._budgets.of_root(_task_of(answered)), answered.spent)
+        spent = refusal[1] if refusal is not None else answered.exceeded or self._spent_up(answered, left)
         result = round_.result
-        if result is None or all(a.status == "failed" for a in answered.answers):
-            return self._failed(lane, answered, result, now)
-        return self._judged(lane, answered, result, now)
+        if not spent and (result is None or all(a.status == "failed" for a in answered.answers)):
+            return self._failed(lane, answered, result, now, left)
+        return self._judged(lane, answered, result or _NO_RESULT, now, left, spent)
+
+    def _spent_up(self, answered: Answered, left: Allowance) -> str:
+        """Say which budget leaves nothing for another call; empty where there is something left."""
+        routed = answered.routed
+        if routed.allowance is None:
+            return ""
+        what = spent_up(left) or spent_up(after(routed.allowance, answered.spent))
+        return f"the budget is spent: {what}" if what else ""
 
     # -- without an answer -----------------------------------------------------------------------------------------
 
@@ -110,13 +125,15 @@ class Planner:
             follow_ups=(follow_up,),
         )
 
-    def _failed(self, lane: int, answered: Answered, result: RoundResult | None, now: float) -> Decision:
+    def _failed(
+        self, lane: int, answered: Answered, result: RoundResult | None, now: float, left: Allowance
+    ) -> Decision:
         task = _task_of(answered)
         errors = [f"{a.node}/{a.model}: {a.error} ({a.tries} tries)" for a in answered.answers]
         history = (*_history(task), f"round {task.round_index}, attempt {task.attempt}: " + "; ".join(errors)[:2000])
         if task.attempt + 1 >= self._limits.max_attempts:
             return _decision(answered, now, DecisionKind.DEAD, "attempts_spent", detail=history[-1], result=result)
-        origin = msgspec.structs.replace(self._carried(task, answered, None), errors=history)
+        origin = msgspec.structs.replace(self._carried(task, answered, None, left), errors=history)
         again = _follow_up(task, RETRY, lane, origin, task.round_index, task.attempt + 1)
         return _decision(
             answered,
@@ -130,12 +147,16 @@ class Planner:
 
     # -- with a result ---------------------------------------------------------------------------------------------
 
-    def _judged(self, lane: int, answered: Answered, result: RoundResult, now: float) -> Decision:
+    def _judged(
+        self, lane: int, answered: Answered, result: RoundResult, now: float, left: Allowance, spent: str
+    ) -> Decision:
         task = _task_of(answered)
         verdict = self._policy.judge(result, task.round_index)
         policy = self._policy.name
+        if spent and not verdict.converged:
+            verdict = Verdict(converged=True, reason=spent, forced=True)
         if not verdict.converged:
-            origin = self._carried(task, answered, result)
+            origin = self._carried(task, answered, result, left)
             next_round = _follow_up(task, TASKS_NEXT, lane, origin, task.round_index + 1, 0)
             return _decision(
                 answered,
@@ -160,13 +181,13 @@ class Planner:
                 answered,
                 now,
                 DecisionKind.DEAD,
-                "rejected" if result.flags else "no_answer",
-                detail="; ".join(result.flags) or "every model abstained or failed",
+                "rejected" if result.flags else BUDGET_SPENT if spent else "no_answer",
+                detail="; ".join(result.flags) or spent or "every model abstained or failed",
                 policy=policy,
                 forced=verdict.forced,
                 result=_lean(result),
             )
-        follow_ups, cut_off, warnings = self._branches(task, result)
+        follow_ups, cut_off, warnings = self._branches(task, result, left)
         result = _lean(result)
         if warnings:
             result = msgspec.structs.replace(result, warnings=(*result.warnings, *warnings))
@@ -183,7 +204,7 @@ class Planner:
             cut_off=cut_off,
         )
 
-    def _carried(self, task: TaskDescriptor, answered: Answered, result: RoundResult | None) -> Origin:
+    def _carried(self, task: TaskDescriptor, answered: Answered, result: RoundResult | None, left: Allowance) -> Origin:
         """What the next round or attempt is told of this one."""
         old = task.origin or _NO_ORIGIN
         answered_now = result is not None and result.answer is not None
@@ -192,14 +213,17 @@ class Planner:
             branches_left=old.branches_left if old.ancestors else self._limits.max_branches,
             answer=result.answer if result is not None and answered_now else old.answer,
             score=result.score if result is not None and answered_now else old.score,
-            calls=old.calls + len(answered.answers),
-            cost=old.cost + _cost(answered),
+            critique=critique(result) if result is not None else old.critique,
+            allowance=None if is_unlimited(left) else left,
+            calls=old.calls + answered.spent.calls,
+            tokens=old.tokens + answered.spent.tokens,
+            cost=old.cost + answered.spent.cost,
             started_at=old.started_at or answered.routed.handed_at,
             errors=old.errors,
         )
 
     def _branches(
-        self, task: TaskDescriptor, result: RoundResult
+        self, task: TaskDescriptor, result: RoundResult, allowance: Allowance
     ) -> tuple[tuple[FollowUp, ...], tuple[str, ...], tuple[str, ...]]:
         """The branches that the leading answer proposes: taken, cut off, and what was wrong with them."""
         proposed, warnings = _proposals(result)
@@ -212,10 +236,16 @@ class Planner:
         if depth >= self._limits.max_depth:
             cut_off = [f"{p.topic}: depth {depth} is the deepest" for p in proposed]
             proposed = []
-        elif len(proposed) > left:
+        elif nothing_left := spent_up(allowance):
+            cut_off = [f"{p.topic}: the budget is spent: {nothing_left}" for p in proposed]
+            proposed = []
+        elif len(proposed) > (most := left if allowance.calls is None else min(left, allowance.calls)):
             proposed = sorted(proposed, key=lambda p: (-p.score, p.priority))
-            cut_off = [f"{p.topic}: the root task has no more branches left" for p in proposed[left:]]
-            proposed = proposed[:left]
+            why = "the root task has no more branches left" if most == left else "the budget has no more calls left"
+            cut_off = [f"{p.topic}: {why}" for p in proposed[most:]]
+            proposed = proposed[:most]
+        limited = not is_unlimited(allowance)
+        allowances = split(allowance, len(proposed)) if limited and proposed else None
         share = (left - len(proposed)) // len(proposed) if proposed else 0
         follow_ups = []
         for index, proposal in enumerate(proposed):
@@ -231,6 +261,7 @@ class Planner:
                     introduces=True,  # tasks with one id in two topics may both branch to a third
                     ancestors=(*old.ancestors, Ancestor(task.topic, task.logical_id)),
                     branches_left=share,
+                    allowance=allowances[index] if allowances is not None else None,
                 ),
             )
             follow_ups.append(
@@ -288,9 +319,11 @@ def _without_branches(answer: Answer) -> Answer:
 
 
 def _unasked(lane: int, answered: Answered, now: float) -> Decision:
-    """Bad input, an id with two payloads, a message that brought its process down."""
+    """Cancelled, bad input, an id with two payloads, a message that brought its process down."""
     message = answered.routed.message
     body = message.body
+    if message.verdict == "cancelled" or answered.cancelled:
+        return _decision(answered, now, DecisionKind.CANCELLED, "cancelled")
     if isinstance(body, Rejected):
         return Decision(
             kind=DecisionKind.DEAD,
@@ -354,8 +387,10 @@ def _decision(
         policy=policy,
         result=result,
         content_hash=content_hash,
-        calls=len(answered.answers),
-        cost=_cost(answered),
+        routing=routed.routing,
+        calls=answered.spent.calls,
+        tokens=answered.spent.tokens,
+        cost=answered.spent.cost,
         decided_at=now,
         latency_s=round(now - routed.handed_at, 6) if answered.answers else 0.0,
         follow_ups=follow_ups,
@@ -389,10 +424,6 @@ def _head(task: TaskDescriptor, task_id: str, origin: Origin, round_index: int, 
             )
         )
     )
-
-
-def _cost(answered: Answered) -> float:
-    return math.fsum([a.cost for a in answered.answers])
 
 
 def _task_of(answered: Answered) -> TaskDescriptor:

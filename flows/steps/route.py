@@ -10,7 +10,10 @@ from msgspec import Struct
 from flows.lane import Message
 from flows.steps.intake import Work
 from schemas.node import Call, NodeCapabilities
-from schemas.task import TaskDescriptor
+from schemas.task import Allowance, TaskDescriptor
+
+BUDGET_SPENT = "budget_spent"
+"""The reason of a task that ended because nothing was left to spend."""
 
 
 class Routed(Struct, frozen=True, gc=False):
@@ -19,6 +22,13 @@ class Routed(Struct, frozen=True, gc=False):
     message: Message
     handed_at: float
     calls: tuple[Call, ...]
+    reserves: tuple[Call, ...] = ()
+    """Asked one by one: when a call fails for good, and while answers do not suffice where the round escalates."""
+    escalates: bool = False
+    routing: str = ""
+    """What is asked, and why."""
+    allowance: Allowance | None = None
+    """What the round may spend; None where nothing is limited."""
     refusal: tuple[str, str] | None = None
     """Why no model can be asked: reason and detail."""
 
@@ -46,12 +56,12 @@ class Router:
         if view.verifier is not None and view.verifier not in self._verifiers:
             known = ", ".join(sorted(self._verifiers))
             detail = f"{view.verifier!r} is none of {known}; name it in AUREON_VERIFIERS"
-            return Routed(message, handed_at, (), ("unknown_verifier", detail))
+            return Routed(message, handed_at, (), refusal=("unknown_verifier", detail))
         serving = self._serving(task.topic)
         if not serving:
             known = ", ".join(sorted({t for n in self._nodes for t in n.topics}))
             detail = f"no node serves the topic {task.topic!r}; there are nodes for: {known}"
-            return Routed(message, handed_at, (), ("no_node", detail))
+            return Routed(message, handed_at, (), refusal=("no_node", detail))
         prompt, kind = view.text, view.answer_kind.value
         calls = tuple([_call(task, node, model, prompt, kind) for node, model in serving])
         return Routed(message, handed_at, calls)

@@ -3,7 +3,7 @@
 import msgspec
 from msgspec import Struct
 
-from flows.steps.infer import Answered
+from flows.calls import Answered
 from schemas.decision import RoundResult
 
 MAX_ANSWER_CHARACTERS = 100_000
@@ -29,3 +29,28 @@ def supervise(result: RoundResult) -> RoundResult:
     if not flags:
         return result
     return msgspec.structs.replace(result, score=0.0, flags=(*result.flags, *flags))
+
+
+OTHERS_TOLD = 3
+TOLD_CHARACTERS = 80
+
+
+def critique(result: RoundResult) -> str:
+    """Say what was found wrong with the result of a round, for the models of the next one; a few hundred characters."""
+    if result.answer is None:
+        return "Nobody gave an answer."
+    found = [f"It was flagged: {flag}." for flag in result.flags]
+    if result.verified is False:
+        found.append(f"The check {result.verifier!r} does not accept it.")
+    given = [a for a in result.candidates if a.status == "ok"]
+    others: dict[str, None] = {}
+    for place, answer in enumerate(result.candidates):
+        if answer.status == "ok" and place not in result.leading:
+            text = " ".join(answer.text.split())
+            others[text if len(text) <= TOLD_CHARACTERS else text[:TOLD_CHARACTERS] + "…"] = None
+    if others:
+        said = "; ".join(list(others)[:OTHERS_TOLD])
+        found.append(f"{len(result.leading)} of {len(given)} answers say so. Others say: {said}.")
+    elif len(given) == 1:
+        found.append("Only one model gave an answer, so nothing confirms it.")
+    return " ".join(found)

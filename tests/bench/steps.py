@@ -8,12 +8,12 @@ import time
 from collections import deque
 
 from connectors.topics import RETRY, TASKS
+from flows.calls import Answered
 from flows.cell import INPUTS
 from flows.lane import Lane, Owner, Sealer
 from flows.policies import SimpleThresholdPolicy
 from flows.settings import Settings
 from flows.steps.derive import derive
-from flows.steps.infer import Answered
 from flows.steps.intake import Decided, Reading, classify
 from flows.steps.plan import Limits, Planner
 from flows.steps.route import Router

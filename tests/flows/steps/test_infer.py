@@ -1,21 +1,28 @@
 """Calls on their loop: whatever a node does, its round is answered."""
 
 import asyncio
+import tempfile
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from connectors.ledger import CallLedger
 from connectors.nodes import Node, NodeError
+from flows.budget import Budgets
+from flows.calls import CallRunner, FixedNodes, RetryPolicy, RunnerParts
 from flows.lane import Message
-from flows.steps.infer import Answered, CallRunner, RetryPolicy
+from flows.steps.intake import Work
 from flows.steps.route import Routed
 from schemas.node import Answer, Call, NodeCapabilities
+from schemas.task import read_task
 
 TIMEOUT_S = 0.1
+TASK, VIEW = read_task(b'{"topic": "math", "logical_id": "a", "payload": {"prompt": "?"}}')
+MESSAGE = Message(kafka_topic="t", offset=0, task_id="a:r0", body=Work(TASK, VIEW))
 OK = Answer(node="n", model="m", text="42")
 
 
@@ -101,21 +108,28 @@ def call(sample: int = 0) -> Call:
 @contextmanager
 def runner_of(node: Node, tries: int) -> Iterator[CallRunner]:
     """Run the calls of one node."""
-    runner = CallRunner(lambda: [node], RetryPolicy(tries, 0.001))
-    yield runner
-    runner.close()
+    with tempfile.TemporaryDirectory() as folder:
+        runner = CallRunner(
+            RunnerParts(
+                nodes=lambda: FixedNodes([node]),
+                retry=RetryPolicy(tries, 0.001),
+                ledger=lambda: CallLedger(Path(folder) / "calls.sqlite"),
+                budgets=Budgets,
+            )
+        )
+        yield runner
+        runner.close()
 
 
 def ask(runner: CallRunner, calls: int = 1) -> tuple[Answer, ...]:
     """Ask one round, and wait for its answers."""
-    outbox: deque[Answered] = deque()
-    message = Message(kafka_topic="t", offset=0, task_id="a:r0")
-    runner.submit([Routed(message, 0.0, tuple(call(i) for i in range(calls)))], outbox)
+    lane = runner.new_lane()
+    runner.submit(lane, [Routed(MESSAGE, 0.0, tuple(call(i) for i in range(calls)))])
     deadline = time.monotonic() + 10
-    while not outbox:
+    while not lane.outbox:
         assert time.monotonic() < deadline, "the round was never answered"
         time.sleep(0.005)
-    return outbox[0].answers
+    return lane.outbox[0].answers
 
 
 @pytest.mark.parametrize(
@@ -174,8 +188,7 @@ def test_the_end_abandons_what_is_open() -> None:
     node = ScriptedNode(hangs)
     node.capabilities = NodeCapabilities(node="n", models=("m",), timeout_s=60)
     with runner_of(node, tries=3) as runner:
-        message = Message(kafka_topic="t", offset=0, task_id="a:r0")
-        runner.submit([Routed(message, 0.0, (call(),))], deque())
+        runner.submit(runner.new_lane(), [Routed(MESSAGE, 0.0, (call(),))])
         while not node.tries:
             time.sleep(0.005)
         began = time.monotonic()

@@ -7,11 +7,12 @@ import msgspec
 import pytest
 
 from connectors.topics import DEAD_LETTERS, RETRY, TASKS, TASKS_HIGH, TASKS_NEXT
+from flows.budget import Spent
+from flows.calls import Answered
 from flows.lane import Message, Sealer
 from flows.policies import SimpleThresholdPolicy
 from flows.settings import Settings
 from flows.steps.derive import Derived, derive
-from flows.steps.infer import Answered
 from flows.steps.intake import Decided, Reading, classify
 from flows.steps.plan import MAX_DECISION_BYTES, Limits, Planner
 from flows.steps.route import Router
@@ -40,7 +41,7 @@ def decide(asked: Message, *answers: Answer, limits: Limits | None = None, lane:
     router = Router(NODES, built_in_verifiers())
     planner = Planner(SimpleThresholdPolicy(Settings()), limits or Limits(1, 3, 3, 16))
     routed = router.route(asked, 100.0)
-    answered = Answered(routed, answers)
+    answered = Answered(routed, answers, Spent(sum(a.tries for a in answers)))
     result = validate(asked.body.view, answers, built_in_verifiers()) if answers else None
     return read_decision(planner.plan(lane, Supervised(answered, supervise(result) if result else None), 101.0))
 

@@ -1,0 +1,82 @@
+"""How the nodes are: every cell says it on `nodes.heartbeat`, and whoever wants to know reads the last of it."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Sequence
+
+import msgspec
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+
+from connectors.kafka import ASK_LIMIT_S, ClientConfig, new_consumer, watermarks_of
+from connectors.topics import HEARTBEATS
+from schemas.node import NodeState
+
+log = logging.getLogger(__name__)
+
+LAST_MESSAGES = 2000
+"""So far back the states are looked for: all nodes of all cells say theirs every two seconds."""
+READ_LIMIT_S = 3.0
+_PRODUCER = {
+    # A heartbeat that is late is worth nothing: it is dropped, and nobody waits for it.
+    "acks": "1",
+    "message.timeout.ms": 5000,
+    "queue.buffering.max.messages": 10_000,
+    "linger.ms": 5,
+}
+
+
+class HeartbeatWriter:
+    """Says how the nodes are; never waits, and drops what the broker does not take.
+
+    Unit of parallelism: the process. Guarantee: none. Replay: says it again.
+    """
+
+    def __init__(self, config: ClientConfig) -> None:
+        self._producer = Producer({**config, **_PRODUCER})
+
+    def publish(self, states: Sequence[NodeState]) -> None:
+        """Write the states, keyed by cell and node."""
+        with contextlib.suppress(BufferError, KafkaException):
+            for state in states:
+                key = f"{state.cell}/{state.node}"
+                self._producer.produce(HEARTBEATS, msgspec.json.encode(state), key, partition=0)
+            self._producer.poll(0)
+
+    def close(self) -> None:
+        """Give what is left a moment."""
+        self._producer.flush(1.0)
+
+
+def latest_states(config: ClientConfig, since: float) -> list[NodeState]:
+    """Read what was said last of each node by each cell, if it was said since a time.
+
+    Args:
+        config: from `client_config`.
+        since: seconds since the epoch.
+
+    Raises:
+        TryAgainError: the broker does not answer.
+    """
+    consumer: Consumer = new_consumer(config, "aureon-heartbeats", committed_only=False)
+    found: dict[tuple[str, str], NodeState] = {}
+    try:
+        low, high = watermarks_of(consumer, HEARTBEATS, 0, ASK_LIMIT_S)
+        position = max(low, high - LAST_MESSAGES)
+        if position < high:
+            consumer.assign([TopicPartition(HEARTBEATS, 0, position)])
+        deadline = time.monotonic() + READ_LIMIT_S
+        while position < high and time.monotonic() < deadline:
+            for message in consumer.consume(500, 0.2):
+                if message.error() is not None:
+                    continue
+                position = (message.offset() or 0) + 1
+                try:
+                    state = msgspec.json.decode(message.value() or b"", type=NodeState)
+                except msgspec.DecodeError as error:
+                    log.warning("%s@%s: %s; ignored", HEARTBEATS, message.offset(), error)
+                    continue
+                found[state.cell, state.node] = state
+    finally:
+        consumer.close()
+    return sorted((s for s in found.values() if s.at >= since), key=lambda s: (s.node, s.cell))

@@ -1,0 +1,311 @@
+"""The call ledger: which calls were begun and what they returned, durable before anything acts on it.
+
+Each row is one group commit: whatever was begun or answered while the one before was written. So a row costs one
+`fdatasync` however many calls it holds, and looking back is done once, at the start, for the lives before this one.
+"""
+
+import asyncio
+import hashlib
+import logging
+import sqlite3
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from schemas.errors import RefusedError, TryAgainError
+from schemas.node import Answer, Call
+
+log = logging.getLogger(__name__)
+
+LEDGER_VERSION = 1
+TRIM_EVERY = 50
+"""Commits between two looks at what is no longer needed."""
+BUSY_S = 10.0
+"""For the processes of one cell, which share the file; a commit takes milliseconds."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS commits (position INTEGER PRIMARY KEY AUTOINCREMENT, writer TEXT, at REAL,
+    size INTEGER, body BLOB);
+CREATE TABLE IF NOT EXISTS days (day TEXT, lane INTEGER, calls INTEGER, tokens INTEGER, cost REAL,
+    PRIMARY KEY (day, lane)) WITHOUT ROWID;
+"""
+_APPEND = "INSERT INTO commits (writer, at, size, body) VALUES (?, ?, ?, ?)"
+_CHARGE = """
+INSERT INTO days VALUES (?, ?, ?, ?, ?) ON CONFLICT (day, lane) DO UPDATE
+SET calls = calls + excluded.calls, tokens = tokens + excluded.tokens, cost = cost + excluded.cost
+"""
+
+_DELETE_IT = "delete the file: finished calls of rounds without a decision are then paid again"
+
+CallName = tuple[str, str, int]
+"""Node, model, sample: which call of its round."""
+
+
+class Begun(Struct, frozen=True, gc=False, array_like=True):
+    """A call that is about to begin, with what it is expected to take."""
+
+    round_key: bytes
+    call: CallName
+    tokens: int = 0
+    cost: float = 0.0
+
+
+class Ended(Struct, frozen=True, gc=False, array_like=True):
+    """A call that has ended; a failed one is noted, and not used again."""
+
+    round_key: bytes
+    answer: Answer
+
+
+class Charge(Struct, frozen=True, gc=False, array_like=True):
+    """What is charged to a lane's share of a day; negative where less was taken than expected."""
+
+    day: str
+    lane: int
+    calls: int
+    tokens: int
+    cost: float
+
+
+class Commit(Struct, frozen=True, gc=False, array_like=True):
+    """The body of one row."""
+
+    version: int
+    begun: tuple[Begun, ...]
+    ended: tuple[Ended, ...]
+
+
+class Past:
+    """What earlier lives of the cell knew of one round."""
+
+    __slots__ = ("_expected", "answers", "calls", "cost", "in_flight", "tokens")
+
+    def __init__(self) -> None:
+        self.answers: dict[CallName, Answer] = {}
+        """Finished calls: they are not asked again."""
+        self.in_flight: Counter[CallName] = Counter()
+        """Begun and not ended, as far as is known."""
+        self.calls = 0
+        """All that were begun."""
+        self.tokens = 0
+        self.cost = 0.0
+        """Taken by those that ended, and expected of those that did not."""
+        self._expected: dict[CallName, tuple[int, float]] = {}
+
+    def begin(self, begun: Begun) -> None:
+        """Take in a call that began."""
+        tokens, cost = self._expected.get(begun.call, (0, 0.0))
+        self._expected[begun.call] = tokens + begun.tokens, cost + begun.cost
+        self.in_flight[begun.call] += 1
+        self.calls += 1
+        self.tokens += begun.tokens
+        self.cost += begun.cost
+
+    def end(self, answer: Answer) -> None:
+        """Take in one that ended: what it took goes in the place of what was expected of it."""
+        name = answer.node, answer.model, answer.sample
+        tokens, cost = self._expected.pop(name, (0, 0.0))
+        self.in_flight.pop(name, None)
+        self.tokens += answer.tokens_in + answer.tokens_out - tokens
+        self.cost += answer.cost - cost
+        if answer.status != "failed":
+            self.answers[name] = answer
+
+
+def round_key(call: Call) -> bytes:
+    """Name the round of a call by its content: 128 bits over topic, logical id, generation, round, attempt, prompt."""
+    digest = hashlib.blake2b(
+        f"{call.generation}\0{call.round_index}\0{call.attempt}\0{call.topic}\0{call.logical_id}\0".encode(
+            errors="surrogatepass"
+        ),
+        digest_size=16,
+    )
+    digest.update(call.prompt.encode(errors="surrogatepass"))
+    for message in call.messages:
+        digest.update(f"\0{message.role}\0{message.content}".encode(errors="surrogatepass"))
+    return digest.digest()
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Commit).decode
+
+
+class CallLedger:
+    """The ledger of one cell, in one SQLite file of its state folder.
+
+    Unit of parallelism: the process; those of one cell share the file. Guarantee: what `add` was told is on the disk
+    when it calls back; that survives kill -9 and, as far as the disk keeps its word, a power cut. Replay: the lives
+    before are told by `past`; a call that is in there as finished is not asked again.
+
+    All methods but the constructor and `past` belong to the event loop that the calls run on.
+
+    Args:
+        path: the file; created if it is missing.
+        max_bytes: older commits go beyond this.
+        max_age_s: older commits go.
+
+    Raises:
+        RefusedError: the file is no ledger, or one of another version.
+    """
+
+    def __init__(self, path: Path, max_bytes: int = 1 << 28, max_age_s: float = 86400.0) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._max_bytes = max_bytes
+        self._max_age_s = max_age_s
+        self._writer_id = uuid.uuid4().hex
+        self._executor = ThreadPoolExecutor(1, "ledger")
+        try:
+            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=BUSY_S)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.executescript(_SCHEMA)
+            self._past = self._read()
+        except sqlite3.DatabaseError as error:
+            raise RefusedError(
+                f"{path}: {error}; if it is spoilt, delete it: finished calls are then paid again"
+            ) from None
+        self._begun: list[Begun] = []
+        self._ended: list[Ended] = []
+        self._charges: list[Charge] = []
+        self._waiting: list[Callable[[], None]] = []
+        self._writer: asyncio.Task[None] | None = None
+        self._needed: dict[int, int] = {}
+        self._commits = 0
+        self.failed: BaseException | None = None
+        """Why nothing can be written any more; whoever waits for a call has to be told."""
+        self.reused = 0
+        """Finished calls of earlier lives that did not have to be asked again."""
+        self.repeated = 0
+        """Calls in flight when an earlier life ended that had to be."""
+
+    def _read(self) -> dict[bytes, Past]:
+        past: dict[bytes, Past] = {}
+        oldest = time.time() - self._max_age_s
+        self.position = 1
+        for position, body in self._db.execute("SELECT position, body FROM commits WHERE at >= ?", (oldest,)):
+            self.position = position + 1
+            try:
+                commit = _decode(body)
+            except msgspec.DecodeError as error:
+                raise RefusedError(
+                    f"{self._path}: commit {position} cannot be read ({error}): end the work with the version that "
+                    f"wrote it, or {_DELETE_IT}"
+                ) from None
+            for begun in commit.begun:
+                known = past.setdefault(begun.round_key, Past())
+                known.begin(begun)
+            for ended in commit.ended:
+                past.setdefault(ended.round_key, Past()).end(ended.answer)
+        return past
+
+    # -- the lives before ------------------------------------------------------------------------------------------
+
+    @property
+    def has_past(self) -> bool:
+        """Whether anything of earlier lives has not been asked for yet."""
+        return bool(self._past)
+
+    def past(self, key: bytes) -> Past | None:
+        """Tell once what earlier lives knew of a round."""
+        found = self._past.pop(key, None)
+        if found is not None:
+            self.reused += len(found.answers)
+        return found
+
+    # -- this life -------------------------------------------------------------------------------------------------
+
+    def begin(self, begun: Begun, then: Callable[[], None] | None = None) -> None:
+        """Note a call that is about to begin; `then` is called once that is durable."""
+        self._begun.append(begun)
+        self._add(then)
+
+    def end(self, ended: Ended, then: Callable[[], None]) -> None:
+        """Note a call that has ended; `then` is called once that is durable."""
+        self._ended.append(ended)
+        self._add(then)
+
+    def charge(self, charge: Charge) -> None:
+        """Charge a lane's share of a day, with the next commit."""
+        self._charges.append(charge)
+
+    def spent_on(self, day: str) -> dict[int, tuple[int, int, float]]:
+        """Tell what each lane has spent on a day: calls, tokens, money."""
+        rows = self._db.execute("SELECT lane, calls, tokens, cost FROM days WHERE day = ?", (day,))
+        return {lane: (calls, tokens, cost) for lane, calls, tokens, cost in rows}
+
+    def _add(self, then: Callable[[], None] | None) -> None:
+        if then is not None:
+            self._waiting.append(then)
+        if self._writer is None:
+            self._writer = asyncio.get_running_loop().create_task(self._write_all())
+
+    async def _write_all(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while self._begun or self._ended:
+                begun, self._begun = self._begun, []
+                ended, self._ended = self._ended, []
+                charges, self._charges = self._charges, []
+                waiting, self._waiting = self._waiting, []
+                self.position = await loop.run_in_executor(self._executor, self._write, begun, ended, charges)
+                for then in waiting:
+                    then()
+        except Exception as error:
+            self.failed = error
+            log.exception("%s: nothing can be written any more", self._path)
+            raise
+        finally:
+            self._writer = None
+
+    def _write(self, begun: list[Begun], ended: list[Ended], charges: Iterable[Charge]) -> int:
+        """Write one commit; return the position of the next one."""
+        body = _encode(Commit(LEDGER_VERSION, tuple(begun), tuple(ended)))
+        now = time.time()
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            position = self._db.execute(_APPEND, (self._writer_id, now, len(body), body)).lastrowid or 0
+            if charges:
+                self._db.executemany(_CHARGE, [(c.day, c.lane, c.calls, c.tokens, c.cost) for c in charges])
+            self._commits += 1
+            if self._commits % TRIM_EVERY == 0:
+                self._trim(now, position)
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise TryAgainError(f"{self._path}: {error}; no answer can be kept, so none is acted on") from error
+        return position + 1
+
+    def _trim(self, now: float, newest: int) -> None:
+        """Delete what nobody needs: of this life, what was decided; of all, what is too old or too much."""
+        needed = min(self._needed.values(), default=0)
+        self._db.execute("DELETE FROM commits WHERE position < ? AND writer = ?", (needed, self._writer_id))
+        self._db.execute("DELETE FROM commits WHERE at < ?", (now - self._max_age_s,))
+        (size,) = self._db.execute("SELECT coalesce(sum(size), 0) FROM commits").fetchone()
+        if size > self._max_bytes:
+            log.warning(
+                "%s: %d bytes, more than %d: the older half goes; a round that began in it is asked again after a kill",
+                self._path,
+                size,
+                self._max_bytes,
+            )
+            half = "SELECT (min(position) + max(position)) / 2 FROM commits"
+            self._db.execute(f"DELETE FROM commits WHERE position < min(({half}), ?)", (newest,))  # noqa: S608
+
+    def keep_from(self, lane: int, position: int) -> None:
+        """Say that a lane needs no commit of this life before a position: all decisions on those are on the log."""
+        self._needed[lane] = position
+
+    async def close(self) -> None:
+        """Write what is left, and let go of the file."""
+        while self._writer is not None:
+            await asyncio.wait([self._writer])
+        self._executor.shutdown()
+        self._db.close()

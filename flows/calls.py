@@ -1,0 +1,688 @@
+"""Calls to models: every round's calls on one asyncio loop, charged, kept in the ledger, replaced where a node is away.
+
+    submit ─► what the ledger knows ─► seat at the node's gate ─► charge ─► ask ─► ledger ─► next call or answered round
+
+A call that fails for good is replaced by the round's next reserve. A round that escalates asks its reserves one by one
+while its answers do not suffice.
+"""
+
+import asyncio
+import logging
+import math
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import msgspec
+from msgspec import Struct
+
+from connectors.ledger import Begun, CallLedger, CallName, Charge, Ended, Past, round_key
+from connectors.nodes import CheckedNode, Node, NodeError
+from flows.budget import NOTHING, UNLIMITED, Budgets, Purse, Spent, expected, is_unlimited
+from flows.gate import NodeGate
+from flows.steps.intake import Work
+from flows.steps.route import Routed
+from schemas.ids import home_lane
+from schemas.node import Answer, Call, NodeState
+from schemas.task import TaskDescriptor
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 0.05
+"""How often it is looked whether a call has taken too long."""
+BEAT_EVERY_S = 2.0
+CHECK_LIMIT_S = 5.0
+
+
+class Answered(Struct, frozen=True, gc=False):
+    """A round with the answers to its calls, in the order in which they were asked."""
+
+    routed: Routed
+    answers: tuple[Answer, ...]
+    spent: Spent = NOTHING
+    exceeded: str = ""
+    """Which budget kept a call from being asked."""
+    cancelled: bool = False
+    """The task was cancelled while its calls were under way."""
+
+
+class RetryPolicy(Struct, frozen=True, gc=False):
+    """How often a call is tried within its round, and how long before another try: exponential, with full jitter."""
+
+    tries: int
+    backoff_s: float
+
+    def pause(self, failures: int, chance: float) -> float:
+        """Seconds to wait after so many failures; `chance` is drawn from [0, 1)."""
+        return float(self.backoff_s * 2 ** (failures - 1)) * (0.5 + chance / 2)
+
+
+class Nodes(Protocol):
+    """The nodes that there are; they may change at run time."""
+
+    @property
+    def nodes(self) -> Mapping[str, Node]:
+        """By id."""
+        ...
+
+    def refresh(self) -> Sequence[Node]:
+        """Look whether they have changed; return those that are no more."""
+        ...
+
+
+class FixedNodes:
+    """Nodes that stay the same."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self.nodes: Mapping[str, Node] = {node.capabilities.node: node for node in nodes}
+
+    def refresh(self) -> Sequence[Node]:
+        """Nothing changes."""
+        return ()
+
+
+class RunnerParts(Struct, frozen=True, kw_only=True):
+    """What the runner is made of."""
+
+    nodes: Callable[[], Nodes]
+    retry: RetryPolicy
+    ledger: Callable[[], CallLedger]
+    budgets: Callable[[], Budgets]
+    enough: Callable[[Routed, Sequence[Answer]], bool] = lambda _routed, _answers: True
+    """Whether a round that escalates may stop."""
+    is_cancelled: Callable[[TaskDescriptor], bool] = lambda _task: False
+    publish: Callable[[Sequence[NodeState]], None] = lambda _states: None
+    """Takes the states of all nodes, every two seconds, in the loop's thread."""
+    cell: str = ""
+    silence_s: float = 10.0
+
+
+class LaneCalls:
+    """The open rounds of a lane, where they go once they are answered, and what it needs of the ledger."""
+
+    __slots__ = ("before", "done", "number", "open", "outbox")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        """Among those that this process has opened."""
+        self.outbox: deque[Answered] = deque()
+        self.open: dict[_Round, int] = {}
+        """With the position at which each was opened, rising."""
+        self.done = self.before = math.inf
+        """The lowest position of those that ended in this snapshot interval, and in the one before."""
+
+    def end(self, round_: "_Round") -> None:
+        """A round has ended."""
+        self.done = min(self.done, self.open.pop(round_))
+
+    def needed(self, position: int) -> int:
+        """At a snapshot, tell from where on the ledger is needed: what ended two ago is decided on the log."""
+        low = min(next(iter(self.open.values()), position), self.done, self.before)
+        self.before, self.done = self.done, math.inf
+        return int(low)
+
+
+class _Round:
+    """A round with calls under way."""
+
+    __slots__ = (
+        "answers",
+        "calls",
+        "cancelled",
+        "exceeded",
+        "in_flight_before",
+        "key",
+        "lane",
+        "missing",
+        "past",
+        "purse",
+        "reserves",
+        "routed",
+        "tasks",
+    )
+
+    def __init__(self, routed: Routed, lane: LaneCalls, key: bytes) -> None:
+        self.routed = routed
+        self.lane = lane
+        self.key = key
+        self.calls: list[Call] = []
+        self.answers: list[Answer | None] = []
+        self.reserves: Sequence[Call] = routed.reserves
+        self.missing = 0
+        self.past: Past | None = None
+        self.purse: Purse | None = None
+        """Where something is limited."""
+        self.in_flight_before = 0
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.exceeded = ""
+        self.cancelled = False
+
+    @property
+    def task(self) -> TaskDescriptor:
+        work: Work = self.routed.message.body
+        return work.task
+
+    def spent(self, answers: Iterable[Answer]) -> Spent:
+        """All that the round has taken, earlier lives included."""
+        if self.purse is not None:
+            return self.purse.spent
+        calls, tokens, cost = self.in_flight_before, 0, 0.0
+        for answer in answers:
+            calls += answer.tries
+            tokens += answer.tokens_in + answer.tokens_out
+            cost += answer.cost
+        return Spent(calls, tokens, cost)
+
+
+class CallRunner:
+    """Runs calls on one asyncio loop in a thread of its own; the whole process shares it."""
+
+    def __init__(self, parts: RunnerParts) -> None:
+        self._parts = parts
+        self._retry = parts.retry
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._gates: dict[str, NodeGate] = {}
+        self._asked: dict[str, Node] = {}
+        """The nodes as the gates know them."""
+        self._numbered = 0
+        self._lanes: set[LaneCalls] = set()
+        """Those that have asked anything."""
+        self._days: dict[int, tuple[str, Purse]] = {}
+        self._deadlines: dict[asyncio.Task[None], float] = {}
+        """Of every call under way: when its present try is over, by the loop's clock. One look at all of them now and
+        then; a timer each (`asyncio.timeout`) costs more than all the rest here, 4 of 10 microseconds a call."""
+        self._cut_short: dict[asyncio.Task[None], NodeError | TimeoutError] = {}
+        """Calls whose present try was ended, and why."""
+        self._looking = False
+        self._ending = False
+        self._beating: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+        self.states: Mapping[str, NodeState] = {}
+        """How the nodes are, as of the last beat or the last change; a new mapping each time."""
+        self.failed: BaseException | None = None
+        """Why no answer can be given any more."""
+
+    # -- from any thread -------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the loop, once."""
+        with self._lock:
+            if self._loop is not None:
+                return
+            self._nodes = self._parts.nodes()
+            self._budgets = self._parts.budgets()
+            self._ledger = self._parts.ledger()
+            self._has_day = not is_unlimited(self._budgets.day)
+            self._started_on = _today()
+            self._spent_before = self._ledger.spent_on(self._started_on) if self._has_day else {}
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._run, args=(self._loop,), name="calls", daemon=True)
+            self._thread.start()
+
+    def new_lane(self) -> LaneCalls:
+        """Open a place for the rounds of one lane."""
+        with self._lock:
+            self._numbered += 1
+            return LaneCalls(self._numbered)
+
+    def submit(self, lane: LaneCalls, rounds: Sequence[Routed]) -> None:
+        """Ask the calls of some rounds; each round comes into the lane's outbox when it has its answers.
+
+        Raises:
+            TryAgainError: the ledger cannot be written, so no answer can be acted on.
+        """
+        if self._loop is None:
+            self.start()
+        self.check()
+        assert self._loop is not None  # noqa: S101 - start() has set it
+        self._loop.call_soon_threadsafe(self._open_all, lane, rounds)
+
+    def check(self) -> None:
+        """Raise what keeps answers from coming.
+
+        Raises:
+            TryAgainError: the ledger cannot be written.
+        """
+        if self._loop is not None and self._ledger.failed is not None:
+            raise self._ledger.failed
+
+    def snapshot(self, lane: LaneCalls) -> None:
+        """An epoch ends: what ended two epochs ago is decided on the log."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._keep_from, lane)
+
+    def cancel(self) -> None:
+        """Look at all open rounds: tasks have been cancelled."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._cancel_rounds)
+
+    def close(self) -> None:
+        """Abandon open calls, close the nodes, end the loop."""
+        with self._lock:
+            loop, self._loop = self._loop, None
+        if loop is not None and self._thread is not None:
+            asyncio.run_coroutine_threadsafe(self._shut_down(), loop).result(timeout=10)
+            loop.call_soon_threadsafe(loop.stop)
+            self._thread.join(timeout=10)
+            loop.close()
+
+    # -- the loop --------------------------------------------------------------------------------------------------
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        loop.call_soon(self._begin)
+        loop.run_forever()
+
+    def _begin(self) -> None:
+        self._take_nodes()
+        self._beating = asyncio.get_running_loop().create_task(self._beat())
+
+    async def _shut_down(self) -> None:
+        self._ending = True
+        tasks: list[asyncio.Task[Any]] = [*self._deadlines, *self._closing]
+        if self._beating is not None:
+            tasks.append(self._beating)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for node in self._asked.values():
+            await node.close()
+        await self._ledger.close()
+
+    def _take_nodes(self) -> None:
+        """Have a gate for each node that there is."""
+        for name, node in self._nodes.nodes.items():
+            if self._asked.get(name) is not node:
+                self._asked[name] = node
+                silence_s = self._parts.silence_s if isinstance(node, CheckedNode) else math.inf
+                self._gates[name] = NodeGate(node.capabilities, self._parts.cell, silence_s)
+        for name in self._gates.keys() - self._nodes.nodes.keys():
+            del self._gates[name], self._asked[name]
+        self._note_states()
+
+    async def _beat(self) -> None:
+        """Every two seconds: ask the nodes how they are, and say it."""
+        while True:
+            began = time.monotonic()
+            gone = self._nodes.refresh()
+            self._take_nodes()
+            loop = asyncio.get_running_loop()
+            for node in gone:
+                self._closing.add(task := loop.create_task(self._retire(node)))
+                task.add_done_callback(self._closing.discard)
+            checks = [self._check(gate, self._asked[name]) for name, gate in self._gates.items()]
+            await asyncio.gather(*checks)
+            for gate in self._gates.values():
+                if gate.check_silence():
+                    self._move_calls(gate)
+            self._note_states()
+            self._parts.publish(list(self.states.values()))
+            await asyncio.sleep(max(0.1, BEAT_EVERY_S - (time.monotonic() - began)))
+
+    async def _check(self, gate: NodeGate, node: Node) -> None:
+        if not isinstance(node, CheckedNode):
+            gate.heard()
+            return
+        try:
+            gate.loaded = (await asyncio.wait_for(node.check(), CHECK_LIMIT_S)).loaded
+            gate.heard()
+        except (NodeError, TimeoutError) as error:
+            if isinstance(error, NodeError) and error.failure == "rejected":
+                gate.heard()  # it has no such thing as a list of models, and it has said so
+            log.debug("%s: %s", gate.capabilities.node, error)
+        except Exception:
+            log.exception("%s: check", gate.capabilities.node)
+
+    async def _retire(self, node: Node) -> None:
+        """Close a node that is no more, once its calls are over."""
+        await asyncio.sleep(node.capabilities.timeout_s)
+        await node.close()
+
+    def _move_calls(self, gate: NodeGate) -> None:
+        """A node has become silent: its calls under way go to others."""
+        log.warning("%s: not heard of for %g s", gate.capabilities.node, self._parts.silence_s)
+        for task in gate.running:
+            self._cut(task, NodeError(f"the node was not heard of for {self._parts.silence_s:g} s", "timeout"))
+
+    def _note_states(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self.states = {name: gate.state(now) for name, gate in self._gates.items()}
+
+    def _look(self) -> None:
+        """End the tries whose time is over, and let probes go."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for task, deadline in self._deadlines.items():
+            if deadline < now:
+                self._cut(task, TimeoutError())
+        for gate in self._gates.values():
+            gate.look(now)
+        self._looking = bool(self._deadlines)
+        if self._looking:
+            loop.call_later(LOOK_EVERY_S, self._look)
+
+    def _cut(self, task: asyncio.Task[None], why: NodeError | TimeoutError) -> None:
+        """End the present try of a call; once: a node that tidies up takes its time, and a second would cut that."""
+        if task not in self._cut_short:
+            self._cut_short[task] = why
+            task.cancel()
+
+    # -- rounds ----------------------------------------------------------------------------------------------------
+
+    def _open_all(self, lane: LaneCalls, rounds: Sequence[Routed]) -> None:
+        if lane not in self._lanes:
+            self._lanes.add(lane)
+            self._ledger.keep_from(lane.number, self._ledger.position)
+        for routed in rounds:
+            self._open(routed, lane)
+        if not self._looking:
+            self._look()
+
+    def _open(self, routed: Routed, lane: LaneCalls) -> None:
+        round_ = _Round(routed, lane, round_key(routed.calls[0]))
+        lane.open[round_] = self._ledger.position
+        if self._parts.is_cancelled(round_.task):
+            round_.cancelled = True
+            self._end(round_)
+            return
+        past = self._ledger.past(round_.key) if self._ledger.has_past else None
+        if past is not None:
+            self._resume(round_, past)
+        if routed.allowance is not None or self._has_day:
+            before = Spent(past.calls, past.tokens, past.cost) if past is not None else NOTHING
+            round_.purse = Purse(routed.allowance or UNLIMITED, before)
+        first = routed.calls if past is None else self._known_first(round_, past)
+        round_.missing = 1  # so that it does not end before all are asked
+        for call in first:
+            self._ask_one(round_, call)
+        round_.missing -= 1
+        if not round_.missing:
+            self._settle(round_)
+
+    def _resume(self, round_: _Round, past: Past) -> None:
+        """Take over what an earlier life knew of a round."""
+        round_.past = past
+        round_.in_flight_before = sum(past.in_flight.values())
+        self._ledger.repeated += round_.in_flight_before
+
+    @staticmethod
+    def _known_first(round_: _Round, past: Past) -> Sequence[Call]:
+        """Those calls that were begun before, as many as are asked at first, and more where more are answered.
+
+        The router may have learned something else since; what was paid for goes before what it would choose now.
+        """
+        routed = round_.routed
+        every = (*routed.calls, *routed.reserves)
+        known = [c for c in every if _name_of(c) in past.answers]
+        begun = [c for c in every if _name_of(c) in past.in_flight]
+        first = [*known, *begun, *(c for c in routed.calls if c not in known and c not in begun)]
+        first = first[: max(len(routed.calls), len(known))]
+        chosen = {_name_of(c) for c in first}
+        round_.reserves = tuple([c for c in every if _name_of(c) not in chosen])
+        return first
+
+    def _ask_one(self, round_: _Round, call: Call) -> None:
+        place = len(round_.calls)
+        round_.calls.append(call)
+        round_.answers.append(None)
+        round_.missing += 1
+        known = round_.past.answers.get(_name_of(call)) if round_.past is not None else None
+        if known is not None:
+            self._take(round_, place, known)
+            return
+        task = asyncio.get_running_loop().create_task(self._ask(round_, place, call))
+        self._deadlines[task] = math.inf
+        round_.tasks.add(task)
+
+    def _take(self, round_: _Round, place: int, answer: Answer) -> None:
+        """Take one answer, durable by now; with the last one the round is answered."""
+        if round_.cancelled:
+            return
+        round_.answers[place] = answer
+        if answer.status == "failed" and round_.reserves and not round_.exceeded:
+            self._ask_next(round_)
+        round_.missing -= 1
+        if not round_.missing:
+            self._settle(round_)
+
+    def _ask_next(self, round_: _Round) -> None:
+        call, round_.reserves = round_.reserves[0], round_.reserves[1:]
+        self._ask_one(round_, call)
+
+    def _settle(self, round_: _Round) -> None:
+        """All that were asked have answered: ask more, or be done."""
+        routed = round_.routed
+        if routed.escalates and round_.reserves and not round_.exceeded:
+            answers = [a for a in round_.answers if a is not None]
+            if not self._parts.enough(routed, answers):
+                self._ask_next(round_)
+                return
+        self._end(round_)
+
+    def _end(self, round_: _Round) -> None:
+        round_.lane.end(round_)
+        answers = tuple([a for a in round_.answers if a is not None])
+        spent = round_.spent(answers)
+        round_.lane.outbox.append(Answered(round_.routed, answers, spent, round_.exceeded, round_.cancelled))
+
+    def _cancel_rounds(self) -> None:
+        for lane in self._lanes:
+            for round_ in list(lane.open):
+                if self._parts.is_cancelled(round_.task):
+                    round_.cancelled = True
+                    for task in round_.tasks:
+                        task.cancel()
+                    self._end(round_)
+
+    def _keep_from(self, lane: LaneCalls) -> None:
+        if lane in self._lanes:
+            self._ledger.keep_from(lane.number, lane.needed(self._ledger.position))
+
+    def _others_can(self, round_: _Round, place: int) -> bool:
+        """Tell whether a round can be served without one of its calls."""
+        for other, answer in enumerate(round_.answers):
+            if other == place:
+                continue
+            if answer.status != "failed" if answer is not None else self._is_open(round_.calls[other]):
+                return True
+        return any(self._is_open(call) for call in round_.reserves)
+
+    def _is_open(self, call: Call) -> bool:
+        gate = self._gates.get(call.node)
+        return gate is not None and gate.is_open(call.model)
+
+    # -- one call --------------------------------------------------------------------------------------------------
+
+    async def _ask(self, round_: _Round, place: int, call: Call) -> None:
+        """One call with its tries; a failure in the end is an answer that says so."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - it runs in one
+        started = time.monotonic()
+        tries, answer, text = 0, None, ""
+        try:
+            while answer is None:
+                gate = self._gates.get(call.node)
+                if gate is None or call.model not in gate.breakers:
+                    text = text or "NodeError: the node, or its model, is no longer in the nodes file"
+                    break
+                try:
+                    answer = await self._try(round_, place, call, gate, task)
+                    tries += 1
+                except _Refused as refused:
+                    text = text or str(refused)
+                    break
+                except Exception as error:  # noqa: BLE001 - whatever a node raises, the round goes on without it
+                    tries += 1
+                    text = _told(error)
+                    if tries >= self._retry.tries or not getattr(error, "may_pass", True):
+                        break
+                    pause = self._retry.pause(tries, random.random())  # noqa: S311
+                    await asyncio.sleep(max(pause, getattr(error, "retry_after_s", None) or 0.0))
+        except asyncio.CancelledError:
+            if not round_.cancelled:
+                raise
+            return
+        finally:
+            del self._deadlines[task]
+            self._cut_short.pop(task, None)
+            round_.tasks.discard(task)
+        if answer is None:
+            answer = Answer(node=call.node, model=call.model, status="failed", error=text)
+        latency = round(time.monotonic() - started, 6)
+        answer = msgspec.structs.replace(answer, tries=tries, latency_s=latency, sample=call.sample)
+        if tries:
+            self._ledger.end(Ended(round_.key, answer), partial(self._take, round_, place, answer))
+        else:
+            self._take(round_, place, answer)
+
+    async def _try(self, round_: _Round, place: int, call: Call, gate: NodeGate, task: asyncio.Task[None]) -> Answer:
+        """One try: a seat, its charge, the question.
+
+        Raises:
+            _Refused: it was not asked: somebody else can, or a budget is spent.
+            TimeoutError: it took too long.
+            NodeError: the node gave up the call, or what it returned is no answer.
+        """
+        model = call.model
+        probe = False
+        if not gate.enter_at_once(model):
+            try:
+                probe = await gate.enter(model, partial(self._others_can, round_, place))
+            except NodeError as error:
+                raise _Refused(_told(error)) from None
+        loop = asyncio.get_running_loop()
+        counted = False
+        tokens, cost = 0, 0.0
+        try:
+            if round_.purse is None:
+                self._ledger.begin(Begun(round_.key, _name_of(call)))
+            else:
+                tokens, cost = await self._charge(round_, round_.purse, call, gate)
+            limit_s = gate.probe_limit_s if probe else gate.capabilities.timeout_s
+            began = loop.time()
+            answer = await self._answer(call, gate, task, limit_s)
+            gate.answered(model, loop.time(), loop.time() - began, answer.tokens_out)
+            counted = True
+            self._correct(round_, answer.tokens_in + answer.tokens_out - tokens, answer.cost - cost)
+        except _Refused:
+            raise
+        except Exception as error:
+            gate.failed(model, loop.time(), error)
+            counted = True
+            if not _may_have_cost(error):
+                self._correct(round_, -tokens, -cost)
+            if not gate.is_open(model):
+                self._note_states()
+            raise
+        finally:
+            if probe and not counted:
+                gate.abandoned(model)
+            gate.leave()
+        return answer
+
+    async def _answer(self, call: Call, gate: NodeGate, task: asyncio.Task[None], limit_s: float) -> Answer:
+        """Ask the node, for as long as it may take."""
+        self._deadlines[task] = asyncio.get_running_loop().time() + limit_s
+        gate.running.add(task)
+        try:
+            answer: object = await self._asked[call.node].ask(call)
+        except asyncio.CancelledError:
+            why = self._cut_short.get(task)
+            if why is None:
+                if self._ending or task.cancelling():
+                    raise
+                raise NodeError("the node cancelled the call") from None
+            if isinstance(why, TimeoutError):
+                raise TimeoutError(f"no answer within {limit_s:g} s") from None
+            raise why from None
+        finally:
+            self._deadlines[task] = math.inf
+            gate.running.discard(task)
+            if self._cut_short.pop(task, None) is not None:
+                task.uncancel()
+        if not isinstance(answer, Answer):
+            raise NodeError(f"the node returned {type(answer).__name__}, which is no Answer", "garbage")
+        return answer
+
+    # -- money -----------------------------------------------------------------------------------------------------
+
+    async def _charge(self, round_: _Round, purse: Purse, call: Call, gate: NodeGate) -> tuple[int, float]:
+        """Charge a call with what it is expected to take; it is asked once that is durable.
+
+        Raises:
+            _Refused: it would exceed a budget.
+        """
+        tokens, cost = expected(gate.capabilities, call)
+        day = self._day_of(round_.task)
+        lacks = purse.lacks(tokens, cost)
+        if lacks:
+            round_.exceeded = f"the budget of {lacks} is spent"
+        elif day is not None and (lacks := day.lacks(tokens, cost)):
+            round_.exceeded = f"this lane's share of today's budget, {lacks}, is spent"
+        if lacks:
+            raise _Refused(round_.exceeded)
+        purse.take(tokens, cost)
+        if day is not None:
+            day.take(tokens, cost)
+            self._ledger.charge(Charge(_today(), self._home(round_.task), 1, tokens, cost))
+        durable = asyncio.get_running_loop().create_future()
+        self._ledger.begin(Begun(round_.key, _name_of(call), tokens, cost), partial(_resolve, durable))
+        await durable
+        return tokens, cost
+
+    def _correct(self, round_: _Round, tokens: int, cost: float) -> None:
+        if round_.purse is None:
+            return
+        round_.purse.correct(tokens, cost)
+        day = self._day_of(round_.task)
+        if day is not None:
+            day.correct(tokens, cost)
+            self._ledger.charge(Charge(_today(), self._home(round_.task), 0, tokens, cost))
+
+    def _home(self, task: TaskDescriptor) -> int:
+        return home_lane(task.logical_id, self._budgets.lanes)
+
+    def _day_of(self, task: TaskDescriptor) -> Purse | None:
+        if not self._has_day:
+            return None
+        today, lane = _today(), self._home(task)
+        known = self._days.get(lane)
+        if known is None or known[0] != today:
+            known_today = known is None and today == self._started_on
+            before = Spent(*self._spent_before.get(lane, (0, 0, 0.0))) if known_today else NOTHING
+            known = self._days[lane] = today, Purse(self._budgets.of_day(lane), before)
+        return known[1]
+
+
+class _Refused(Exception):  # noqa: N818 - it never leaves this module
+    """A call was not asked."""
+
+
+def _today() -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime())
+
+
+def _name_of(call: Call) -> CallName:
+    return call.node, call.model, call.sample
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:500]
+
+
+def _may_have_cost(error: Exception) -> bool:
+    """Whether a model may have worked for a call that failed."""
+    if isinstance(error, TimeoutError):
+        return True
+    return isinstance(error, NodeError) and error.failure in ("timeout", "closed", "garbage")
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,271 @@
+"""The gate of one node: which calls may go in now, which wait, and which are told to go elsewhere.
+
+It belongs to the event loop that the calls run on.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+
+from connectors.nodes import NodeError
+from flows.health import AdaptiveLimit, Breaker, Meter
+from schemas.node import NodeCapabilities, NodeHealth, NodeState
+
+OVERFULL = 4
+"""Calls for each seat that may wait while others can serve."""
+DEGRADED_FROM = 0.2
+"""Error rate from which a node counts as degraded."""
+PROBE_LIMIT_S = 5.0
+"""A probe waits for so long, or five times what is usual for its node: its round waits with it."""
+
+
+class UnavailableError(NodeError):
+    """The node is not asked now, and somebody else can serve."""
+
+
+class _Blocked:
+    """A call that waits for its node to be asked again."""
+
+    __slots__ = ("future", "model", "since")
+
+    def __init__(self, model: str, since: float, future: asyncio.Future[None]) -> None:
+        self.model = model
+        self.since = since
+        self.future = future
+
+
+class NodeGate:
+    """Seats for the calls of a node, and what is known of how it does.
+
+    Args:
+        capabilities: of the node.
+        cell: who asks, for its states.
+        silence_s: not heard of for so long, it counts as unhealthy; only of a node that can be asked how it is.
+    """
+
+    def __init__(self, capabilities: NodeCapabilities, cell: str, silence_s: float) -> None:
+        self.capabilities = capabilities
+        self.limit = AdaptiveLimit(capabilities.max_concurrency, adaptive=capabilities.adaptive)
+        self.meter = Meter()
+        self.breakers = {model: Breaker() for model in capabilities.models}
+        self.running: set[asyncio.Task[None]] = set()
+        """Calls under way."""
+        self.active = 0
+        self.silent = False
+        """Not heard of for too long."""
+        self.loaded = capabilities.models
+        self.last_seen = 0.0
+        """By the wall clock."""
+        self._heard = time.monotonic()
+        self._cell = cell
+        self._silence_s = silence_s
+        self._quiet_until = 0.0
+        self._waiting: deque[asyncio.Future[bool]] = deque()
+        self._blocked: deque[_Blocked] = deque()
+
+    # -- going in --------------------------------------------------------------------------------------------------
+
+    def is_open(self, model: str) -> bool:
+        """Tell whether calls to a model go through, sooner or later."""
+        breaker = self.breakers.get(model)
+        return breaker is not None and breaker.is_closed and not self.silent
+
+    def enter_at_once(self, model: str) -> bool:
+        """Take a seat if one is free and nothing speaks against it."""
+        if self.active >= self.limit.value or self._quiet_until or self.silent or not self.breakers[model].is_closed:
+            return False
+        self.active += 1
+        return True
+
+    async def enter(self, model: str, others_can: Callable[[], bool]) -> bool:
+        """Wait for a seat.
+
+        Args:
+            model: which model is to be asked.
+            others_can: tells whether the round can be served without this call.
+
+        Returns:
+            Whether this call is the probe that finds out whether the model is back.
+
+        Raises:
+            UnavailableError: the node is not asked now, and others can serve.
+            NodeError: it was not available for as long as a call may take.
+        """
+        loop = asyncio.get_running_loop()
+        since = loop.time()
+        while True:
+            now = loop.time()
+            breaker = self.breakers[model]
+            if self.silent or not breaker.is_closed:
+                if not self.silent and breaker.may_probe(now):
+                    breaker.probing = True
+                    self.active += 1
+                    return True
+                if others_can():
+                    raise UnavailableError(self._why(model))
+                blocked = _Blocked(model, since, loop.create_future())
+                self._blocked.append(blocked)
+                await blocked.future
+            elif now < self._quiet_until:
+                if others_can():
+                    raise UnavailableError(f"it asked to be left alone for {self._quiet_until - now:.1f} s more")
+                await asyncio.sleep(self._quiet_until - now)
+            elif self.active < self.limit.value:
+                self._quiet_until = 0.0
+                self.active += 1
+                return False
+            elif await self._queue(others_can):
+                return False
+
+    async def _queue(self, others_can: Callable[[], bool]) -> bool:
+        """Wait in the queue; True with a seat, False to look anew."""
+        self.limit.reached()
+        if len(self._waiting) >= OVERFULL * self.limit.value and others_can():
+            raise UnavailableError(f"{len(self._waiting)} calls wait for it already")
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.result():
+                self.leave()
+            raise
+
+    def leave(self) -> None:
+        """Give a seat back, to whoever waits longest."""
+        if self.active <= self.limit.value:
+            while self._waiting:
+                future = self._waiting.popleft()
+                if not future.done():
+                    future.set_result(True)
+                    return
+        self.active -= 1
+
+    def _why(self, model: str) -> str:
+        if self.silent:
+            return f"the node was not heard of for {self._silence_s:g} s"
+        return f"{model} failed too often; it is asked again soon"
+
+    # -- what calls did --------------------------------------------------------------------------------------------
+
+    def answered(self, model: str, now: float, latency_s: float, tokens_out: int) -> None:
+        """A call was answered."""
+        self.heard()
+        self.meter.answered(now, latency_s, tokens_out)
+        self.limit.answered(latency_s)
+        breaker = self.breakers[model]
+        was_open = not breaker.is_closed
+        breaker.succeeded()
+        if was_open:
+            self._unblock()
+        self._let_in()
+
+    def failed(self, model: str, now: float, error: Exception) -> None:
+        """A call failed."""
+        failure = error.failure if isinstance(error, NodeError) else "failed"
+        timed_out = failure == "timeout" or isinstance(error, TimeoutError)
+        if failure not in ("refused", "timeout") and not timed_out:
+            self.heard()
+        self.meter.failed(timed_out=timed_out)
+        breaker = self.breakers[model]
+        if failure == "rate_limited":
+            self.limit.pushed_back()
+            breaker.probing = False
+            after = error.retry_after_s if isinstance(error, NodeError) else None
+            if after:
+                self._quiet_until = max(self._quiet_until, now + after)
+                self._look_anew()
+            return
+        breaker.failed(now)
+        if not breaker.is_closed:
+            self._look_anew()
+
+    def abandoned(self, model: str) -> None:
+        """A call was given up for reasons of its own; if it was a probe, another has to find out."""
+        self.breakers[model].probing = False
+
+    def heard(self) -> None:
+        """The node has given a sign of life."""
+        self._heard, self.last_seen = time.monotonic(), time.time()
+        if self.silent:
+            self.silent = False
+            self._unblock()
+
+    def _let_in(self) -> None:
+        """Fill the seats that a higher limit has made."""
+        while self._waiting and self.active < self.limit.value:
+            future = self._waiting.popleft()
+            if not future.done():
+                self.active += 1
+                future.set_result(True)
+
+    def _look_anew(self) -> None:
+        """Those that wait for a seat are to see that there is none to be had."""
+        waiting, self._waiting = self._waiting, deque()
+        for future in waiting:
+            if not future.done():
+                future.set_result(False)
+
+    def _unblock(self) -> None:
+        blocked, self._blocked = self._blocked, deque()
+        for one in blocked:
+            if not one.future.done():
+                one.future.set_result(None)
+
+    # -- now and then ----------------------------------------------------------------------------------------------
+
+    def look(self, now: float) -> None:
+        """Let a probe go where it is time, and end the waiting of calls that have waited long enough."""
+        for one in list(self._blocked):
+            if one.future.done():
+                self._blocked.remove(one)
+            elif not self.silent and self.breakers[one.model].may_probe(now):
+                self._blocked.remove(one)
+                one.future.set_result(None)
+                break
+            elif now - one.since > self.capabilities.timeout_s:
+                self._blocked.remove(one)
+                one.future.set_exception(NodeError(f"{self._why(one.model)}; nobody else can serve", "timeout"))
+
+    def check_silence(self) -> bool:
+        """Tell whether the node has just become silent: its calls under way are to go elsewhere."""
+        if self.silent or time.monotonic() - self._heard < self._silence_s:
+            return False
+        self.silent = True
+        self._look_anew()
+        return True
+
+    @property
+    def probe_limit_s(self) -> float:
+        """How long a probe may take."""
+        return min(self.capabilities.timeout_s, max(PROBE_LIMIT_S, 5 * self.meter.usual_latency_s))
+
+    def state(self, now: float) -> NodeState:
+        """Sum up how the node is."""
+        rates = self.meter.rates(now)
+        open_ = tuple(model for model, breaker in self.breakers.items() if not breaker.is_closed)
+        most = self.capabilities.max_concurrency
+        health = NodeHealth.HEALTHY
+        if self.silent or len(open_) == len(self.breakers):
+            health = NodeHealth.UNHEALTHY
+        elif open_ or rates.error_rate >= DEGRADED_FROM or self.limit.value * 2 < most:
+            health = NodeHealth.DEGRADED
+        return NodeState(
+            cell=self._cell,
+            node=self.capabilities.node,
+            health=health,
+            load=round(self.active / most, 3),
+            queue_depth=len(self._waiting) + len(self._blocked),
+            active_calls=self.active,
+            limit=self.limit.value,
+            error_rate=round(rates.error_rate, 3),
+            timeout_rate=round(rates.timeout_rate, 3),
+            latency_s=rates.latency_s,
+            tokens_per_s=rates.tokens_per_s,
+            calls=self.meter.calls,
+            last_seen=round(self.last_seen, 3),
+            loaded=self.loaded,
+            open=open_,
+            at=round(time.time(), 3),
+        )
