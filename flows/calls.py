@@ -126,6 +126,37 @@ class LaneCalls:
         return int(low)
 
 
+class _Asked:
+    """One call under way."""
+
+    __slots__ = ("call", "cut", "deadline", "gate", "limit_s", "place", "round", "task")
+
+    task: asyncio.Task[None]
+
+    def __init__(self, round_: "_Round", place: int, call: Call) -> None:
+        self.round = round_
+        self.place = place
+        self.call = call
+        self.gate: NodeGate | None = None
+        self.limit_s = self.deadline = math.inf
+        """Of the present try, by the loop's clock."""
+        self.cut: NodeError | TimeoutError | None = None
+        """Why the present try was ended."""
+
+    def cut_short(self, why: NodeError | TimeoutError) -> None:
+        """End the present try; once: a node that tidies up takes its time, and a second time would cut that short."""
+        if self.cut is None:
+            self.cut = why
+            self.task.cancel()
+
+    def over(self) -> None:
+        """The present try is over."""
+        self.deadline = math.inf
+        if self.cut is not None:
+            self.cut = None
+            self.task.uncancel()
+
+
 class _Round:
     """A round with calls under way."""
 
@@ -142,7 +173,6 @@ class _Round:
         "purse",
         "reserves",
         "routed",
-        "tasks",
     )
 
     def __init__(self, routed: Routed, lane: LaneCalls, key: bytes) -> None:
@@ -157,7 +187,6 @@ class _Round:
         self.purse: Purse | None = None
         """Where something is limited."""
         self.in_flight_before = 0
-        self.tasks: set[asyncio.Task[None]] = set()
         self.exceeded = ""
         self.cancelled = False
 
@@ -194,11 +223,9 @@ class CallRunner:
         self._lanes: set[LaneCalls] = set()
         """Those that have asked anything."""
         self._days: dict[int, tuple[str, Purse]] = {}
-        self._deadlines: dict[asyncio.Task[None], float] = {}
-        """Of every call under way: when its present try is over, by the loop's clock. One look at all of them now and
-        then; a timer each (`asyncio.timeout`) costs more than all the rest here, 4 of 10 microseconds a call."""
-        self._cut_short: dict[asyncio.Task[None], NodeError | TimeoutError] = {}
-        """Calls whose present try was ended, and why."""
+        self._under_way: set[_Asked] = set()
+        """One look at the deadlines of all of them now and then; a timer each (`asyncio.timeout`) costs more than all
+        the rest here, 4 of 10 microseconds a call."""
         self._looking = False
         self._ending = False
         self._beating: asyncio.Task[None] | None = None
@@ -222,6 +249,7 @@ class CallRunner:
             self._started_on = _today()
             self._spent_before = self._ledger.spent_on(self._started_on) if self._has_day else {}
             self._loop = asyncio.new_event_loop()
+            self._now, self._create_task = self._loop.time, self._loop.create_task
             self._thread = threading.Thread(target=self._run, args=(self._loop,), name="calls", daemon=True)
             self._thread.start()
 
@@ -285,7 +313,7 @@ class CallRunner:
 
     async def _shut_down(self) -> None:
         self._ending = True
-        tasks: list[asyncio.Task[Any]] = [*self._deadlines, *self._closing]
+        tasks: list[asyncio.Task[Any]] = [*(asked.task for asked in self._under_way), *self._closing]
         if self._beating is not None:
             tasks.append(self._beating)
         for task in tasks:
@@ -347,8 +375,9 @@ class CallRunner:
     def _move_calls(self, gate: NodeGate) -> None:
         """A node has become silent: its calls under way go to others."""
         log.warning("%s: not heard of for %g s", gate.capabilities.node, self._parts.silence_s)
-        for task in gate.running:
-            self._cut(task, NodeError(f"the node was not heard of for {self._parts.silence_s:g} s", "timeout"))
+        for asked in self._under_way:
+            if asked.gate is gate and asked.deadline < math.inf:
+                asked.cut_short(NodeError(f"the node was not heard of for {self._parts.silence_s:g} s", "timeout"))
 
     def _note_states(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -358,20 +387,14 @@ class CallRunner:
         """End the tries whose time is over, and let probes go."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        for task, deadline in self._deadlines.items():
-            if deadline < now:
-                self._cut(task, TimeoutError())
+        for asked in self._under_way:
+            if asked.deadline < now:
+                asked.cut_short(TimeoutError(f"no answer within {asked.limit_s:g} s"))
         for gate in self._gates.values():
             gate.look(now)
-        self._looking = bool(self._deadlines)
+        self._looking = bool(self._under_way)
         if self._looking:
             loop.call_later(LOOK_EVERY_S, self._look)
-
-    def _cut(self, task: asyncio.Task[None], why: NodeError | TimeoutError) -> None:
-        """End the present try of a call; once: a node that tidies up takes its time, and a second would cut that."""
-        if task not in self._cut_short:
-            self._cut_short[task] = why
-            task.cancel()
 
     # -- rounds ----------------------------------------------------------------------------------------------------
 
@@ -436,9 +459,9 @@ class CallRunner:
         if known is not None:
             self._take(round_, place, known)
             return
-        task = asyncio.get_running_loop().create_task(self._ask(round_, place, call))
-        self._deadlines[task] = math.inf
-        round_.tasks.add(task)
+        asked = _Asked(round_, place, call)
+        asked.task = self._create_task(self._ask(asked))
+        self._under_way.add(asked)
 
     def _take(self, round_: _Round, place: int, answer: Answer) -> None:
         """Take one answer, durable by now; with the last one the round is answered."""
@@ -476,9 +499,10 @@ class CallRunner:
             for round_ in list(lane.open):
                 if self._parts.is_cancelled(round_.task):
                     round_.cancelled = True
-                    for task in round_.tasks:
-                        task.cancel()
                     self._end(round_)
+        for asked in self._under_way:
+            if asked.round.cancelled:
+                asked.task.cancel()
 
     def _keep_from(self, lane: LaneCalls) -> None:
         if lane in self._lanes:
@@ -499,11 +523,11 @@ class CallRunner:
 
     # -- one call --------------------------------------------------------------------------------------------------
 
-    async def _ask(self, round_: _Round, place: int, call: Call) -> None:
+    async def _ask(self, asked: "_Asked") -> None:
         """One call with its tries; a failure in the end is an answer that says so."""
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - it runs in one
-        started = time.monotonic()
+        round_, call = asked.round, asked.call
+        now = self._now
+        started = now()
         tries, answer, text = 0, None, ""
         try:
             while answer is None:
@@ -511,8 +535,9 @@ class CallRunner:
                 if gate is None or call.model not in gate.breakers:
                     text = text or "NodeError: the node, or its model, is no longer in the nodes file"
                     break
+                asked.gate = gate
                 try:
-                    answer = await self._try(round_, place, call, gate, task)
+                    answer = await self._try(asked, gate)
                     tries += 1
                 except _Refused as refused:
                     text = text or str(refused)
@@ -529,19 +554,17 @@ class CallRunner:
                 raise
             return
         finally:
-            del self._deadlines[task]
-            self._cut_short.pop(task, None)
-            round_.tasks.discard(task)
+            self._under_way.remove(asked)
         if answer is None:
             answer = Answer(node=call.node, model=call.model, status="failed", error=text)
-        latency = round(time.monotonic() - started, 6)
+        latency = round(now() - started, 6)
         answer = msgspec.structs.replace(answer, tries=tries, latency_s=latency, sample=call.sample)
         if tries:
-            self._ledger.end(Ended(round_.key, answer), partial(self._take, round_, place, answer))
+            self._ledger.end(Ended(round_.key, answer), partial(self._take, round_, asked.place, answer))
         else:
-            self._take(round_, place, answer)
+            self._take(round_, asked.place, answer)
 
-    async def _try(self, round_: _Round, place: int, call: Call, gate: NodeGate, task: asyncio.Task[None]) -> Answer:
+    async def _try(self, asked: "_Asked", gate: NodeGate) -> Answer:
         """One try: a seat, its charge, the question.
 
         Raises:
@@ -549,66 +572,68 @@ class CallRunner:
             TimeoutError: it took too long.
             NodeError: the node gave up the call, or what it returned is no answer.
         """
-        model = call.model
-        probe = False
-        if not gate.enter_at_once(model):
-            try:
-                probe = await gate.enter(model, partial(self._others_can, round_, place))
-            except NodeError as error:
-                raise _Refused(_told(error)) from None
-        loop = asyncio.get_running_loop()
+        round_, call = asked.round, asked.call
+        model, purse = call.model, round_.purse
+        probe = False if gate.enter_at_once(model) else await self._enter(asked, gate)
         counted = False
         tokens, cost = 0, 0.0
         try:
-            if round_.purse is None:
+            if purse is None:
                 self._ledger.begin(Begun(round_.key, _name_of(call)))
             else:
-                tokens, cost = await self._charge(round_, round_.purse, call, gate)
+                tokens, cost = await self._charge(round_, purse, call, gate)
             limit_s = gate.probe_limit_s if probe else gate.capabilities.timeout_s
-            began = loop.time()
-            answer = await self._answer(call, gate, task, limit_s)
-            gate.answered(model, loop.time(), loop.time() - began, answer.tokens_out)
+            began = self._now()
+            asked.limit_s = limit_s
+            asked.deadline = began + limit_s
+            answer = _checked(await self._asked[call.node].ask(call))
+            ended = self._now()
+            gate.answered(model, ended, ended - began, answer.tokens_out)
             counted = True
-            self._correct(round_, answer.tokens_in + answer.tokens_out - tokens, answer.cost - cost)
+            if purse is not None:
+                self._correct(round_, answer.tokens_in + answer.tokens_out - tokens, answer.cost - cost, purse)
         except _Refused:
             raise
-        except Exception as error:
-            gate.failed(model, loop.time(), error)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - `_ask` goes on whatever it was
+            failure = self._failure(asked, error)
+            gate.failed(model, self._now(), failure)
             counted = True
-            if not _may_have_cost(error):
-                self._correct(round_, -tokens, -cost)
+            if purse is not None and not _may_have_cost(failure):
+                self._correct(round_, -tokens, -cost, purse)
             if not gate.is_open(model):
                 self._note_states()
-            raise
+            raise failure from None
         finally:
+            asked.over()
             if probe and not counted:
                 gate.abandoned(model)
             gate.leave()
         return answer
 
-    async def _answer(self, call: Call, gate: NodeGate, task: asyncio.Task[None], limit_s: float) -> Answer:
-        """Ask the node, for as long as it may take."""
-        self._deadlines[task] = asyncio.get_running_loop().time() + limit_s
-        gate.running.add(task)
+    async def _enter(self, asked: "_Asked", gate: NodeGate) -> bool:
+        """Wait for a seat; tell whether the call is a probe.
+
+        Raises:
+            _Refused: there is none to be had.
+        """
         try:
-            answer: object = await self._asked[call.node].ask(call)
-        except asyncio.CancelledError:
-            why = self._cut_short.get(task)
-            if why is None:
-                if self._ending or task.cancelling():
-                    raise
-                raise NodeError("the node cancelled the call") from None
-            if isinstance(why, TimeoutError):
-                raise TimeoutError(f"no answer within {limit_s:g} s") from None
-            raise why from None
-        finally:
-            self._deadlines[task] = math.inf
-            gate.running.discard(task)
-            if self._cut_short.pop(task, None) is not None:
-                task.uncancel()
-        if not isinstance(answer, Answer):
-            raise NodeError(f"the node returned {type(answer).__name__}, which is no Answer", "garbage")
-        return answer
+            return await gate.enter(asked.call.model, partial(self._others_can, asked.round, asked.place))
+        except NodeError as error:
+            raise _Refused(_told(error)) from None
+
+    def _failure(self, asked: "_Asked", error: BaseException) -> Exception:
+        """Say why a try failed; what ends the call altogether goes on its way.
+
+        Raises:
+            CancelledError: the call is abandoned.
+        """
+        if isinstance(error, Exception):
+            return error
+        if asked.cut is not None:
+            return asked.cut
+        if self._ending or asked.task.cancelling():
+            raise error
+        return NodeError("the node cancelled the call")
 
     # -- money -----------------------------------------------------------------------------------------------------
 
@@ -636,10 +661,8 @@ class CallRunner:
         await durable
         return tokens, cost
 
-    def _correct(self, round_: _Round, tokens: int, cost: float) -> None:
-        if round_.purse is None:
-            return
-        round_.purse.correct(tokens, cost)
+    def _correct(self, round_: _Round, tokens: int, cost: float, purse: Purse) -> None:
+        purse.correct(tokens, cost)
         day = self._day_of(round_.task)
         if day is not None:
             day.correct(tokens, cost)
@@ -670,6 +693,12 @@ def _today() -> str:
 
 def _name_of(call: Call) -> CallName:
     return call.node, call.model, call.sample
+
+
+def _checked(answer: object) -> Answer:
+    if not isinstance(answer, Answer):
+        raise NodeError(f"the node returned {type(answer).__name__}, which is no Answer", "garbage")
+    return answer
 
 
 def _told(error: Exception) -> str:

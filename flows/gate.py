@@ -1,6 +1,7 @@
 """The gate of one node: which calls may go in now, which wait, and which are told to go elsewhere.
 
-It belongs to the event loop that the calls run on.
+It belongs to the event loop that the calls run on, and tells the time by that loop's clock, which is
+`time.monotonic`.
 """
 
 import asyncio
@@ -49,15 +50,12 @@ class NodeGate:
         self.limit = AdaptiveLimit(capabilities.max_concurrency, adaptive=capabilities.adaptive)
         self.meter = Meter()
         self.breakers = {model: Breaker() for model in capabilities.models}
-        self.running: set[asyncio.Task[None]] = set()
-        """Calls under way."""
         self.active = 0
         self.silent = False
         """Not heard of for too long."""
         self.loaded = capabilities.models
-        self.last_seen = 0.0
-        """By the wall clock."""
         self._heard = time.monotonic()
+        self._ever_heard = False
         self._cell = cell
         self._silence_s = silence_s
         self._quiet_until = 0.0
@@ -151,15 +149,19 @@ class NodeGate:
 
     def answered(self, model: str, now: float, latency_s: float, tokens_out: int) -> None:
         """A call was answered."""
-        self.heard()
+        self._heard = now
+        self._ever_heard = True
+        if self.silent:
+            self._back()
         self.meter.answered(now, latency_s, tokens_out)
         self.limit.answered(latency_s)
         breaker = self.breakers[model]
-        was_open = not breaker.is_closed
+        was_closed = breaker.is_closed
         breaker.succeeded()
-        if was_open:
+        if not was_closed:
             self._unblock()
-        self._let_in()
+        if self._waiting:
+            self._let_in()
 
     def failed(self, model: str, now: float, error: Exception) -> None:
         """A call failed."""
@@ -187,10 +189,14 @@ class NodeGate:
 
     def heard(self) -> None:
         """The node has given a sign of life."""
-        self._heard, self.last_seen = time.monotonic(), time.time()
+        self._heard = time.monotonic()
+        self._ever_heard = True
         if self.silent:
-            self.silent = False
-            self._unblock()
+            self._back()
+
+    def _back(self) -> None:
+        self.silent = False
+        self._unblock()
 
     def _let_in(self) -> None:
         """Fill the seats that a higher limit has made."""
@@ -264,7 +270,7 @@ class NodeGate:
             latency_s=rates.latency_s,
             tokens_per_s=rates.tokens_per_s,
             calls=self.meter.calls,
-            last_seen=round(self.last_seen, 3),
+            last_seen=round(time.time() - (time.monotonic() - self._heard), 3) if self._ever_heard else 0.0,
             loaded=self.loaded,
             open=open_,
             at=round(time.time(), 3),
