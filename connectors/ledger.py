@@ -168,9 +168,7 @@ class CallLedger:
             self._db.executescript(_SCHEMA)
             self._past = self._read()
         except sqlite3.DatabaseError as error:
-            raise RefusedError(
-                f"{path}: {error}; if it is spoilt, delete it: finished calls are then paid again"
-            ) from None
+            raise RefusedError(f"{path}: {error}; {_DELETE_IT}") from None
         self._begun: list[Begun] = []
         self._ended: list[Ended] = []
         self._charges: list[Charge] = []

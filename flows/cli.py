@@ -149,6 +149,7 @@ def make_parser() -> argparse.ArgumentParser:
     _run_command(commands)
     _broker(commands)
     _submit(commands)
+    _cancel(commands)
     _status(commands)
     _sql(commands)
     _schema(commands)
@@ -233,6 +234,20 @@ def _submit(commands: Any) -> None:
     submit.add_argument("--json", action="store_true", help="print the summary as JSON")
     _logging_flags(submit)
     _settings_flags(submit, (*_KAFKA, "lanes", "replication", "max_task_bytes"))
+
+
+def _cancel(commands: Any) -> None:
+    cancel = commands.add_parser(
+        "cancel",
+        help="end a task with all its rounds and branches",
+        description="End a task, and all that comes of it, waiting or under way: calls that run are abandoned, and "
+        "each gets the decision `cancelled`. It holds over restarts, and for a task that is sent later. What has "
+        "converged already stays as it is.",
+    )
+    cancel.add_argument("topic", metavar="TOPIC", help="the topic of the task")
+    cancel.add_argument("logical_id", metavar="LOGICAL_ID", help="its logical id; that of a branch ends the branch")
+    _logging_flags(cancel)
+    _settings_flags(cancel, (*_KAFKA, "lanes", "replication"))
 
 
 def _status(commands: Any) -> None:

@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -9,6 +11,7 @@ from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
+from connectors.heartbeats import latest_states
 from connectors.kafka import client_config
 from flows.cell import brokers_of
 from flows.cli import OK, settings_of, show
@@ -26,6 +29,7 @@ from flows.commands.figures import (
 from flows.commands.run import running_pid
 from flows.settings import Settings
 from schemas.errors import AureonError, RefusedError
+from schemas.node import NodeState
 
 PREFLIGHT_S = 3.0
 """A broker that takes longer is reported as away: whoever asks for the status wants it now."""
@@ -46,6 +50,8 @@ class Status(Struct, frozen=True, kw_only=True):
     lake_error: str | None = None
     lake_bytes: int = 0
     lake_files: int = 0
+    nodes: list[NodeState] = []
+    """How the nodes are, as each cell said in the last seconds."""
     total: TopicFigures = TopicFigures()
     topics: dict[str, TopicFigures] = {}
 
@@ -84,6 +90,8 @@ def gather(settings: Settings) -> Status:
         reach(config, PREFLIGHT_S)
         kafka = KafkaLook(config, settings.group).figures()
         found["kafka"], found["waiting"] = kafka, kafka.waiting if kafka else None
+        if kafka is not None:
+            found["nodes"] = latest_states(config, time.time() - settings.node_silence_s)
     except AureonError as error:
         found["broker_error"] = str(error)
     try:
@@ -106,6 +114,9 @@ def _print(status: Status) -> None:
     if status.kafka is not None:
         console.print()
         console.print(_inputs_table(status.kafka))
+    if status.nodes:
+        console.print()
+        console.print(_nodes_table(status.nodes))
     if status.topics:
         console.print()
         console.print(_topics_table(status))
@@ -129,6 +140,7 @@ def _lines(status: Status) -> list[tuple[str, str]]:
     if status.waiting is not None:
         done = status.total
         ended = f"{done.converged:,} converged ({done.forced:,} forced), {done.dead:,} dead"
+        ended += f", {done.cancelled:,} cancelled" if done.cancelled else ""
         waiting = f"{status.waiting:,} messages waiting or under way"
         lines.append(("tasks", f"{waiting}, {ended}, {done.open:,} begun and not ended"))
     return lines
@@ -143,11 +155,30 @@ def _inputs_table(kafka: KafkaFigures) -> Table:
 
 
 def _topics_table(status: Status) -> Table:
-    table = _table("topic", "converged", "forced", "dead", "open", "branches", "rounds", "calls")
+    table = _table("topic", "converged", "forced", "dead", "cancelled", "open", "branches", "rounds", "calls")
     rows = list(status.topics.items())
     for name, f in [*rows, ("total", status.total)] if len(rows) > 1 else rows:
-        counts = (f.converged, f.forced, f.dead, f.open, f.branches, f.rounds, f.calls)
+        counts = (f.converged, f.forced, f.dead, f.cancelled, f.open, f.branches, f.rounds, f.calls)
         table.add_row(name or "(no task)", *(f"{n:,}" for n in counts), end_section=name == rows[-1][0])
+    return table
+
+
+def _nodes_table(states: Sequence[NodeState]) -> Table:
+    table = _table("node", "health", "active", "waiting", "errors", "time-outs", "latency", "tokens/s", "calls", "seen")
+    several = len({s.cell for s in states}) > 1
+    for s in states:
+        table.add_row(
+            f"{s.node} ({s.cell})" if several else s.node,
+            s.health.value + (f": {', '.join(s.open)} not asked" if s.open else ""),
+            f"{s.active_calls} of {s.limit}",
+            f"{s.queue_depth:,}",
+            f"{100 * s.error_rate:.0f} %",
+            f"{100 * s.timeout_rate:.0f} %",
+            f"{1000 * s.latency_s:,.0f} ms",
+            f"{s.tokens_per_s:,.0f}",
+            f"{s.calls:,}",
+            f"{max(0.0, s.at - s.last_seen):.0f} s ago" if s.last_seen else "never",
+        )
     return table
 
 

@@ -1,0 +1,31 @@
+"""`aureon cancel`: end a task with all its rounds and branches, waiting, under way, or not yet sent."""
+
+import argparse
+import time
+
+from connectors.cancels import Cancel, send_cancel
+from connectors.kafka import client_config
+from connectors.topics import ensure_topics
+from flows.cell import brokers_of, lanes_asked
+from flows.cli import OK, settings_of, show
+from flows.commands.figures import reach
+from schemas.errors import RefusedError
+from schemas.ids import RESERVED_ENDING
+
+PREFLIGHT_S = 5.0
+
+
+def main(options: argparse.Namespace) -> int:
+    """Write the order, confirmed by the broker."""
+    settings = settings_of(options)
+    topic, logical_id = options.topic, options.logical_id
+    if not topic or not logical_id:
+        raise RefusedError("expected a topic and a logical id, and one of them is empty")
+    if logical_id.rpartition(":r")[2].isdigit() and RESERVED_ENDING.search(logical_id):
+        raise RefusedError(f"{logical_id!r} is a task id: leave out its round, {logical_id.rpartition(':r')[0]!r}")
+    config = client_config(brokers_of(settings), settings.kafka_properties)
+    reach(config, PREFLIGHT_S)
+    ensure_topics(config, lanes_asked(settings), settings.replication)
+    send_cancel(config, Cancel(topic, logical_id, round(time.time(), 3)))
+    show(f"cancelled: {topic} {logical_id}, with all that comes of it; what has converged already stays")
+    return OK
