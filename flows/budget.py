@@ -20,6 +20,8 @@ UNLIMITED = Allowance()
 BYTES_A_TOKEN = 3
 TOKENS_OF_A_CHAT = 16
 """What the roles and separators of a chat add to its text."""
+ROUNDING = 1 + 1e-9
+"""Sums of money are floats: a budget of 0.15 is enough for three times 0.05."""
 
 
 class Budgets(Struct, frozen=True, gc=False, kw_only=True):
@@ -140,7 +142,7 @@ class Purse:
             return f"{allowance.calls:,} calls"
         if allowance.tokens is not None and self.tokens + tokens > allowance.tokens:
             return f"{allowance.tokens:,} tokens"
-        if allowance.cost is not None and self.cost + cost > allowance.cost:
+        if allowance.cost is not None and self.cost + cost > allowance.cost * ROUNDING:
             return f"{allowance.cost:g} of money"
         return ""
 

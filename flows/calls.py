@@ -558,7 +558,9 @@ class CallRunner:
         if answer is None:
             answer = Answer(node=call.node, model=call.model, status="failed", error=text)
         latency = round(now() - started, 6)
-        answer = msgspec.structs.replace(answer, tries=tries, latency_s=latency, sample=call.sample)
+        answer = msgspec.structs.replace(
+            answer, node=call.node, model=call.model, sample=call.sample, tries=tries, latency_s=latency
+        )
         if tries:
             self._ledger.end(Ended(round_.key, answer), partial(self._take, round_, asked.place, answer))
         else:
