@@ -139,7 +139,7 @@ class Purse:
         """Say what one more call would exceed; empty where it fits."""
         allowance = self.allowance
         if allowance.calls is not None and self.calls + 1 > allowance.calls:
-            return f"{allowance.calls:,} calls"
+            return f"{allowance.calls:,} call{'' if allowance.calls == 1 else 's'}"
         if allowance.tokens is not None and self.tokens + tokens > allowance.tokens:
             return f"{allowance.tokens:,} tokens"
         if allowance.cost is not None and self.cost + cost > allowance.cost * ROUNDING:

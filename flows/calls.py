@@ -271,6 +271,10 @@ class CallRunner:
         assert self._loop is not None  # noqa: S101 - start() has set it
         self._loop.call_soon_threadsafe(self._open_all, lane, rounds)
 
+    def told_twice(self) -> tuple[int, int]:
+        """Tell how many calls of earlier lives were taken from the ledger, and how many in flight were asked again."""
+        return (0, 0) if self._loop is None else (self._ledger.reused, self._ledger.repeated)
+
     def check(self) -> None:
         """Raise what keeps answers from coming.
 

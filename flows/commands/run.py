@@ -55,6 +55,12 @@ def main(options: argparse.Namespace) -> int:
         say(start_line(cell))
         watch = Watch(cell, Heartbeat(cell, lines=lines, until_idle_s=options.until_idle))
         run_cell(cell, interrupts, watch)
+        reused, repeated = cell.runner().told_twice()
+        if reused or repeated:
+            say(
+                f"of the life before, {reused:,} finished calls were taken from the ledger, and {repeated:,} that were "
+                "in flight were asked again"
+            )
     say("stopped; start it again and it goes on where it stood")
     return OK
 

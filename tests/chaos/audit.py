@@ -128,7 +128,7 @@ def _check_decisions(result: Audit, follower: LogFollower, effective: Mapping[Na
             if (lane, log_offset, index) not in arrived:
                 result.lost += 1
                 result.examples.append(f"follow-up {lane}@{log_offset}.{index} of {decision.task_id} never arrived")
-        if decision.kind in {DecisionKind.CONVERGED, DecisionKind.DEAD}:
+        if decision.kind in {DecisionKind.CONVERGED, DecisionKind.DEAD, DecisionKind.CANCELLED}:
             ended.add((decision.topic, decision.logical_id))
         result.dead += decision.kind is DecisionKind.DEAD
         result.poison += decision.reason == "poison"

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import random
+import time
 from pathlib import Path
 
 from connectors.nodes import Node
@@ -58,6 +59,43 @@ class ScriptedNode:
         """Let go of the notes."""
         if self._calls is not None:
             os.close(self._calls)
+
+
+class NotingNode:
+    """Agrees with all others, and asks for branches; notes when each call begins, and that it has ended."""
+
+    def __init__(self, name: str, delay_s: tuple[float, float], branches: int, branching: str = "") -> None:
+        self.capabilities = NodeCapabilities(node=name, models=(name,), max_concurrency=200)
+        self._delay_s = delay_s
+        self._branches = [{"topic": "follow-up", "payload": {"prompt": f"{i}"}} for i in range(branches)]
+        self._branching = branching
+        self._calls = os.open(os.environ[CALLS], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+    async def ask(self, call: Call) -> Answer:
+        """Answer after a while."""
+        name = f"{call.topic}/{call.logical_id}/{call.round_index}/{call.attempt}/{call.node}"
+        self._note("begins", name)
+        await asyncio.sleep(random.uniform(*self._delay_s) if call.topic != self._branching else 0.0)
+        self._note("ends", name)
+        meta = {"branches": self._branches} if self._branching in ("", call.topic) else None
+        return Answer(node=call.node, model=call.model, text=ANSWER, meta=meta)
+
+    def _note(self, what: str, name: str) -> None:
+        os.write(self._calls, f"{time.time():.3f} {what} {name}\n".encode())
+
+    async def close(self) -> None:
+        """Let go of the notes."""
+        os.close(self._calls)
+
+
+def endless_nodes() -> list[Node]:
+    """Two nodes of whose every answer two branches come."""
+    return [NotingNode(name, (0.3, 0.8), 2) for name in ("one", "two")]
+
+
+def tree_nodes() -> list[Node]:
+    """Two nodes that plant a thousand branches at a root of topic `math`, each of which takes them a while."""
+    return [NotingNode(name, (1.0, 3.0), 1000, "math") for name in ("one", "two")]
 
 
 def quick_nodes() -> list[Node]:

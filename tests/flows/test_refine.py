@@ -27,7 +27,7 @@ from tests.flows.refine_parts import ANSWER, BRANCHING, CALLS, DISK_IS_FULL, POI
 
 LANES = 2
 PARTS = "tests.flows.refine_parts"
-ENDED = (DecisionKind.CONVERGED, DecisionKind.DEAD)
+ENDED = (DecisionKind.CONVERGED, DecisionKind.DEAD, DecisionKind.CANCELLED)
 Task = dict[str, Any]
 Id = tuple[str, str]
 """(topic, logical id)."""
