@@ -151,6 +151,7 @@ def make_parser() -> argparse.ArgumentParser:
     _submit(commands)
     _cancel(commands)
     _status(commands)
+    _nodes(commands)
     _sql(commands)
     _schema(commands)
     return parser
@@ -268,6 +269,19 @@ def _status(commands: Any) -> None:
     )
     _logging_flags(status)
     _settings_flags(status, (*_KAFKA, "state", "lake", "group"))
+
+
+def _nodes(commands: Any) -> None:
+    nodes = commands.add_parser(
+        "nodes",
+        help="ask the nodes how they are",
+        description="Ask each node which models it has, without a call to a model, and show which of them answer and "
+        "how fast. The exit code is 1 when one does not answer, or lacks a model that it is configured with.",
+    )
+    nodes.add_argument("action", choices=("check",), help="check: ask each node, all at once, for 5 s at most")
+    nodes.add_argument("--json", action="store_true", help="print a JSON array with one object a node")
+    _logging_flags(nodes)
+    _settings_flags(nodes, ("nodes",))
 
 
 def _sql(commands: Any) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
+from connectors.nodes.nodes_file import NodesFile
 from flows.cli import OK, show
 from schemas.decision import DeadLetter, Decision, RoundResult
 from schemas.errors import RefusedError
@@ -33,6 +34,7 @@ SCHEMAS: dict[str, tuple[Any, str]] = {
     "node_capabilities": (NodeCapabilities, "what a node declares"),
     "node_state": (NodeState, "how a node is at a time"),
     "node_health": (NodeHealth, "how a node is doing, in a word"),
+    "nodes": (NodesFile, "the file nodes.toml, with its nodes and prompts"),
     "task_status": (TaskStatus, "where a logical task stands, in a word"),
     "round_id": (RQMLRoundId, "one refinement pass over one logical id"),
     "record": (Record, "a row of the lake's table `records`, and of the view `one`"),
