@@ -21,7 +21,7 @@ from connectors.heartbeats import HeartbeatWriter
 from connectors.kafka import CheckedProducer, CutBackup, client_config, preflight
 from connectors.lane_reader import LaneReader, Watermarks
 from connectors.ledger import CallLedger
-from connectors.nodes import Node
+from connectors.nodes.registry import NodeRegistry
 from connectors.owner_index import OwnerIndex
 from connectors.topics import (
     DIRECTIVES,
@@ -36,9 +36,10 @@ from connectors.topics import (
     establish_cluster,
 )
 from flows.budget import Budgets
-from flows.calls import CallRunner, FixedNodes, RetryPolicy, RunnerParts
+from flows.calls import CallRunner, RetryPolicy, RunnerParts
 from flows.lane import Cut, Owner, Sealer, decode_cut, encode_cut, id_key
 from flows.policies import ConvergencePolicy
+from flows.prompts import Prompts
 from flows.settings import Settings, import_object
 from flows.steps.intake import LaneParts, Reading, Stopping
 from flows.steps.plan import MAX_DECISION_BYTES, Limits, Planner
@@ -46,7 +47,8 @@ from flows.steps.route import Router
 from flows.steps.validate import Verifier, built_in_verifiers
 from one_lake.sink import LakeWriter
 from schemas.errors import RefusedError
-from schemas.task import TaskDescriptor
+from schemas.node import NodeCapabilities
+from schemas.task import PayloadView, PromptMessage, TaskDescriptor
 
 log = logging.getLogger(__name__)
 
@@ -97,9 +99,9 @@ class Cell:
         )
 
     @cached_property
-    def nodes(self) -> Sequence[Node]:
+    def nodes(self) -> NodeRegistry[Prompts]:
         """The nodes that the settings name."""
-        return list(import_object(self.settings.nodes, "nodes")())
+        return NodeRegistry(self.settings.nodes, import_object, Prompts)
 
     @cached_property
     def verifiers(self) -> Mapping[str, Verifier]:
@@ -116,7 +118,7 @@ class Cell:
                 settings, connected = self.settings, self.connect()
                 self._runner = CallRunner(
                     RunnerParts(
-                        nodes=lambda: FixedNodes(self.nodes),
+                        nodes=lambda: self.nodes,
                         retry=RetryPolicy(settings.call_tries, settings.call_backoff_s),
                         ledger=lambda: CallLedger(
                             settings.state_dir / "calls.sqlite", settings.ledger_bytes, settings.ledger_age_s
@@ -137,9 +139,19 @@ class Cell:
         task, root, day = (settings.budget(f"{name}_budget") for name in ("task", "root", "day"))
         return Budgets(task=task, root=root, day=day, lanes=self.connect().topics.lanes)
 
+    def present_nodes(self) -> tuple[int, Sequence[NodeCapabilities]]:
+        """What the nodes that there are now can do, with a number that rises when they change."""
+        present = self.nodes.present
+        return present.version, [node.capabilities for node in present.nodes.values()]
+
+    def _messages(
+        self, topic: str, view: PayloadView, previous_answer: str | None, critique: str
+    ) -> tuple[PromptMessage, ...]:
+        return self.nodes.prompts.messages(topic, view, previous_answer, critique)
+
     def router(self) -> Router:
         """Knows the nodes."""
-        return Router([n.capabilities for n in self.nodes], self.verifiers)
+        return Router(self.present_nodes, self.verifiers, render=self._messages)
 
     def planner(self) -> Planner:
         """Knows the policy and the limits."""

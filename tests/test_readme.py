@@ -17,6 +17,8 @@ import one_lake
 from flows.commands.schema import schema_of
 from one_lake.sink import LakeWriter
 from schemas.task import read_task
+from connectors.nodes.nodes_file import parse_nodes
+from flows.prompts import Prompts
 from tests.aureon_command import AUREON, ROOT, aureon, environment, until
 from tests.brokers import Broker
 
@@ -54,48 +56,17 @@ def test_the_queries_run(tmp_path: Path) -> None:
             lake.execute(statement).fetchall()
 
 
-class _Endpoint(BaseHTTPRequestHandler):
-    """Answers every chat with 42; the first question of each model fails."""
-
-    asked: ClassVar[set[str]] = set()
-
-    def do_POST(self) -> None:
-        question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        known = question["model"] in self.asked
-        self.asked.add(question["model"])
-        body = json.dumps({"choices": [{"message": {"role": "assistant", "content": "42"}}]}).encode()
-        self.send_response(200 if known else 503)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *_: object) -> None:  # noqa: A002 - its name in the library
-        """Say nothing."""
-
-
-@pytest.fixture
-def endpoint() -> Iterator[str]:
-    """A server of chat completions."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Endpoint)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def test_own_nodes_and_the_reader_of_results(own_broker: Broker, tmp_path: Path, endpoint: str) -> None:
+def test_own_nodes_and_the_reader_of_results(own_broker: Broker, tmp_path: Path) -> None:
     """The nodes of README answer a task, and the reader of README is told once, whoever says it again."""
-    (tmp_path / "my_nodes.py").write_text(block("python", "class Chat"))
+    node = block("python", "class Shell").replace('Shell("bc", "-l")', 'Shell("sh", "-c", "cat > /dev/null; echo 42")')
+    (tmp_path / "my_nodes.py").write_text(node)
     task = json.dumps({"topic": "anything", "logical_id": "deep", "payload": {"prompt": "?", "answer_kind": "number"}})
     brokers = own_broker.brokers
     assert aureon("submit", "-", cwd=tmp_path, stdin=task, AUREON_BROKERS=brokers).returncode == 0
     command = ("run", "--until-idle", "1", "--nodes", "my_nodes:nodes")
-    done = aureon(*command, cwd=tmp_path, AUREON_BROKERS=brokers, CHAT_URL=endpoint)
+    done = aureon(*command, cwd=tmp_path, AUREON_BROKERS=brokers)
     assert done.returncode == 0, done.stderr
-    assert "1 nodes: chat" in done.stderr
+    assert "1 nodes: shell" in done.stderr
 
     reader = block("python", "subscribe").replace("127.0.0.1:9092", brokers)
     with (tmp_path / "read.txt").open("wb") as read:
@@ -107,3 +78,10 @@ def test_own_nodes_and_the_reader_of_results(own_broker: Broker, tmp_path: Path,
     finally:
         process.terminate()
         process.wait()
+
+
+def test_the_nodes_file_is_one() -> None:
+    """Each of its fields is known, and its prompts name what there is."""
+    found = parse_nodes(block("toml", "[[node]]").encode())
+    assert [entry.id for entry in found.node] == ["local", "paid", "exact"]
+    Prompts(found.prompts)

@@ -69,7 +69,7 @@ def start_line(cell: Cell) -> str:
     """Name what a cell is connected to."""
     settings, connected = cell.settings, cell.connect()
     embedded = "" if settings.brokers else " (embedded)"
-    nodes = [node.capabilities for node in cell.nodes]
+    _, nodes = cell.present_nodes()
     return (
         f"aureon: broker {connected.config['bootstrap.servers']}{embedded}, {connected.topics.lanes} lanes; "
         f"lake {settings.lake_dir}; {len(nodes)} nodes: {', '.join(n.node for n in nodes)}. Ctrl-C stops it."

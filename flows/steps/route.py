@@ -3,14 +3,16 @@
 Every model that serves the topic is asked once.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from msgspec import Struct
 
 from flows.lane import Message
 from flows.steps.intake import Work
 from schemas.node import Call, NodeCapabilities
-from schemas.task import Allowance, TaskDescriptor
+from schemas.task import Allowance, PayloadView, PromptMessage, TaskDescriptor
+
+Render = Callable[[str, PayloadView, str | None, str], tuple[PromptMessage, ...]]
 
 BUDGET_SPENT = "budget_spent"
 """The reason of a task that ended because nothing was left to spend."""
@@ -37,13 +39,21 @@ class Router:
     """Chooses the calls of a round.
 
     Args:
-        nodes: what there is to ask.
+        nodes: what there is to ask now, with a number that rises when it changes.
         verifiers: the names of the registered checks.
+        render: makes the chat of topic, payload, previous answer and critique; without it models are given the prompt.
     """
 
-    def __init__(self, nodes: Sequence[NodeCapabilities], verifiers: Collection[str]) -> None:
-        self._nodes = tuple(nodes)
+    def __init__(
+        self,
+        nodes: Callable[[], tuple[int, Sequence[NodeCapabilities]]],
+        verifiers: Collection[str],
+        render: Render | None = None,
+    ) -> None:
+        self._get_nodes = nodes
+        self._version, self._nodes = nodes()
         self._verifiers = frozenset(verifiers)
+        self._render = render
         self._by_topic: dict[str, tuple[tuple[str, str], ...]] = {}
 
     def route(self, message: Message, handed_at: float) -> Routed:
@@ -57,13 +67,20 @@ class Router:
             known = ", ".join(sorted(self._verifiers))
             detail = f"{view.verifier!r} is none of {known}; name it in AUREON_VERIFIERS"
             return Routed(message, handed_at, (), refusal=("unknown_verifier", detail))
+        version, nodes = self._get_nodes()
+        if version != self._version:
+            self._version, self._nodes = version, nodes
+            self._by_topic.clear()
         serving = self._serving(task.topic)
         if not serving:
             known = ", ".join(sorted({t for n in self._nodes for t in n.topics}))
             detail = f"no node serves the topic {task.topic!r}; there are nodes for: {known}"
             return Routed(message, handed_at, (), refusal=("no_node", detail))
         prompt, kind = view.text, view.answer_kind.value
-        calls = tuple([_call(task, node, model, prompt, kind) for node, model in serving])
+        origin = task.origin
+        answer, critique = (origin.answer, origin.critique) if origin is not None else (None, "")
+        chat = self._render(task.topic, view, answer, critique) if self._render is not None else ()
+        calls = tuple([_call(task, node, model, prompt, kind, chat) for node, model in serving])
         return Routed(message, handed_at, calls)
 
     def _serving(self, topic: str) -> tuple[tuple[str, str], ...]:
@@ -75,7 +92,9 @@ class Router:
         return found
 
 
-def _call(task: TaskDescriptor, node: str, model: str, prompt: str, answer_kind: str) -> Call:
+def _call(
+    task: TaskDescriptor, node: str, model: str, prompt: str, answer_kind: str, messages: tuple[PromptMessage, ...]
+) -> Call:
     return Call(
         topic=task.topic,
         logical_id=task.logical_id,
@@ -87,5 +106,6 @@ def _call(task: TaskDescriptor, node: str, model: str, prompt: str, answer_kind:
         sample=0,
         prompt=prompt,
         answer_kind=answer_kind,
+        messages=messages,
         previous_answer=task.origin.answer if task.origin is not None else None,
     )

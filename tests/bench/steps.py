@@ -44,7 +44,7 @@ def measure(count: int, models: int) -> dict[str, float]:
     lane = Lane(0, INPUTS, _Memory(), span=1 << 20, in_flight=1 << 20)
     lane.begin_reading()
     nodes = [NodeCapabilities(node=f"n{i}", models=(f"n{i}",)) for i in range(models)]
-    router, verifiers = Router(nodes, ()), built_in_verifiers()
+    router, verifiers = Router(lambda: (1, nodes), ()), built_in_verifiers()
     planner = Planner(SimpleThresholdPolicy(settings), Limits(1, 3, 3, 16))
     spent: dict[str, float] = {}
     rounds = 0

@@ -298,7 +298,7 @@ def test_a_server_that_dies_and_comes_back_is_found_again(server: OpenAIServer) 
     server.faults.append(HANG)
 
     async def work(node: OpenAINode) -> list[str]:
-        sorts = []
+        sorts: list[str] = []
         under_way = asyncio.create_task(node.ask(call()))
         await asyncio.sleep(0.2)
         for before in (server.kill, lambda: None, server.start):

@@ -187,7 +187,8 @@ def test_many_threads_read_while_one_changes_it(path: Path) -> None:
 
 def test_a_server_can_be_added_and_taken_out_under_load(path: Path) -> None:
     """The calls of one that stays go on; what is under way at one that goes fails when it is closed, and can be tried
-    elsewhere."""
+    elsewhere.
+    """
 
     async def run(first: OpenAIServer, second: OpenAIServer) -> None:
         rewrite(path, entry("a", first.url) + entry("b", second.url))

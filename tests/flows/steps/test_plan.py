@@ -38,7 +38,7 @@ def message(lanes: int = 1, lane: int = 0, kafka_topic: str = TASKS, **fields: A
 
 def decide(asked: Message, *answers: Answer, limits: Limits | None = None, lane: int = 0) -> Decision:
     """Take a message through the steps, with these answers."""
-    router = Router(NODES, built_in_verifiers())
+    router = Router(lambda: (1, NODES), built_in_verifiers())
     planner = Planner(SimpleThresholdPolicy(Settings()), limits or Limits(1, 3, 3, 16))
     routed = router.route(asked, 100.0)
     answered = Answered(routed, answers, Spent(sum(a.tries for a in answers)))
