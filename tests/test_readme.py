@@ -3,22 +3,17 @@
 import json
 import re
 import subprocess
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
 
 import duckdb
 import jsonschema  # type: ignore[import-untyped] # it comes with Great Expectations, without types
-import pytest
 
 import one_lake
+from connectors.nodes.nodes_file import parse_nodes
 from flows.commands.schema import schema_of
+from flows.prompts import Prompts
 from one_lake.sink import LakeWriter
 from schemas.task import read_task
-from connectors.nodes.nodes_file import parse_nodes
-from flows.prompts import Prompts
 from tests.aureon_command import AUREON, ROOT, aureon, environment, until
 from tests.brokers import Broker
 

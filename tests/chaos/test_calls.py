@@ -2,7 +2,6 @@
 
 import random
 import sqlite3
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -17,9 +16,9 @@ from connectors.kafka import client_config
 from connectors.ledger import Commit
 from connectors.topics import ensure_topics
 from tests.brokers import Broker
-from tests.chaos.audit import LogFollower, audit, undecided
+from tests.chaos.audit import LogFollower, PollingReader, audit, undecided
 from tests.chaos.cells import CrashingCell, wait_until
-from tests.chaos.test_crash import LANES, send_tasks
+from tests.chaos.test_crash import LANES, send_tasks, settled
 from tests.openai_server import OpenAIServer
 
 KILLS = 20
@@ -50,15 +49,22 @@ class Answers:
     """Never the same answer twice, so that every task takes all its rounds; each is known by its number."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.asked: list[Asked] = []
+        self.begun: list[Asked] = []
+        self.answered: list[Asked] = []
         """By number."""
+
+    def begins(self, question: dict[str, Any]) -> None:
+        """Note a call, which then takes its time."""
+        self.begun.append(_asked(question))
 
     def __call__(self, question: dict[str, Any]) -> str:
         """Answer with the number of the call."""
-        with self._lock:
-            self.asked.append((question["model"], msgspec.json.encode(question["messages"])))
-            return f"#{len(self.asked) - 1}"
+        self.answered.append(_asked(question))
+        return f"#{len(self.answered) - 1}"
+
+
+def _asked(question: dict[str, Any]) -> Asked:
+    return question["model"], msgspec.json.encode(question["messages"])
 
 
 def in_ledger(path: Path) -> set[int]:
@@ -97,6 +103,7 @@ def test_no_finished_call_is_asked_again_after_a_kill(
     twice_paid: list[Asked] = []
     with OpenAIServer(answers, models=MODELS) as server:
         server.latency_s = 0.15
+        server.fault_of = answers.begins
         (tmp_path / "nodes.toml").write_text(NODES.format(url=server.url, seats=SEATS))
         cell = CrashingCell(
             tmp_path,
@@ -114,7 +121,7 @@ def test_no_finished_call_is_asked_again_after_a_kill(
                 more = max(30, ALWAYS_OPEN - len(undecided(follower)))
                 send_tasks(own_broker.brokers, rng, range(sent, sent + more))
                 sent += more
-                before = len(answers.asked)
+                before = len(answers.begun)
                 cell.start(rng.choice(["w1", "w2"]))
                 wait_until(partial(_more, answers, before + SEATS, cell), 60, f"no calls after a start: {cell.tail()}")
                 time.sleep(rng.uniform(0.2, 1.5))
@@ -122,23 +129,24 @@ def test_no_finished_call_is_asked_again_after_a_kill(
                 cell.kill()
                 time.sleep(0.3)  # what the server had begun to answer is answered, or has nobody to go to
                 follower.poll()
-                twice_paid += [asked for asked in answers.asked[before:] if asked in finished]
+                twice_paid += [asked for asked in answers.begun[before:] if asked in finished]
                 known = in_ledger(cell.state / "calls.sqlite") | decided(follower)
-                finished |= {answers.asked[number] for number in known}
-                open_at.append(len({asked for asked in answers.asked[before:] if asked not in finished}))
-            before = len(answers.asked)
+                finished |= {answers.answered[number] for number in known}
+                open_at.append(len({asked for asked in answers.begun[before:] if asked not in finished}))
+            before = len(answers.begun)
             cell.start("w1")
-            wait_until(lambda: not undecided(_polled(follower)), 120, f"tasks are left: {cell.tail()}")
-            twice_paid += [asked for asked in answers.asked[before:] if asked in finished]
+            reader = PollingReader(tmp_path / "lake")
+            wait_until(lambda: settled(follower, reader), 120, f"tasks are left: {cell.tail()}")
+            twice_paid += [asked for asked in answers.begun[before:] if asked in finished]
             assert cell.terminate() == [0], cell.tail()
             follower.poll()
             found = audit(follower, tmp_path / "lake")
         finally:
             cell.close()
             follower.close()
-    repeated = sum(count - 1 for count in Counter(answers.asked).values())
+    repeated = sum(count - 1 for count in Counter(answers.begun).values())
     figures(
-        f"{own_broker.name}, seed {seed}: {KILLS} kills, {len(answers.asked)} calls, {repeated} repeated, "
+        f"{own_broker.name}, seed {seed}: {KILLS} kills, {len(answers.begun)} calls, {repeated} repeated, "
         f"{sum(open_at)} in flight at the kills {open_at}, {len(twice_paid)} of finished ones\n{found}"
     )
     assert found.faults() == 0, f"seed {seed}: {found.examples[:20]}"
@@ -149,9 +157,4 @@ def test_no_finished_call_is_asked_again_after_a_kill(
 
 def _more(answers: Answers, count: int, cell: CrashingCell) -> bool:
     cell.check_alive()
-    return len(answers.asked) >= count
-
-
-def _polled(follower: LogFollower) -> LogFollower:
-    follower.poll()
-    return follower
+    return len(answers.begun) >= count

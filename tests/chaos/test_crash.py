@@ -95,7 +95,7 @@ def test_nothing_is_lost_or_doubled_when_processes_are_killed(
             found_open.append(len(undecided(follower)))
             reader.look()
         cell.start("w1")
-        wait_until(lambda: _settled(follower, reader), 300, f"tasks are left: {cell.tail()}")
+        wait_until(lambda: settled(follower, reader), 300, f"tasks are left: {cell.tail()}")
         assert cell.terminate() == [0], cell.tail()
         reader.look()
         found = audit(follower, tmp_path / "lake")
@@ -119,7 +119,7 @@ def _grown(follower: LogFollower, before: int, cell: CrashingCell) -> bool:
     return len(follower.winners) > before
 
 
-def _settled(follower: LogFollower, reader: PollingReader) -> bool:
+def settled(follower: LogFollower, reader: PollingReader) -> bool:
     """Nothing new came in a while, and what is undecided are duplicates only."""
     before = (len(follower.messages), len(follower.winners))
     reader.look()
