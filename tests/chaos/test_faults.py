@@ -74,7 +74,6 @@ def running(
     broker: Broker, home: Path, names: tuple[str, ...], *, timeout_s: float = 5.0, **settings: object
 ) -> Iterator[Running]:
     """A cell with a model server for each name."""
-    ensure_topics(client_config(broker.brokers), LANES)
     with ExitStack() as stack:
         servers = {n: stack.enter_context(OpenAIServer(latency_s=LATENCY_S, models=[f"{n}-model"])) for n in names}
         nodes = [NODE.format(name=n, url=s.url, seats=SEATS, timeout_s=timeout_s) for n, s in servers.items()]
@@ -94,6 +93,7 @@ def running(
 
 def send_tasks(broker: Broker, numbers: range) -> None:
     """Tasks whose answer is a number."""
+    ensure_topics(client_config(broker.brokers), LANES)
     producer = CheckedProducer(client_config(broker.brokers))
     for number in numbers:
         logical_id = f"task-{number}"

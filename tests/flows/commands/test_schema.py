@@ -77,7 +77,7 @@ def test_the_example_in_the_schema_is_a_task() -> None:
 
 def test_a_producer_is_told_nothing_of_what_is_aureons_own() -> None:
     """It could only get it wrong."""
-    assert set(schema_of("task")["properties"]) == {"topic", "payload", "logical_id", "priority", "metadata"}
+    assert set(schema_of("task")["properties"]) == {"topic", "payload", "logical_id", "priority", "metadata", "budget"}
 
 
 def test_descriptions_have_no_indentation_of_source_code() -> None:
