@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 from confluent_kafka import TopicPartition
 
+from connectors.blobs import BlobStore
 from connectors.cancels import Cancels
 from connectors.embedded import EmbeddedBroker
 from connectors.heartbeats import HeartbeatWriter
@@ -38,6 +39,7 @@ from connectors.topics import (
 from flows.budget import Budgets
 from flows.calls import CallRunner, RetryPolicy, RunnerParts
 from flows.lane import Cut, Owner, Sealer, decode_cut, encode_cut, id_key
+from flows.overflow import Overflow
 from flows.policies import ConvergencePolicy
 from flows.prompts import Prompts
 from flows.settings import Settings, import_object
@@ -96,7 +98,15 @@ class Cell:
             max_task_bytes=self.settings.max_task_bytes,
             retry_topic=RETRY,
             retry_delay_s=self.settings.retry_delay_s,
+            overflow=self.overflow,
         )
+
+    @cached_property
+    def overflow(self) -> Overflow:
+        """Where large payloads and answers go; the store is made, if there is none yet."""
+        store = BlobStore(self.settings.blobs_url)
+        store.create()
+        return Overflow(store, self.settings.blob_bytes)
 
     @cached_property
     def nodes(self) -> NodeRegistry[Prompts]:
@@ -165,7 +175,7 @@ class Cell:
             settings.max_branches,
             min(MAX_DECISION_BYTES, topics.max_message_bytes * 3 // 4),
         )
-        return Planner(policy, limits, self.budgets())
+        return Planner(policy, limits, self.budgets(), self.overflow)
 
     def lake_writer(self) -> LakeWriter:
         """Opens the lake for writing."""

@@ -191,7 +191,7 @@ def _demo(commands: Any) -> None:
     demo.add_argument("--seed", type=int, metavar="N", help="which tasks (default: as last time, or 0)")
     demo.add_argument("--fresh", action="store_true", help="forget the demo so far and start over")
     _logging_flags(demo)
-    _settings_flags(demo, [name for name in _EVERYTHING if name not in ("state", "lake", "key_file")])
+    _settings_flags(demo, [name for name in _EVERYTHING if name not in ("state", "lake", "blobs", "key_file")])
 
 
 def _run_command(commands: Any) -> None:
@@ -234,7 +234,7 @@ def _submit(commands: Any) -> None:
     submit.add_argument("--topic", metavar="TOPIC", help="the topic of tasks that name none")
     submit.add_argument("--json", action="store_true", help="print the summary as JSON")
     _logging_flags(submit)
-    _settings_flags(submit, (*_KAFKA, "lanes", "replication", "max_task_bytes"))
+    _settings_flags(submit, (*_KAFKA, "lanes", "replication", "max_task_bytes", "blobs", "blob_bytes"))
 
 
 def _cancel(commands: Any) -> None:
@@ -294,7 +294,7 @@ def _sql(commands: Any) -> None:
     sql.add_argument("query", metavar="QUERY", help="the query, or - to read it from standard input")
     sql.add_argument("--json", action="store_true", help="print a JSON array with one object a row")
     _logging_flags(sql)
-    _settings_flags(sql, ("home", "lake"))
+    _settings_flags(sql, ("home", "lake", "blobs"))
 
 
 def _schema(commands: Any) -> None:

@@ -31,6 +31,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     kafka_config: Annotated[str, Meta(description="more client properties for librdkafka, key=value;key=value")] = ""
     state: Annotated[str, Meta(description="state folder of this cell; empty: <home>/state")] = ""
     lake: Annotated[str, Meta(description="folder of ONE, the lake; empty: <home>/lake")] = ""
+    blobs: Annotated[
+        str, Meta(description="store of what is large, a folder or a URL that fsspec knows; empty: <home>/blobs")
+    ] = ""
     key_file: Annotated[
         str, Meta(description="the cluster's key, the same for all cells; empty: <home>/cluster.key")
     ] = ""
@@ -74,6 +77,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_depth: Annotated[Count, Meta(description="how many branchings deep a root task may go")] = 3
     max_branches: Annotated[Count, Meta(description="how many branches a root task may have in all")] = 16
     max_task_bytes: Annotated[Positive, Meta(description="a larger task message is a dead letter")] = 1 << 20
+    blob_bytes: Annotated[
+        int, Meta(ge=1024, description="a payload or an answer of more bytes goes to the blob store")
+    ] = 1 << 16
 
     node_silence_s: Annotated[
         Seconds, Meta(description="a node that was not heard of for so long is unhealthy: its calls go to others")
@@ -96,6 +102,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def lake_dir(self) -> Path:
         """The folder of the lake."""
         return Path(self.lake or Path(self.home) / "lake")
+
+    @property
+    def blobs_url(self) -> str:
+        """The folder, or the URL, of the blob store."""
+        return self.blobs or str(Path(self.home) / "blobs")
 
     @property
     def key_path(self) -> Path:
@@ -137,10 +148,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def __repr__(self) -> str:
         """Leave out what may hold a password."""
-        shown = ", ".join(f"{f}={getattr(self, f)!r}" for f in self.__struct_fields__ if f != "kafka_config")
+        shown = ", ".join(f"{f}={getattr(self, f)!r}" for f in self.__struct_fields__ if f not in _SECRET)
         return f"Settings({shown})"
 
 
+_SECRET = frozenset({"kafka_config", "blobs"})
 _KNOWN = frozenset(Settings.__struct_fields__)
 _FOR_TESTS = (f"{PREFIX}TEST_", f"{PREFIX}BENCH_")
 

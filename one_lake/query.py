@@ -4,19 +4,29 @@
     one                                         exactly one record a (topic, logical id)
     lineage(id)                                 what an id came from, and what came of it
 
+Payloads and answers in the blob store are fetched from it, checked, when a query asks for their column; a blob that is
+gone or spoilt leaves its reference in place, so that one of them hides no other row. `stored.records` and so on have
+all references as they are written.
+
 Each view reads the files of one version of its table, the newest at `connect` or `refresh`; later commits add files and
 never change those. The version of `rounds` is taken first. It is the table that is committed last, so whatever `rounds`
 tells of a decision, its record, branches and dead letter are in the other views too. The others may be ahead of
 `rounds` by the epoch that was being committed: join from `rounds` to count decisions, and from `one` to count tasks.
 """
 
+import os
 import tempfile
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
+from connectors.blobs import BlobStore
 from one_lake import tables
+from schemas.blob import REFERENCE_START, reference_in
+from schemas.errors import BadRecordError
 from schemas.one import TABLES, arrow_schema
 
 _SETTINGS = """
@@ -26,11 +36,17 @@ SET max_temp_directory_size = '16GB';
 SET parquet_metadata_cache = true;
 """
 
+# Chosen among the stored rows, so that nothing is fetched for those that it leaves out.
 _ONE = """
 CREATE OR REPLACE VIEW one AS
-SELECT * FROM records
-QUALIFY row_number() OVER (PARTITION BY topic, logical_id ORDER BY generation DESC, decision_offset, lane) = 1
+SELECT {columns} FROM (
+    FROM stored.records
+    QUALIFY row_number() OVER (PARTITION BY topic, logical_id ORDER BY generation DESC, decision_offset, lane) = 1
+)
 """
+
+_LARGE = ("payload", "answer")
+"""The columns that may hold references."""
 
 # `UNION` drops what was reached before at the same depth, and the depth is limited: a cycle ends. Edges that are not
 # materialised are worked out again at every step.
@@ -114,11 +130,12 @@ _SQL_TYPES = {
 }
 
 
-def connect(lake_dir: str | Path | None = None) -> duckdb.DuckDBPyConnection:
+def connect(lake_dir: str | Path | None = None, blobs: str | None = None) -> duckdb.DuckDBPyConnection:
     """Open the lake for queries, as it is now; also while it is being written.
 
     Args:
         lake_dir: its folder; by default AUREON_LAKE, or else `.aureon/lake`.
+        blobs: the blob store, a folder or a URL; by default AUREON_BLOBS, or else the folder `blobs` beside the lake.
 
     Raises:
         RefusedError: there is no lake.
@@ -127,8 +144,11 @@ def connect(lake_dir: str | Path | None = None) -> duckdb.DuckDBPyConnection:
     connection = session()
     try:
         connection.execute("SET VARIABLE aureon_lake = $lake", {"lake": str(lake)})
+        place = blobs or os.environ.get("AUREON_BLOBS") or str(lake.parent / "blobs")
+        connection.create_function("whole", _whole(place), ["VARCHAR"], "VARCHAR")
+        connection.execute("CREATE SCHEMA stored")
         refresh(connection)
-        connection.execute(_ONE)
+        connection.execute(_ONE.format(columns=_columns("records")))
         connection.execute(_LINEAGE)
     except BaseException:
         connection.close()
@@ -140,7 +160,8 @@ def refresh(connection: duckdb.DuckDBPyConnection) -> None:
     """Move the views of a connection on to what is committed by now."""
     (lake,) = connection.execute("SELECT getvariable('aureon_lake')").fetchall()[0]
     # rounds first: see above
-    views = [_view(lake, table) for table in reversed(TABLES)]
+    views = [_stored_view(lake, table) for table in reversed(TABLES)]
+    views += [f"CREATE OR REPLACE VIEW {table} AS SELECT {_columns(table)} FROM stored.{table}" for table in TABLES]  # noqa: S608
     connection.execute("BEGIN TRANSACTION")
     for view in views:
         connection.execute(view)
@@ -154,15 +175,44 @@ def session() -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def _view(lake: str, table: str) -> str:
+def _whole(place: str) -> Callable[[str], str]:
+    """What a text stands for; the store is opened when the first reference is met."""
+
+    @cache
+    def store() -> BlobStore:
+        return BlobStore(place)
+
+    def whole(text: str) -> str:
+        reference = reference_in(text)
+        if reference is None:
+            return text
+        try:
+            return store().get(reference).decode()
+        except (BadRecordError, UnicodeDecodeError):
+            return text
+
+    return whole
+
+
+def _columns(table: str) -> str:
+    """All columns of a table, references exchanged for what they stand for."""
+    return ", ".join(
+        f"CASE WHEN starts_with({name}, '{REFERENCE_START}') THEN whole({name}) ELSE {name} END AS {name}"
+        if name in _LARGE
+        else f'"{name}"'
+        for name in arrow_schema(TABLES[table]).names
+    )
+
+
+def _stored_view(lake: str, table: str) -> str:
     files = tables.files(lake, table, tables.open_table(lake, table))
     schema = arrow_schema(TABLES[table])
     if files:
         columns = ", ".join(f'"{name}"' for name in schema.names)
         listed = ", ".join(f"'{_quoted(path)}'" for path in files)
-        return f"CREATE OR REPLACE VIEW {table} AS SELECT {columns} FROM read_parquet([{listed}])"  # noqa: S608
+        return f"CREATE OR REPLACE VIEW stored.{table} AS SELECT {columns} FROM read_parquet([{listed}])"  # noqa: S608
     columns = ", ".join(f'NULL::{_sql_type(field.type)} AS "{field.name}"' for field in schema)
-    return f"CREATE OR REPLACE VIEW {table} AS SELECT {columns} WHERE false"
+    return f"CREATE OR REPLACE VIEW stored.{table} AS SELECT {columns} WHERE false"
 
 
 def _sql_type(arrow: pa.DataType) -> str:

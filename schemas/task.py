@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Raw, Struct
 
+from schemas.blob import read_reference
 from schemas.errors import BadRecordError
 from schemas.ids import MAX_ID_BYTES, RESERVED_ENDING, RQMLRoundId, content_id, payload_digest
 
@@ -139,6 +140,9 @@ class PayloadView(Struct, frozen=True, gc=False):
         return "\n\n".join(m.content for m in self.messages or ())
 
 
+AWAY = PayloadView()
+"""Of a payload that is still in the blob store."""
+
 _decode_task = msgspec.json.Decoder(TaskDescriptor).decode
 _decode_head = msgspec.json.Decoder(TaskHead).decode
 _decode_view = msgspec.json.Decoder(PayloadView).decode
@@ -162,6 +166,8 @@ def read_payload(payload: bytes) -> PayloadView:
         raise BadRecordError(f"not UTF-8: {error.reason} at byte {error.start} of a text - at `$.payload`") from None
     except msgspec.DecodeError as error:
         raise BadRecordError(f"not JSON - at `$.payload`: {error}") from None
+    except RecursionError:
+        raise BadRecordError("nested too deeply - at `$.payload`") from None
     if not view.text.strip():
         raise BadRecordError("empty: needs `prompt` (text) or `messages` (a list) - at `$.payload`")
     return view
@@ -172,6 +178,9 @@ def read_task(message: bytes) -> tuple[TaskDescriptor, PayloadView]:
 
     Whether a message that claims a cause may do so is for the lane to say; the rules for users' messages are checked
     here.
+
+    Returns:
+        The task, and of its payload what Aureon needs; `AWAY` where the payload is a reference to a blob.
 
     Raises:
         BadRecordError: the message is no task; says what was expected and where.
@@ -186,7 +195,14 @@ def read_task(message: bytes) -> tuple[TaskDescriptor, PayloadView]:
         raise BadRecordError(f"not JSON: {error}") from None
     except RecursionError:
         raise BadRecordError("nested too deeply") from None
-    view = read_payload(task.payload)
+    try:
+        view = read_payload(task.payload)
+    except BadRecordError:
+        if read_reference(bytes(task.payload)) is None:
+            raise
+        view = AWAY
+        if not task.logical_id:  # the id that is left out is a hash of the payload, and no id may depend on a store
+            raise BadRecordError("needed where the payload is a reference to a blob - at `$.logical_id`") from None
     if task.cause is not None and task.logical_id and task.task_id:
         return task, view
     return _fill_in(task), view

@@ -48,10 +48,11 @@ STALLED_S = 20.0
 
 STATE_FILE = "demo.json"
 TASKS_FILE = "tasks.jsonl"
-_OURS = ("broker", "lake", "state", "cluster.key", TASKS_FILE, TASKS_FILE + ".part", STATE_FILE)
+_OURS = ("broker", "blobs", "lake", "state", "cluster.key", TASKS_FILE, TASKS_FILE + ".part", STATE_FILE)
 """All that a demo makes in its home, and all that --fresh deletes; the mark of a demo last."""
 _IGNORED = tuple(
-    PREFIX + name for name in ("HOME", "BROKERS", "KAFKA_CONFIG", "STATE", "LAKE", "KEY_FILE", "GROUP", "LANES")
+    PREFIX + name
+    for name in ("HOME", "BROKERS", "KAFKA_CONFIG", "STATE", "LAKE", "BLOBS", "KEY_FILE", "GROUP", "LANES")
 )
 """Variables that are meant for another installation: a demo keeps to its home unless a flag says otherwise."""
 

@@ -14,6 +14,7 @@ from msgspec import Raw, Struct
 
 from connectors.nodes.nodes_file import NodesFile
 from flows.cli import OK, show
+from schemas.blob import BlobReference
 from schemas.decision import DeadLetter, Decision, RoundResult
 from schemas.errors import RefusedError
 from schemas.ids import RQMLRoundId
@@ -26,6 +27,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 SCHEMAS: dict[str, tuple[Any, str]] = {
     "task": (TaskDescriptor, "what a producer writes to Kafka"),
     "branch": (BranchProposal, "a follow-up task, in the `meta.branches` of an answer"),
+    "blob_reference": (BlobReference, "stands for a payload, or in a text for an answer, in the blob store"),
     "decision": (Decision, "an entry of the log, on tasks.results"),
     "round_result": (RoundResult, "what the ensemble made of a round, within a decision"),
     "dead_letter": (DeadLetter, "a message on tasks.dead_letter"),
@@ -80,7 +82,7 @@ def _task_schema() -> dict[str, Any]:
     In the structure the payload is raw bytes, since Aureon carries it untouched.
     """
     task = _tidy(msgspec.json.schema(TaskDescriptor))["$defs"]["TaskDescriptor"]
-    (_, payload), defs = msgspec.json.schema_components([TaskDescriptor, PayloadView])
+    (_, payload, _), defs = msgspec.json.schema_components([TaskDescriptor, PayloadView, BlobReference])
     view = _tidy(defs["PayloadView"])
     del payload
     # Filled in by Aureon: a producer that writes anything but the defaults is refused.
@@ -92,12 +94,18 @@ def _task_schema() -> dict[str, Any]:
     view["properties"]["verifier"] = {"type": ["string", "null"], "description": "The name of a registered check."}
     view["properties"]["prompt"]["minLength"] = 1
     view["properties"]["answer_kind"]["description"] = "How two answers are compared."
+    asks = [{"required": ["prompt"]}, {"required": ["messages"]}]
     task["properties"]["payload"] = {
         **view,
-        "description": "What is asked. Everything besides these fields is yours and travels untouched.",
-        "anyOf": [{"required": ["prompt"]}, {"required": ["messages"]}],
+        "description": "What is asked. Everything besides these fields is yours and travels untouched. Or, with a "
+        "logical_id, the reference to a blob that holds it.",
+        "anyOf": [*asks, {"$ref": "#/$defs/BlobReference"}],
         "additionalProperties": True,
     }
+    task["anyOf"] = [
+        {"required": ["logical_id"], "properties": {"logical_id": {"minLength": 1}}},
+        {"properties": {"payload": {"anyOf": asks}}},
+    ]
     return {
         "$schema": DIALECT,
         **task,
@@ -105,7 +113,7 @@ def _task_schema() -> dict[str, Any]:
         "description": "One unit of work, as it is written to the Kafka topic tasks.global; only `topic` and `payload` "
         "are required. The message key is the logical id, the partition that of Java's default partitioner (murmur2).",
         "examples": [_EXAMPLE],
-        "$defs": {name: _tidy(defs[name]) for name in ("AnswerKind", "PromptMessage") if name in defs},
+        "$defs": {name: _tidy(defs[name]) for name in ("AnswerKind", "PromptMessage", "BlobReference") if name in defs},
     }
 
 
@@ -138,7 +146,7 @@ def _rebuilt_struct(struct: type[Struct]) -> type[Struct]:
 def _rebuilt(field: msgspec.structs.FieldInfo) -> Any:
     kind = _without_raw_defaults(field.type)
     if field.required:
-        return field.encode_name, kind
+        return field.name, kind, msgspec.field(name=field.encode_name)
     if isinstance(field.default, Raw):
         return field.encode_name, kind, msgspec.field(default_factory=Raw)
     if field.default is not msgspec.NODEFAULT:

@@ -27,7 +27,8 @@ def main(options: argparse.Namespace) -> int:
     query = sys.stdin.read() if options.query == "-" and sys.stdin is not None else options.query
     if not query.strip() or query == "-":
         raise RefusedError('no query; try: aureon sql "SELECT topic, count(*) FROM one GROUP BY topic"')
-    with one_lake.connect(settings_of(options).lake_dir) as lake:
+    settings = settings_of(options)
+    with one_lake.connect(settings.lake_dir, settings.blobs_url) as lake:
         try:
             if options.json:
                 _print_json(lake, query)

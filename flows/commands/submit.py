@@ -11,15 +11,17 @@ from typing import BinaryIO, Self
 import msgspec
 from msgspec import Raw
 
+from connectors.blobs import BlobStore
 from connectors.kafka import CheckedProducer, ClientConfig, client_config
 from connectors.topics import ensure_topics
 from flows.cell import brokers_of, lanes_asked
 from flows.cli import FAILED, INTERRUPTED, OK, say, settings_of, show
 from flows.commands.figures import reach
+from flows.overflow import Overflow
 from flows.steps.plan import input_topic
 from schemas.errors import AureonError, BadRecordError, RefusedError
 from schemas.ids import home_lane
-from schemas.task import encode, read_task
+from schemas.task import AWAY, encode, read_task
 
 PREFLIGHT_S = 5.0
 BATCH_MESSAGES = 1000
@@ -39,9 +41,18 @@ class TaskSender:
         lanes: the number of lanes.
         max_task_bytes: a larger message would be a dead letter.
         batch: tasks are sent by so many.
+        overflow: where large payloads go; None where they stay.
     """
 
-    def __init__(self, config: ClientConfig, lanes: int, max_task_bytes: int, batch: int = BATCH_MESSAGES) -> None:
+    def __init__(
+        self,
+        config: ClientConfig,
+        lanes: int,
+        max_task_bytes: int,
+        batch: int = BATCH_MESSAGES,
+        overflow: Overflow | None = None,
+    ) -> None:
+        self._overflow = overflow
         self._producer = CheckedProducer({**config, "queue.buffering.max.kbytes": QUEUE_KBYTES})
         self._lanes = lanes
         self._max_task_bytes = max_task_bytes
@@ -55,14 +66,19 @@ class TaskSender:
         """Take one task.
 
         Raises:
-            BadRecordError: it is none; says why.
+            BadRecordError: it is none, or refers to a blob that is not there; says why.
             OutcomeUnknownError: an earlier one was not delivered.
+            TryAgainError: the blob store cannot be reached.
         """
         if len(document) > self._max_task_bytes:
             raise too_large(len(document), self._max_task_bytes)
-        task, _ = read_task(document)
+        task, view = read_task(document)
         if task.cause is not None:
             raise BadRecordError("Aureon's own; leave it out - at `$.cause`")
+        if self._overflow is not None:
+            if view is AWAY:
+                task, _ = self._overflow.task_back(task, view)
+            task = msgspec.structs.replace(task, payload=self._overflow.payload_out(task.payload))
         message = encode(task)
         if len(message) > self._max_task_bytes:  # with its ids filled in
             raise too_large(len(message), self._max_task_bytes)
@@ -112,7 +128,11 @@ def main(options: argparse.Namespace) -> int:
         config = client_config(brokers_of(settings), settings.kafka_properties)
         reach(config, PREFLIGHT_S)
         lanes = ensure_topics(config, lanes_asked(settings), settings.replication).lanes
-        with TaskSender(config, lanes, settings.max_task_bytes) as sender, _progress(source) as advance:
+        overflow = None
+        if settings.blobs or not settings.brokers:  # else the cells, who may be elsewhere, have another store
+            overflow = Overflow(BlobStore(settings.blobs_url), settings.blob_bytes)
+        sender_of = TaskSender(config, lanes, settings.max_task_bytes, overflow=overflow)
+        with sender_of as sender, _progress(source) as advance:
             lines = read_lines(source, settings.max_task_bytes, advance)
             try:
                 bad = _send_all(sender, name, lines, options.topic)

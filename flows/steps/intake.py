@@ -18,10 +18,12 @@ from confluent_kafka import Message as ConsumedMessage
 from msgspec import Struct
 
 from flows.lane import Cut, Lane, Message, Owners, Sealer, decode_cut, encode_cut, id_key
+from flows.overflow import Overflow
+from schemas.blob import REFERENCE_START
 from schemas.decision import Decision, DecisionKind, read_decision
 from schemas.errors import BadRecordError, LogMismatchError, tells_errors
 from schemas.ids import home_lane
-from schemas.task import PayloadView, TaskDescriptor, read_digest, read_task
+from schemas.task import AWAY, PayloadView, TaskDescriptor, read_digest, read_task
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,8 @@ class Rejected(Struct, frozen=True, gc=False):
     error: str
     raw: str
     """In base64, up to `RAW_LIMIT` bytes."""
+    task: TaskDescriptor | None = None
+    """The task that it would be, if what it refers to were there."""
 
 
 class Reading(Struct, frozen=True, gc=False):
@@ -59,6 +63,7 @@ class Reading(Struct, frozen=True, gc=False):
     max_task_bytes: int
     retry_topic: str
     retry_delay_s: float
+    overflow: Overflow | None = None
 
 
 def classify(reading: Reading, kafka_topic: str, offset: int, value: bytes | None, timestamp: float) -> Message:
@@ -72,14 +77,25 @@ def classify(reading: Reading, kafka_topic: str, offset: int, value: bytes | Non
         timestamp: when it was appended, in seconds since the epoch.
 
     Returns:
-        The message for the lane, with a `Work` or a `Rejected` as its body.
+        The message for the lane, with a `Work` or a `Rejected` as its body. What the lane knows it by, its task id and
+        its cause, follows from its bytes alone, whether or not a blob that it refers to is there.
+
+    Raises:
+        TryAgainError: it refers to a blob, and the store cannot be reached.
     """
     value = value or b""
     due_at = timestamp + reading.retry_delay_s if kafka_topic == reading.retry_topic else 0.0
+    size = len(value)
+    referring: TaskDescriptor | None = None
+    cause: tuple[int, int, int] | None = None
     try:
         _check_size(reading, value)
         task, view = read_task(value)
         cause = _checked_cause(reading, kafka_topic, task)
+        if view is AWAY or _answer_is_away(task):
+            referring = task
+            task, view = _brought_back(reading, task, view)
+            size += _weight(task) - _weight(referring)
         introduces = cause is None or (task.origin is not None and task.origin.introduces)
         digest = read_digest(task) if introduces else ""
     except BadRecordError as error:
@@ -87,10 +103,11 @@ def classify(reading: Reading, kafka_topic: str, offset: int, value: bytes | Non
         return Message(
             kafka_topic=kafka_topic,
             offset=offset,
-            task_id="bad-" + hashlib.sha256(value).hexdigest()[:32],
+            task_id="bad-" + hashlib.sha256(value).hexdigest()[:32] if referring is None else referring.task_id,
+            cause=cause if referring is not None else None,
             size=min(len(value), RAW_LIMIT),
             verdict="bad_input",
-            body=Rejected(f"{name}: {error}", base64.b64encode(value[:RAW_LIMIT]).decode()),
+            body=Rejected(f"{name}: {error}", base64.b64encode(value[:RAW_LIMIT]).decode(), referring),
         )
     message = Message(
         kafka_topic=kafka_topic,
@@ -99,7 +116,7 @@ def classify(reading: Reading, kafka_topic: str, offset: int, value: bytes | Non
         cause=cause,
         priority=task.priority,
         due_at=due_at,
-        size=len(value),
+        size=size,
         body=Work(task, view),
     )
     if cause is None and home_lane(task.logical_id, reading.lanes) != reading.lane:
@@ -113,6 +130,22 @@ def classify(reading: Reading, kafka_topic: str, offset: int, value: bytes | Non
 def _check_size(reading: Reading, value: bytes) -> None:
     if len(value) > reading.max_task_bytes:
         raise BadRecordError(f"{len(value):,} bytes; a task may have {reading.max_task_bytes:,}")
+
+
+def _answer_is_away(task: TaskDescriptor) -> bool:
+    origin = task.origin
+    return origin is not None and origin.answer is not None and origin.answer.startswith(REFERENCE_START)
+
+
+def _weight(task: TaskDescriptor) -> int:
+    answer = task.origin.answer if task.origin is not None else None
+    return len(task.payload) + len(answer or "")
+
+
+def _brought_back(reading: Reading, task: TaskDescriptor, view: PayloadView) -> tuple[TaskDescriptor, PayloadView]:
+    if reading.overflow is None:
+        raise BadRecordError("a reference to a blob, and there is no blob store here - at `$.payload`")
+    return reading.overflow.task_back(task, view)
 
 
 def _checked_cause(reading: Reading, kafka_topic: str, task: TaskDescriptor) -> tuple[int, int, int] | None:

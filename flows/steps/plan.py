@@ -8,6 +8,7 @@ from msgspec import Raw, Struct
 from connectors.topics import RETRY, TASKS, TASKS_HIGH, TASKS_NEXT
 from flows.budget import Budgets, after, is_unlimited, spent_up, split
 from flows.calls import Answered
+from flows.overflow import Overflow
 from flows.policies import ConvergencePolicy, Verdict
 from flows.steps.intake import Rejected, Work
 from flows.steps.route import BUDGET_SPENT
@@ -59,9 +60,17 @@ class Planner:
         policy: says when a task has converged.
         limits: what bounds recursion and retries.
         budgets: what may be spent; without limit if left out.
+        overflow: where what is large goes; it stays if left out.
     """
 
-    def __init__(self, policy: ConvergencePolicy, limits: Limits, budgets: Budgets | None = None) -> None:
+    def __init__(
+        self,
+        policy: ConvergencePolicy,
+        limits: Limits,
+        budgets: Budgets | None = None,
+        overflow: Overflow | None = None,
+    ) -> None:
+        self._out = overflow.decision_out if overflow is not None else _as_it_is
         self._policy = policy
         self._limits = limits
         self._budgets = budgets or Budgets()
@@ -73,16 +82,19 @@ class Planner:
             lane: where the message is.
             round_: the message with what became of it.
             now: seconds since the epoch.
+
+        Raises:
+            TryAgainError: the blob store cannot be reached.
         """
         try:
-            encoded = encode(self._decide(lane, round_, now))
+            encoded = encode(self._out(self._decide(lane, round_, now)))
         except (ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
             problem = f"the decision cannot be written: {error}"
         else:
             if len(encoded) <= self._limits.max_decision_bytes:
                 return encoded
             problem = f"the decision has {len(encoded):,} bytes, more than {self._limits.max_decision_bytes:,}"
-        return encode(_decision(round_.answered, now, DecisionKind.DEAD, "too_large", detail=problem))
+        return encode(self._out(_decision(round_.answered, now, DecisionKind.DEAD, "too_large", detail=problem)))
 
     def _decide(self, lane: int, round_: Supervised, now: float) -> Decision:
         answered = round_.answered
@@ -277,6 +289,10 @@ class Planner:
         return tuple(follow_ups), tuple(cut_off), tuple(warnings)
 
 
+def _as_it_is(decision: Decision) -> Decision:
+    return decision
+
+
 def content_hash(task: TaskDescriptor, answer: str | None) -> str:
     """Digest what was asked and what was answered: sha256, in hex, over canonical JSON."""
     told = [task.topic, task.logical_id, task.generation, msgspec.json.decode(bytes(task.payload)), answer]
@@ -324,6 +340,8 @@ def _unasked(lane: int, answered: Answered, now: float) -> Decision:
     body = message.body
     if message.verdict == "cancelled" or answered.cancelled:
         return _decision(answered, now, DecisionKind.CANCELLED, "cancelled")
+    if isinstance(body, Rejected) and body.task is not None:
+        return _decision(answered, now, DecisionKind.DEAD, "bad_input", detail=body.error)
     if isinstance(body, Rejected):
         return Decision(
             kind=DecisionKind.DEAD,

@@ -147,7 +147,7 @@ def _check_lake(result: Audit, effective: Mapping[Name, tuple[int, Decision]], l
     decisions = {(name[0], offset): decision for name, (offset, decision) in effective.items()}
     with one_lake.connect(lake) as db:
         rounds = db.execute("SELECT lane, decision_offset FROM rounds").fetchall()
-        records = db.execute("SELECT lane, decision_offset, topic, logical_id, answer FROM records").fetchall()
+        records = db.execute("SELECT lane, decision_offset, topic, logical_id, answer FROM stored.records").fetchall()
         result.branches = db.execute("SELECT count(*) FROM branches").fetchall()[0][0]
     result.records = len(records)
     held = Counter(rounds)

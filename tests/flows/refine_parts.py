@@ -18,6 +18,7 @@ from schemas.task import PayloadView
 POISON = "end the process"
 BRANCHING = "and what follows"
 ANSWER = "42"
+LONG_ANSWER = "because " * 10_000
 CALLS = "REFINE_CALLS"
 """The variable that names the file where answered calls are noted."""
 DISK_IS_FULL = "REFINE_DISK_IS_FULL"
@@ -106,6 +107,11 @@ def quick_nodes() -> list[Node]:
 def two_round_nodes() -> list[Node]:
     """Two nodes that answer at once, and agree in the second round."""
     return [ScriptedNode(name, agrees_from=1) for name in ("one", "two")]
+
+
+def long_winded_nodes() -> list[Node]:
+    """Two nodes that answer at once and at length, and agree in the third round."""
+    return [ScriptedNode(name, agrees_from=2, text=LONG_ANSWER) for name in ("one", "two")]
 
 
 def slow_nodes() -> list[Node]:

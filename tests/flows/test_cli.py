@@ -78,7 +78,7 @@ def test_every_setting_is_a_flag_of_run_with_its_variable_and_default(name: str)
     options = {o: action for action in commands()["run"]._actions for o in action.option_strings}
     assert f"[AUREON_{name.upper()}" in (options[flag].help or "")
     demo = {o for action in commands()["demo"]._actions for o in action.option_strings}
-    assert (flag in demo) is (name not in ("state", "lake", "key_file"))
+    assert (flag in demo) is (name not in ("state", "lake", "blobs", "key_file"))
     assert f"AUREON_{name.upper()}" in README
 
 

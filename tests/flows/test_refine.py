@@ -16,14 +16,15 @@ import pytest
 from msgspec import Struct
 
 import one_lake
+from connectors.blobs import BlobStore
 from connectors.kafka import CheckedProducer, client_config, read_to_end
-from connectors.topics import DEAD_LETTERS, RESULTS, TASKS, TASKS_HIGH, ensure_topics
+from connectors.topics import DEAD_LETTERS, RESULTS, TASKS, TASKS_HIGH, TASKS_NEXT, ensure_topics
 from schemas.decision import DeadLetter, DecisionKind, read_decision
 from schemas.ids import home_lane
 from tests.brokers import Broker, empty
 from tests.chaos.audit import LogFollower, Name, audit
 from tests.chaos.cells import CrashingCell, wait_until
-from tests.flows.refine_parts import ANSWER, BRANCHING, CALLS, DISK_IS_FULL, POISON
+from tests.flows.refine_parts import ANSWER, BRANCHING, CALLS, DISK_IS_FULL, LONG_ANSWER, POISON
 
 LANES = 2
 PARTS = "tests.flows.refine_parts"
@@ -455,3 +456,35 @@ def test_one_worker_two_or_two_processes_do_the_same_work(own_broker: Broker, tm
                 ("converged", len(everything)),
                 ("next_round", len(everything)),
             ]
+
+
+def test_a_large_payload_is_in_the_store_and_not_in_kafka(own_broker: Broker, tmp_path: Path) -> None:
+    """300 KB of it through three rounds, inline and by reference, and an answer of 80 KB: the lake has them whole."""
+    payload = {"prompt": "x" * 300_000, "mine": [1, None]}
+    store = BlobStore(str(tmp_path / "blobs"))
+    reference = msgspec.to_builtins(store.put(msgspec.json.encode(payload)))
+    lost = {"$blob": "sha256-" + "0" * 64, "bytes": 5}
+    away = [{**task, "payload": reference} for task in tasks(5)]
+    inline = [{**task, "logical_id": f"inline-{i}", "payload": payload} for i, task in enumerate(tasks(5))]
+    with cell_on(own_broker, tmp_path, "long_winded_nodes") as run:
+        send(own_broker, TASKS, [*away, *inline, {"topic": "math", "logical_id": "lost", "payload": lost}])
+        run.cell.start("w1")
+        run.wait_for_ends({*ids([*away, *inline]), ("math", "lost")})
+        run.stop_and_audit()
+        assert run.answers() == dict.fromkeys(ids([*away, *inline]), LONG_ANSWER)
+        with one_lake.connect(run.lake) as db:
+            rows = db.execute("SELECT payload, round_index FROM one").fetchall()
+            stored = db.execute("SELECT max(length(payload)), max(length(answer)) FROM stored.records").fetchall()
+            dead = db.execute("SELECT logical_id, payload, detail FROM dead_letters").fetchall()
+    assert [(msgspec.json.decode(text), round_index) for text, round_index in rows] == [(payload, 2)] * 10
+    assert stored[0][0] < 200 > stored[0][1]
+    (letter,) = dead
+    assert letter[0] == "lost"
+    assert msgspec.json.decode(letter[1]) == lost
+    assert f"blob {lost['$blob']} is not in the blob store" in letter[2]
+    config = client_config(own_broker.brokers)
+    for kafka_topic in (RESULTS, TASKS_NEXT, DEAD_LETTERS):
+        messages = chain(*(read_to_end(config, kafka_topic, lane) for lane in range(LANES)))
+        sizes = [len(message.value() or b"") for message in messages]
+        assert sizes
+        assert max(sizes) < 3000, kafka_topic

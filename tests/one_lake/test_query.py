@@ -3,15 +3,19 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
 import one_lake
+from connectors.blobs import BlobStore
 from one_lake import tables
 from one_lake.sink import LakeWriter
+from schemas.blob import BlobReference
 from schemas.errors import RefusedError
 from schemas.one import TABLES, Row
+from schemas.task import encode
 from tests.one_lake.lake_data import branch, dead_letter, decisions, record, round_row
 
 
@@ -196,3 +200,95 @@ def test_creating_a_lake_twice_changes_nothing(tmp_path: Path, writer: LakeWrite
     tables.create(tmp_path)
     with one_lake.connect(tmp_path) as lake:
         assert lake.sql("SELECT count(*) FROM records").fetchall() == [(1,)]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> BlobStore:
+    """A blob store beside the lake, where it is by default."""
+    made = BlobStore(str(tmp_path / "blobs"))
+    made.create()
+    return made
+
+
+@pytest.fixture
+def lake_dir(tmp_path: Path) -> Path:
+    """A lake in the folder of the test."""
+    return tmp_path / "lake"
+
+
+def _put(store: BlobStore, text: str) -> str:
+    return encode(store.put(text.encode())).decode()
+
+
+def test_large_payloads_and_answers_are_whole_in_every_view(lake_dir: Path, store: BlobStore) -> None:
+    """`stored` has them as they are written."""
+    payload, answer = '{"prompt": "' + "ü" * 100_000 + '"}', "42" * 50_000
+    away = {"payload": _put(store, payload)}
+    writer = LakeWriter(lake_dir)
+    _write(
+        writer,
+        record(0, 0, answer=_put(store, answer), **away),
+        record(0, 1),
+        branch(0, 0, 0, **away),
+        dead_letter(0, 2, **away),
+        dead_letter(0, 3),
+        *(round_row(0, offset, answer=_put(store, answer)) for offset in range(2)),
+        round_row(0, 2, answer=None),
+    )
+    writer.close()
+    small = '{"question": "1 + 1"}'
+    with one_lake.connect(lake_dir) as lake:
+        for view in ("one", "records"):
+            rows = lake.sql(f"SELECT payload, answer FROM {view} ORDER BY decision_offset").fetchall()  # noqa: S608
+            assert rows == [(payload, answer), (small, "2")]
+        assert lake.sql("SELECT payload FROM branches").fetchall() == [(payload,)]
+        assert lake.sql("SELECT payload FROM dead_letters ORDER BY ALL").fetchall() == [(payload,), (None,)]
+        assert lake.sql("SELECT answer FROM rounds ORDER BY ALL").fetchall() == [(answer,), (answer,), (None,)]
+        assert lake.sql("SELECT answer FROM lineage('task-0-0')").fetchall() == [(answer,), (None,)]
+        assert lake.sql("SELECT payload FROM stored.branches").fetchall() == [(away["payload"],)]
+        assert lake.sql("SELECT count(*) FROM one WHERE contains(payload, 'üü')").fetchall() == [(1,)]
+
+
+def test_a_blob_that_is_gone_or_spoilt_leaves_its_reference_in_place(lake_dir: Path, store: BlobStore) -> None:
+    """Anybody can send a reference to nothing: it must not hide the other rows."""
+    gone = encode(BlobReference("sha256-" + "0" * 64, 5)).decode()
+    spoilt = _put(store, "what was there")
+    digest = spoilt.partition("sha256-")[2][:64]
+    (lake_dir.parent / "blobs" / "sha256" / digest[:2] / digest[2:]).write_text("what is there!")
+    alike = '{"$blob":"mine","prompt":"1+1"}'
+    writer = LakeWriter(lake_dir)
+    _write(writer, *(dead_letter(0, i, payload=text) for i, text in enumerate([gone, spoilt, alike])))
+    writer.close()
+    with one_lake.connect(lake_dir) as lake:
+        rows = lake.sql("SELECT payload FROM dead_letters ORDER BY decision_offset").fetchall()
+    assert rows == [(gone,), (spoilt,), (alike,)]
+
+
+def test_a_store_that_is_away_is_an_error_only_where_it_is_needed(
+    lake_dir: Path, store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lake itself can be asked without it; the message says what to set."""
+    writer = LakeWriter(lake_dir)
+    _write(writer, record(0, 0, payload=_put(store, "1" * 100_000)), record(0, 1))
+    writer.close()
+    nowhere = str(lake_dir / "not mounted")
+    with one_lake.connect(lake_dir, nowhere) as lake:
+        assert lake.sql("SELECT count(*), count(DISTINCT topic) FROM one").fetchall() == [(2, 1)]
+        assert lake.sql("SELECT answer FROM one").fetchall() == [("2",), ("2",)]
+        with pytest.raises(duckdb.Error, match=r"no blob store at .*not mounted: AUREON_BLOBS"):
+            lake.sql("SELECT payload FROM one").fetchall()
+    monkeypatch.setenv("AUREON_BLOBS", nowhere)
+    with one_lake.connect(lake_dir) as lake, pytest.raises(duckdb.Error, match="not mounted"):
+        lake.sql("SELECT payload FROM one").fetchall()
+    with one_lake.connect(lake_dir, str(lake_dir.parent / "blobs")) as lake:
+        assert lake.sql("SELECT max(length(payload)) FROM one").fetchall() == [(100_000,)]
+
+
+def test_nothing_is_fetched_for_columns_that_nobody_asks_for(lake_dir: Path, store: BlobStore) -> None:
+    """Nor for rows that a condition leaves out."""
+    writer = LakeWriter(lake_dir)
+    _write(writer, record(0, 0, payload=_put(store, "1" * 100_000)), record(0, 1))
+    writer.close()
+    with one_lake.connect(lake_dir, str(lake_dir / "not mounted")) as lake:
+        assert lake.sql("SELECT logical_id FROM one WHERE answer = '2' ORDER BY score").fetchall()
+        assert lake.sql("SELECT payload FROM one WHERE decision_offset = 1").fetchall() == [('{"question": "1 + 1"}',)]

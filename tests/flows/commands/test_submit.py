@@ -11,11 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from connectors.blobs import BlobStore
 from connectors.kafka import client_config, read_to_end
 from connectors.topics import TASKS, TASKS_HIGH, ensure_topics
 from flows.commands.submit import read_lines, with_topic
+from schemas.blob import BlobReference, read_reference
 from schemas.errors import BadRecordError
 from schemas.ids import content_id, home_lane
+from schemas.task import encode
 from tests.aureon_command import AUREON, aureon, environment
 from tests.brokers import Broker
 
@@ -206,3 +209,47 @@ def test_a_large_pipe_passes_through_in_bounded_memory(own_broker: Broker, tmp_p
     lanes = Counter(lane for _, lane, *_ in sent(own_broker))
     assert sum(lanes.values()) == 100_100
     assert min(lanes.values()) > 20_000
+
+
+def test_large_payloads_go_to_the_blob_store(own_broker: Broker, tmp_path: Path) -> None:
+    """The id is the one that the payload itself gives; a reference in a line is looked after before it is sent."""
+    store = BlobStore(str(tmp_path / "blobs"))
+    store.create()
+    payload = b'{"prompt": "' + b"x" * 300_000 + b'"}'
+    there = encode(store.put(b'{"prompt": "' + b"y" * 300_000 + b'"}'))
+    lost = BlobReference("sha256-" + "0" * 64, 5)
+    lines = [
+        b'{"topic": "math", "payload": ' + payload + b"}",
+        b'{"topic": "math", "logical_id": "small", "payload": {"prompt": "1+1"}}',
+        b'{"topic": "math", "logical_id": "there", "payload": ' + there + b"}",
+        b'{"topic": "math", "logical_id": "lost", "payload": ' + encode(lost) + b"}",
+        b'{"topic": "math", "payload": ' + there + b"}",
+    ]
+    (tmp_path / "tasks.jsonl").write_bytes(b"\n".join(lines))
+    blobs = str(tmp_path / "blobs")
+
+    done = aureon("submit", "tasks.jsonl", cwd=tmp_path, AUREON_BROKERS=own_broker.brokers, AUREON_BLOBS=blobs)
+
+    assert done.returncode == 1
+    said = done.stderr.splitlines()
+    assert len(said) == 2, said
+    assert f"tasks.jsonl:4: blob {lost.name} is not in the blob store" in said[0]
+    assert "tasks.jsonl:5: needed where the payload is a reference" in said[1]
+    found = {key: task["payload"] for *_, key, task in sent(own_broker)}
+    large = content_id("math", payload)
+    assert set(found) == {large, "small", "there"}
+    reference = read_reference(encode(found[large]))
+    assert reference is not None
+    assert store.get(reference) == payload
+    assert found["small"] == {"prompt": "1+1"}
+    assert found["there"] == json.loads(there)
+
+
+def test_a_large_payload_goes_along_where_the_store_of_the_cells_is_not_known(
+    own_broker: Broker, tmp_path: Path
+) -> None:
+    """They may be elsewhere, with a home of their own; whoever takes it puts it in the store."""
+    line = json.dumps({"topic": "math", "logical_id": "a", "payload": {"prompt": "x" * 300_000}})
+    done = aureon("submit", "-", cwd=tmp_path, stdin=line, AUREON_BROKERS=own_broker.brokers)
+    assert done.returncode == 0, done.stderr
+    assert [task["payload"] for *_, task in sent(own_broker)] == [{"prompt": "x" * 300_000}]

@@ -1,5 +1,6 @@
 """What a message is, and what is wrong with it."""
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -7,10 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.topics import RETRY, TASKS
+from connectors.blobs import BlobStore
+from connectors.topics import RETRY, TASKS, TASKS_NEXT
 from flows.lane import Message, Sealer
+from flows.overflow import Overflow
 from flows.steps.intake import Reading, Rejected, Work, classify
+from schemas.blob import BlobReference
+from schemas.errors import TryAgainError
 from schemas.ids import content_id, home_lane
+from schemas.task import encode
 
 SEALER = Sealer(b"k" * 32)
 
@@ -72,6 +78,17 @@ BAD = {
     "a forged cause": (
         task(task_id="a:r0", cause=[0, 5, 0, "0" * 24]),
         "claims a cause that this cluster has not sealed",
+    ),
+    "a reference without an id": (
+        task(logical_id=None, payload={"$blob": "sha256-" + "0" * 64, "bytes": 5}),
+        "needed where the payload is a reference to a blob - at `$.logical_id`",
+    ),
+    "a reference that is none": (task(payload={"$blob": "sha256-0", "bytes": 5}), "`$.payload.$blob`"),
+    "a reference with more in it": (task(payload={"$blob": "sha256-" + "0" * 64, "bytes": 5, "n": 1}), "field `n`"),
+    "a reference of no size": (task(payload={"$blob": "sha256-" + "0" * 64, "bytes": 0}), "`$.payload.bytes`"),
+    "a reference where there is no store": (
+        task(payload={"$blob": "sha256-" + "0" * 64, "bytes": 5}),
+        "there is no blob store here - at `$.payload`",
     ),
     "a forged origin": (task(task_id="a:r0", origin={"answer": "43"}), "leave it out - at `$.origin`"),
 }
@@ -169,3 +186,119 @@ def test_the_users_part_of_a_payload_travels_untouched(extra: Any) -> None:
         assert bytes(message.body.task.payload) == payload
     else:
         assert isinstance(extra, int | float | list | dict)
+
+
+LARGE = b'{"prompt": "' + b"x" * 300_000 + b'", "answer_kind": "number"}'
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> BlobStore:
+    """A blob store with nothing in it, that keeps nothing in memory."""
+    made = BlobStore(str(tmp_path / "blobs"), cache_bytes=0)
+    made.create()
+    return made
+
+
+def with_store(value: bytes, store: BlobStore, kafka_topic: str = TASKS) -> Message:
+    """Classify a message where there is a blob store."""
+    place = msgspec.structs.replace(reading(), overflow=Overflow(store, 1 << 16))
+    return classify(place, kafka_topic, 7, value, 100.0)
+
+
+def referring(reference: BlobReference, **fields: Any) -> bytes:
+    """A task whose payload is in the blob store."""
+    return task(payload=msgspec.Raw(encode(reference)), **fields)
+
+
+def test_a_task_is_the_same_whichever_way_its_payload_came(store: BlobStore) -> None:
+    """Its id, its digest and all that the steps see of it; and its size is what is held of it."""
+    inline = with_store(task(payload=msgspec.Raw(LARGE)), store)
+    away = with_store(referring(store.put(LARGE)), store)
+    assert away.verdict is None
+    assert (away.key, away.digest, away.task_id) == (inline.key, inline.digest, inline.task_id)
+    assert away.body.view == inline.body.view
+    assert bytes(away.body.task.payload) == LARGE
+    assert away.size >= len(LARGE)
+
+
+def test_a_reference_may_be_written_in_any_way(store: BlobStore) -> None:
+    """It is JSON."""
+    reference = store.put(LARGE)
+    payload = b'{ "bytes" : %d,\n "$blob": "%b" }' % (reference.size, reference.name.encode())
+    assert with_store(task(payload=msgspec.Raw(payload)), store).verdict is None
+
+
+def test_a_payload_with_a_field_like_that_of_a_reference_is_a_payload(store: BlobStore) -> None:
+    """It has a prompt, which no reference has."""
+    payload = {"$blob": "sha256-" + "0" * 64, "bytes": 5, "prompt": "1+1"}
+    assert with_store(task(payload=payload), store).body.view.prompt == "1+1"
+
+
+def test_a_blob_that_is_gone_is_bad_input_under_the_id_of_its_task(store: BlobStore) -> None:
+    """The id must not depend on the store: once decided, the blob may be there again when the message is read again."""
+    reference = BlobReference("sha256-" + "0" * 64, 5)
+    message = with_store(referring(reference), store)
+    assert (message.verdict, message.task_id, message.key) == ("bad_input", "a:r0", None)
+    assert reference.name in message.body.error
+    assert message.body.error.startswith("tasks.global[0]@7: ")
+    assert message.body.error.endswith(" - at `$.payload`")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[]",
+        b"not JSON",
+        b"\xff",
+        b'{"prompt":"\xff"}',
+        b"{}",
+        b'{"prompt":5}',
+        b'{"prompt":"p","n":1e999}',
+        b'{"prompt":"p","n":' + b"[" * 5000 + b"]" * 5000 + b"}",
+        b'{"prompt":"p","n":' + b"[" * 200_000,
+    ],
+)
+def test_a_blob_that_holds_no_payload_is_bad_input_under_the_id_of_its_task(store: BlobStore, content: bytes) -> None:
+    """As one that came inline."""
+    message = with_store(referring(store.put(content)), store)
+    assert (message.verdict, message.task_id) == ("bad_input", "a:r0")
+    assert "`$.payload" in message.body.error
+
+
+def test_a_reference_to_a_reference_is_bad_input(store: BlobStore) -> None:
+    """Nothing is followed twice."""
+    message = with_store(referring(store.put(encode(store.put(LARGE)))), store)
+    assert message.verdict == "bad_input"
+    assert "empty: needs `prompt`" in message.body.error
+
+
+def test_a_later_round_whose_blob_is_gone_keeps_its_cause(store: BlobStore) -> None:
+    """Each cause counts once, whatever became of the payload."""
+    seal = SEALER.seal((0, 5, 0), "a:r1", TASKS_NEXT, 0)
+    more: dict[str, Any] = {"task_id": "a:r1", "round_index": 1, "cause": [0, 5, 0, seal]}
+    message = with_store(referring(BlobReference("sha256-" + "0" * 64, 5), **more), store, TASKS_NEXT)
+    assert (message.verdict, message.task_id, message.cause) == ("bad_input", "a:r1", (0, 5, 0))
+
+
+def test_an_earlier_answer_comes_back_from_the_store(store: BlobStore) -> None:
+    """And where it is gone, that is told."""
+    seal = SEALER.seal((0, 5, 0), "a:r1", TASKS_NEXT, 0)
+    more: dict[str, Any] = {"task_id": "a:r1", "round_index": 1, "cause": [0, 5, 0, seal]}
+    for reference, verdict in (
+        (store.put(b"42" * 50_000), None),
+        (BlobReference("sha256-" + "0" * 64, 5), "bad_input"),
+    ):
+        message = with_store(task(origin={"answer": encode(reference).decode()}, **more), store, TASKS_NEXT)
+        assert message.verdict == verdict
+        if verdict is None:
+            assert message.body.task.origin.answer == "42" * 50_000
+            assert bytes(message.body.task.payload) == b'{"prompt":"1+1"}'
+        else:
+            assert message.body.error.endswith(" - at `$.origin.answer`")
+
+
+def test_a_store_that_is_away_stops_the_cell(tmp_path: Path) -> None:
+    """Nothing is decided of the message, so nothing is lost."""
+    away = BlobStore(str(tmp_path / "not mounted"))
+    with pytest.raises(TryAgainError, match="not mounted"):
+        with_store(referring(BlobReference("sha256-" + "0" * 64, 5)), away)

@@ -1,45 +1,59 @@
 """Decisions: what is decided, and what follows."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from connectors.blobs import BlobStore
 from connectors.topics import DEAD_LETTERS, RETRY, TASKS, TASKS_HIGH, TASKS_NEXT
 from flows.budget import Spent
 from flows.calls import Answered
 from flows.lane import Message, Sealer
+from flows.overflow import Overflow
 from flows.policies import SimpleThresholdPolicy
 from flows.settings import Settings
 from flows.steps.derive import Derived, derive
 from flows.steps.intake import Decided, Reading, classify
-from flows.steps.plan import MAX_DECISION_BYTES, Limits, Planner
+from flows.steps.plan import MAX_DECISION_BYTES, Limits, Planner, content_hash
 from flows.steps.route import Router
 from flows.steps.supervise import Supervised, supervise
 from flows.steps.validate import built_in_verifiers, validate
+from schemas.blob import REFERENCE_START, BlobReference, reference_in
 from schemas.decision import Decision, DecisionKind, read_decision
-from schemas.errors import BadRecordError
+from schemas.errors import BadRecordError, TryAgainError
 from schemas.ids import home_lane
 from schemas.node import Answer, NodeCapabilities
 from schemas.one import BranchRow, DeadLetterRow, Record, RoundRow
-from schemas.task import Ancestor, read_head
+from schemas.task import Ancestor, encode, read_head
 
 SEALER = Sealer(b"k" * 32)
 NODES = [NodeCapabilities(node=n, models=("m",), topics=("math", "logic")) for n in ("a", "b", "c")]
 
 
-def message(lanes: int = 1, lane: int = 0, kafka_topic: str = TASKS, **fields: Any) -> Message:
+def message(
+    lanes: int = 1, lane: int = 0, kafka_topic: str = TASKS, overflow: Overflow | None = None, **fields: Any
+) -> Message:
     """A message with a good task, but for what is said otherwise."""
     task = {"topic": "math", "logical_id": "t", "payload": {"prompt": "6*7", "answer_kind": "number"}, **fields}
-    reading = Reading(lane, lanes, SEALER, 1 << 25, RETRY, 5.0)
+    reading = Reading(lane, lanes, SEALER, 1 << 25, RETRY, 5.0, overflow)
     return classify(reading, kafka_topic, 3, msgspec.json.encode(task), 100.0)
 
 
-def decide(asked: Message, *answers: Answer, limits: Limits | None = None, lane: int = 0) -> Decision:
+def decide(
+    asked: Message,
+    *answers: Answer,
+    limits: Limits | None = None,
+    lane: int = 0,
+    overflow: Overflow | None = None,
+) -> Decision:
     """Take a message through the steps, with these answers."""
     router = Router(lambda: (1, NODES), built_in_verifiers())
-    planner = Planner(SimpleThresholdPolicy(Settings()), limits or Limits(1, 3, 3, 16))
+    planner = Planner(SimpleThresholdPolicy(Settings()), limits or Limits(1, 3, 3, 16), overflow=overflow)
     routed = router.route(asked, 100.0)
     answered = Answered(routed, answers, Spent(sum(a.tries for a in answers)))
     result = validate(asked.body.view, answers, built_in_verifiers()) if answers else None
@@ -61,10 +75,11 @@ def failed(node: str) -> Answer:
     return Answer(node=node, model="m", status="failed", error="TimeoutError: 60 s", tries=3)
 
 
-def next_message(decision: Decision, lanes: int = 1) -> Message:
+def next_message(decision: Decision, lanes: int = 1, overflow: Overflow | None = None) -> Message:
     """The first message that follows, as its lane reads it."""
     (out, *_) = carried_out(decision).messages
-    return classify(Reading(out.lane, lanes, SEALER, 1 << 25, RETRY, 5.0), out.kafka_topic, 9, out.value, 200.0)
+    reading = Reading(out.lane, lanes, SEALER, 1 << 25, RETRY, 5.0, overflow)
+    return classify(reading, out.kafka_topic, 9, out.value, 200.0)
 
 
 def test_agreement_converges_and_becomes_a_record() -> None:
@@ -299,3 +314,160 @@ def test_an_entry_whose_branch_is_no_task_is_no_decision() -> None:
     entry = msgspec.json.encode(msgspec.structs.replace(decision, follow_ups=(spoilt,)))
     with pytest.raises(BadRecordError, match="no decision"):
         read_decision(entry)
+
+
+SMALL = 4000
+"""No message and no row has more bytes, whatever is large in its task."""
+LARGE = {"prompt": "x" * 300_000, "mine": [1, None]}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> BlobStore:
+    """A blob store with nothing in it."""
+    made = BlobStore(str(tmp_path / "blobs"))
+    made.create()
+    return made
+
+
+@pytest.fixture
+def overflow(store: BlobStore) -> Overflow:
+    """Where large values go: those of more than 1,024 bytes."""
+    return Overflow(store, 1024)
+
+
+def all_is_small(decision: Decision) -> None:
+    """Check the decision, and all that follows from it."""
+    derived = carried_out(decision)
+    assert (
+        max(len(e) for e in (encode(decision), *(m.value for m in derived.messages), *map(encode, derived.rows)))
+        < SMALL
+    )
+
+
+def text_of(store: BlobStore, text: str | None) -> str:
+    """What a reference in a text stands for."""
+    reference = reference_in(text or "")
+    assert reference is not None
+    return store.get(reference).decode()
+
+
+def test_what_is_large_travels_as_its_reference_through_all_rounds(store: BlobStore, overflow: Overflow) -> None:
+    """Payload and answers; each round is asked with all of them, and the record's hash is over them."""
+    answers = [said("a", "1" * 5000), said("b", "2" * 5000)]
+    asked = message(payload=LARGE, overflow=overflow)
+    for _ in range(2):
+        decision = decide(asked, *answers, overflow=overflow)
+        assert decision.kind is DecisionKind.NEXT_ROUND
+        all_is_small(decision)
+        asked = next_message(decision, overflow=overflow)
+        assert asked.body.view.prompt == LARGE["prompt"]
+        assert msgspec.json.decode(asked.body.task.payload) == LARGE
+        assert asked.body.task.origin.answer == "1" * 5000
+    last = decide(asked, *answers, overflow=overflow)
+    assert last.forced
+    all_is_small(last)
+    record = carried_out(last).rows[0]
+    assert isinstance(record, Record)
+    assert msgspec.json.decode(text_of(store, record.payload)) == LARGE
+    assert text_of(store, record.answer) == "1" * 5000
+    assert last.result is not None
+    assert [text_of(store, a.text)[0] for a in last.result.candidates] == ["1", "2"]
+    assert last.content_hash == content_hash(asked.body.task, "1" * 5000)
+
+
+def test_a_decision_is_the_same_whichever_way_its_payload_came(store: BlobStore, overflow: Overflow) -> None:
+    """Inline or by reference."""
+    reference = msgspec.to_builtins(store.put(encode(LARGE)))
+    inline = decide(message(payload=LARGE, overflow=overflow), said("a"), said("b"), overflow=overflow)
+    away = decide(message(payload=reference, overflow=overflow), said("a"), said("b"), overflow=overflow)
+    assert inline == away
+    assert inline.content_hash
+
+
+def test_an_answer_of_an_earlier_round_comes_back_for_the_record(store: BlobStore, overflow: Overflow) -> None:
+    """Where the last round gave none."""
+    asked = message(overflow=overflow)
+    silent = Answer(node="a", model="m", status="abstained")
+    for answers in ([said("a", "1" * 5000)], [silent]):
+        asked = next_message(decide(asked, *answers, overflow=overflow), overflow=overflow)
+    last = decide(asked, silent, overflow=overflow)
+    all_is_small(last)
+    assert last.result is not None
+    assert text_of(store, last.result.answer) == "1" * 5000
+    assert last.content_hash == content_hash(asked.body.task, "1" * 5000)
+
+
+def test_an_attempt_after_failures_still_has_the_earlier_answer(overflow: Overflow) -> None:
+    """It travels as its reference then, too."""
+    asked = next_message(
+        decide(message(overflow=overflow), said("a", "1" * 5000), overflow=overflow), overflow=overflow
+    )
+    decision = decide(asked, failed("a"), overflow=overflow)
+    assert decision.kind is DecisionKind.RETRY
+    all_is_small(decision)
+    assert next_message(decision, overflow=overflow).body.task.origin.answer == "1" * 5000
+
+
+def test_large_branches_travel_as_their_references(store: BlobStore, overflow: Overflow) -> None:
+    """And are asked with all of their payload."""
+    decision = decide(message(), said("a", meta={"branches": [branch(payload=LARGE)]}), said("b"), overflow=overflow)
+    all_is_small(decision)
+    row = carried_out(decision).rows[1]
+    assert isinstance(row, BranchRow)
+    assert msgspec.json.decode(text_of(store, row.payload)) == LARGE
+    assert next_message(decision, overflow=overflow).body.view.prompt == LARGE["prompt"]
+
+
+def test_a_model_cannot_refer_to_a_blob(store: BlobStore, overflow: Overflow) -> None:
+    """Neither its answer nor its branches are taken for references: the answer is kept, as it is, in the store."""
+    secret = encode(store.put(b'{"prompt": "whoever knows the hash"}')).decode()
+    proposed = branch(payload=msgspec.json.decode(secret))
+    answers = [said(node, secret, meta={"branches": [proposed]}) for node in ("a", "b")]
+    asked = message(payload={"prompt": "?"}, overflow=overflow)
+    decision = decide(asked, *answers, overflow=overflow)
+    assert decision.follow_ups == ()
+    assert decision.result is not None
+    assert "meta.branches[0]: empty" in decision.result.warnings[0]
+    assert [text_of(store, t) for t in (decision.result.answer, decision.result.candidates[0].text)] == [secret] * 2
+    again = next_message(decide(asked, *answers[:1], overflow=overflow), overflow=overflow)
+    assert again.body.task.origin.answer == secret
+
+
+def test_a_task_whose_payload_is_gone_is_a_dead_letter_with_its_reference(overflow: Overflow) -> None:
+    """It names the blob and the task, and owns no id, so that it may be sent again."""
+    lost = BlobReference("sha256-" + "0" * 64, 5)
+    decision = decide(message(payload=msgspec.to_builtins(lost), overflow=overflow), overflow=overflow)
+    assert (decision.kind, decision.reason, decision.introduces) == (DecisionKind.DEAD, "bad_input", False)
+    row = carried_out(decision).rows[0]
+    assert isinstance(row, DeadLetterRow)
+    assert (row.topic, row.logical_id, row.payload) == ("math", "t", encode(lost).decode())
+    assert lost.name in row.detail
+
+
+def test_a_store_that_is_away_stops_the_cell(tmp_path: Path) -> None:
+    """Before anything is decided that nobody could read."""
+    (tmp_path / "blobs").write_text("no folder")
+    with pytest.raises(TryAgainError, match="cannot be used"):
+        decide(message(payload=LARGE), said("a"), overflow=Overflow(BlobStore(str(tmp_path / "blobs")), 1024))
+
+
+def test_what_cannot_be_carried_out_does_not_win_where_its_payload_is_large(overflow: Overflow) -> None:
+    """The decision that says so is a small one."""
+    meta = {"notes": "x" * MAX_DECISION_BYTES}
+    decision = decide(message(payload=LARGE, overflow=overflow), said("a", meta=meta), said("b"), overflow=overflow)
+    assert (decision.kind, decision.reason) == (DecisionKind.DEAD, "too_large")
+    all_is_small(decision)
+
+
+@given(
+    st.text(max_size=600)
+    | st.text(max_size=200).map(lambda text: REFERENCE_START + text)
+    | st.binary(min_size=32, max_size=32).map(lambda d: encode(BlobReference(f"sha256-{d.hex()}", 5)).decode())
+)
+def test_any_answer_comes_back_as_it_was(text: str) -> None:
+    """Whether it is kept by its size, by what it looks like, or not at all."""
+    store = BlobStore("memory://answers")
+    written = Overflow(store, 1024).text_out(text)
+    reference = reference_in(written)
+    assert len(written.encode()) <= 1024
+    assert (written if reference is None else store.get(reference).decode()) == text

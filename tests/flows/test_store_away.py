@@ -1,0 +1,45 @@
+"""A blob store that is away: the cell stops and says why, and goes on once it is back."""
+
+from pathlib import Path
+
+import msgspec
+
+from connectors.blobs import BlobStore
+from connectors.topics import TASKS
+from tests.brokers import Broker
+from tests.chaos.cells import wait_until
+from tests.flows.refine_parts import ANSWER
+from tests.flows.test_refine import Task, cell_on, ids, send, tasks
+
+
+def referring(store: Path, count: int) -> list[Task]:
+    """Tasks whose payloads are in the store, under one hash each."""
+    blobs = BlobStore(str(store))
+    blobs.create()
+    payloads = [msgspec.json.encode({"prompt": f"{i}" + "x" * 100_000}) for i in range(count)]
+    return [
+        {**task, "payload": msgspec.to_builtins(blobs.put(payload))}
+        for task, payload in zip(tasks(count), payloads, strict=True)
+    ]
+
+
+def test_a_store_that_goes_away_stops_a_cell_and_nothing_is_lost(own_broker: Broker, tmp_path: Path) -> None:
+    """It is moved away under the running cell, and back before the next start."""
+    store = tmp_path / "blobs"
+    sent = referring(store, 20)
+    with cell_on(own_broker, tmp_path) as run:
+        first = [{"topic": "math", "logical_id": "first", "payload": {"prompt": "?"}}]
+        send(own_broker, TASKS, first)
+        run.cell.start("w1")
+        run.wait_for_ends(ids(first))
+        store.rename(tmp_path / "elsewhere")
+        send(own_broker, TASKS, sent)
+        wait_until(lambda: run.cell.processes[0].poll() is not None, 30, "the cell goes on without its store")
+        assert run.cell.processes[0].poll() != 0
+        assert "there is no blob store at" in run.cell.tail()
+        assert run.ended() == ids(first)
+        (tmp_path / "elsewhere").rename(store)
+        run.cell.start("w1")
+        run.wait_for_ends(ids(sent))
+        run.stop_and_audit()
+        assert run.answers() == dict.fromkeys(ids([*first, *sent]), ANSWER)
