@@ -63,6 +63,21 @@ class BlobStore:
         with self._reached():
             self._place.keep(_path(hashlib.sha256(_MARK).hexdigest()), _MARK)
 
+    def check(self) -> None:
+        """See that the store is there.
+
+        Raises:
+            TryAgainError: it is not; an unmounted disk, for example.
+        """
+        with self._reached():
+            mark = self._place.read(_path(hashlib.sha256(_MARK).hexdigest()), 1)
+        if mark is None:
+            raise TryAgainError(self._absent)
+
+    @property
+    def _absent(self) -> str:
+        return f"there is no blob store at {self._shown}: AUREON_BLOBS says where it is; is it mounted?"
+
     def put(self, data: bytes) -> BlobReference:
         """Keep bytes; those that are there already stay as they are.
 
@@ -112,7 +127,7 @@ class BlobStore:
             return data
         if is_store:
             raise BadRecordError(f"blob {name} is not in the blob store {self._shown}")
-        raise TryAgainError(f"there is no blob store at {self._shown}: AUREON_BLOBS says where it is; is it mounted?")
+        raise TryAgainError(self._absent)
 
     @contextmanager
     def _reached(self) -> Iterator[None]:

@@ -103,9 +103,20 @@ class Cell:
 
     @cached_property
     def overflow(self) -> Overflow:
-        """Where large payloads and answers go; the store is made, if there is none yet."""
-        store = BlobStore(self.settings.blobs_url)
-        store.create()
+        """Where large payloads and answers go. The store is made once: one that is gone later is not made anew, empty.
+
+        Raises:
+            TryAgainError: it cannot be reached, or is gone.
+        """
+        url = self.settings.blobs_url
+        store, note = BlobStore(url), self.settings.state_dir / "blobs.sha256"
+        named = hashlib.sha256(url.encode()).hexdigest()
+        if note.exists() and note.read_text() == named:
+            store.check()
+        else:
+            store.create()
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.write_text(named)
         return Overflow(store, self.settings.blob_bytes)
 
     @cached_property

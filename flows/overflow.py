@@ -100,6 +100,8 @@ class Overflow:
             TryAgainError: the store cannot be reached.
             ValueError: more than any store takes, or no text.
         """
+        if self._is_small(decision):
+            return decision
         changes: dict[str, Any] = {}
         payload = self.payload_out(decision.payload)
         if payload is not decision.payload:
@@ -122,14 +124,26 @@ class Overflow:
                 changes["follow_ups"] = follow_ups
         return msgspec.structs.replace(decision, **changes) if changes else decision
 
-    def _result_out(self, result: RoundResult) -> RoundResult:
-        reach = self._any_reach
-        if result.answer is None or len(result.answer) < reach:
-            for candidate in result.candidates:
+    def _is_small(self, decision: Decision) -> bool:
+        """Whether there is plainly nothing to do, as for most decisions."""
+        reach, limit = self._any_reach, self._limit
+        result, origin = decision.result, decision.origin
+        if len(decision.payload) > limit:
+            return False
+        if origin is not None and origin.answer is not None and len(origin.answer) >= reach:
+            return False
+        if result is not None:
+            if result.answer is not None and len(result.answer) >= reach:
+                return False
+            for candidate in result.candidates:  # a loop: a generator costs more than all of this
                 if len(candidate.text) >= reach:
-                    break
-            else:
-                return result
+                    return False
+        for follow_up in decision.follow_ups:  # noqa: SIM110 - as above
+            if len(follow_up.payload) > limit:
+                return False
+        return True
+
+    def _result_out(self, result: RoundResult) -> RoundResult:
         answer = None if result.answer is None else self.text_out(result.answer)
         candidates = tuple([self._candidate_out(c) for c in result.candidates])
         if answer is result.answer and all(n is o for n, o in zip(candidates, result.candidates, strict=True)):

@@ -43,3 +43,24 @@ def test_a_store_that_goes_away_stops_a_cell_and_nothing_is_lost(own_broker: Bro
         run.wait_for_ends(ids(sent))
         run.stop_and_audit()
         assert run.answers() == dict.fromkeys(ids([*first, *sent]), ANSWER)
+
+
+def test_a_cell_that_starts_beside_a_store_that_is_away_makes_no_dead_letters(
+    own_broker: Broker, tmp_path: Path
+) -> None:
+    """The disk is not mounted after the machine started again: its mount point is there, and empty."""
+    store = tmp_path / "blobs"
+    sent = referring(store, 20)
+    with cell_on(own_broker, tmp_path) as run:
+        first = [{"topic": "math", "logical_id": "first", "payload": {"prompt": "?"}}]
+        send(own_broker, TASKS, first)
+        run.cell.start("w1")
+        run.wait_for_ends(ids(first))
+        run.stop_and_audit()
+        store.rename(tmp_path / "elsewhere")
+        store.mkdir()
+        send(own_broker, TASKS, sent)
+        run.cell.start("w1")
+        wait_until(lambda: run.cell.processes[0].poll() is not None or run.ended() > ids(first), 30, "nothing happens")
+        kinds = {d.kind.value: d.reason for _, d in run.follower.winners.values() if d.logical_id != "first"}
+        assert kinds == {}, run.cell.tail()
