@@ -1,6 +1,6 @@
 """A language model in this process: SmolLM2 with 135 million parameters, run by llama.cpp (extra `llm`).
 
-It writes 80 tokens a second on one core and is wrong about most things, which the system has to find out.
+It writes 80 tokens a second on one core, and is wrong about most things, which the system has to find out.
 
 Unit of parallelism: the node, one call at a time, in a thread of its own. Guarantee: each call ends, with an answer, an
 abstention or an error; one whose task is cancelled ends within `CHUNK` tokens. What it writes is a function of its
@@ -40,8 +40,8 @@ LONGEST_TOKEN = 16
 TOP_P = 0.9
 """Of what may come next, the likeliest that make up so much; where the temperature is above 0."""
 THREADS = 1
-"""A second one makes it faster by a third on an idle machine, and a hundred times slower on a busy one: they spin while
-they wait for each other."""
+"""A second one gives 100 tokens a second for 80 on two idle cores, and 1 for 50 where both have other work: they spin
+while they wait for each other."""
 
 ASK = "\n\nGive the final answer alone, on one line that begins with `Answer:`."
 """Put behind a question that comes without messages."""
