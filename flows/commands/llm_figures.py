@@ -1,6 +1,8 @@
 """What `aureon demo --llm` tells of the language model: how it fares by topic as the run goes on, by the lake alone."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import duckdb
 import msgspec
@@ -10,8 +12,10 @@ from rich.table import Table
 PARTS = 4
 """Of the run; each has as many rounds."""
 PRIOR = 0.6
-PRIOR_WEIGHT = 4.0
+PRIOR_WEIGHT = 2.0
 """Affinity before anything is learned, and how many calls that counts as."""
+MEMORY = 0.93
+"""What each call leaves of those before it."""
 
 
 class LlmFigures(Struct, frozen=True, kw_only=True):
@@ -46,16 +50,32 @@ calls AS (
     FROM parts
 ),
 its AS (SELECT lane, decision_offset, coalesce(status, 'ok') AS status, text FROM calls WHERE model = $model)
-SELECT p.topic, p.part, i.status, i.text,
-    CASE WHEN r.evidence = 'cross-model' AND NOT r.forced THEN list_contains(r.models, $model) END,
-    CAST(o.metadata AS VARCHAR)
+SELECT p.topic, p.part,
+    CASE
+        WHEN i.status IS NULL THEN 'not asked'
+        WHEN i.status <> 'ok' THEN 'none'
+        WHEN r.evidence = 'cross-model' AND NOT r.forced THEN if(list_contains(r.models, $model), 'right', 'wrong')
+        ELSE 'untold'
+    END,
+    coalesce(i.text, ''),
+    if(i.status = 'ok', CAST(o.metadata AS VARCHAR), NULL)
 FROM parts p
 LEFT JOIN its i USING (lane, decision_offset)
 LEFT JOIN records r USING (lane, decision_offset)
 LEFT JOIN one o ON (o.topic, o.logical_id) = (p.topic, p.logical_id) AND o.parent_id IS NULL
 ORDER BY p.decided_at, p.lane, p.decision_offset
 """
-"""Every round in order: topic, part, what the model returned, whether it was right, and the task's metadata."""
+"""Every round with answers in order, as `_Round` has it; a branch has no metadata of a task."""
+
+
+class _Round(NamedTuple):
+    topic: str
+    part: int
+    came: str
+    """What came of the call to the model."""
+    text: str
+    metadata: str | None
+    """Of the task, where there is an answer to mark."""
 
 
 def llm_figures(
@@ -70,40 +90,35 @@ def llm_figures(
         model: its name.
         mark: tells of answers, each with the metadata of its task, which are right.
     """
-    rows = lake.execute(_ROUNDS, {"parts": PARTS, "model": model}).fetchall()
-    answers = [
-        (topic, part, msgspec.json.decode(metadata, type=dict[str, str]), text or "")
-        for topic, part, status, text, _, metadata in rows
-        if status == "ok" and metadata is not None
-    ]
-    marks = mark([(metadata, text) for _, _, metadata, text in answers])
-    counted: dict[tuple[str, int], dict[str, int]] = {}
-    names = ("rounds", "asked", "right", "wrong", "none", "marked", "marked_right")
-    for topic in sorted({row[0] for row in rows}):
+    rounds = [_Round(*row) for row in lake.execute(_ROUNDS, {"parts": PARTS, "model": model}).fetchall()]
+    answered = [r for r in rounds if r.metadata is not None]
+    marks = mark([(msgspec.json.decode(r.metadata or "{}", type=dict[str, str]), r.text) for r in answered])
+    marked = list(zip(answered, marks, strict=True))
+    found = []
+    for topic in sorted({r.topic for r in rounds}):
+        right = judged = 0.0
         for part in range(1, PARTS + 1):
-            counted[topic, part] = dict.fromkeys(names, 0)
-    for topic, part, status, _, agreed, _ in rows:
-        figures = counted[topic, part]
-        figures["rounds"] += 1
-        figures["asked"] += status is not None
-        figures["none"] += status not in (None, "ok")
-        if status == "ok" and agreed is not None:
-            figures["right" if agreed else "wrong"] += 1
-    for (topic, part, _, _), right in zip(answers, marks, strict=True):
-        counted[topic, part]["marked"] += 1
-        counted[topic, part]["marked_right"] += right
-    return tuple(
-        LlmFigures(topic=topic, part=part, affinity=_affinity(counted, topic, part), **figures)
-        for (topic, part), figures in counted.items()
-    )
-
-
-def _affinity(counted: Mapping[tuple[str, int], Mapping[str, int]], topic: str, part: int) -> float:
-    """How often it was right up to the end of a part, the prior counted in."""
-    so_far = [counted[topic, p] for p in range(1, part + 1)]
-    right = sum(f["right"] for f in so_far)
-    judged = right + sum(f["wrong"] + f["none"] for f in so_far)
-    return round((PRIOR * PRIOR_WEIGHT + right) / (PRIOR_WEIGHT + judged), 3)
+            here = [r for r in rounds if (r.topic, r.part) == (topic, part)]
+            marks_here = [good for r, good in marked if (r.topic, r.part) == (topic, part)]
+            came = Counter(r.came for r in here)
+            for r in here:
+                if r.came in ("right", "wrong", "none"):
+                    right, judged = right * MEMORY + (r.came == "right"), judged * MEMORY + 1
+            found.append(
+                LlmFigures(
+                    topic=topic,
+                    part=part,
+                    rounds=len(here),
+                    asked=len(here) - came["not asked"],
+                    right=came["right"],
+                    wrong=came["wrong"],
+                    none=came["none"],
+                    marked=len(marks_here),
+                    marked_right=sum(marks_here),
+                    affinity=round((PRIOR * PRIOR_WEIGHT + right) / (PRIOR_WEIGHT + judged), 3),
+                )
+            )
+    return tuple(found)
 
 
 def llm_table(figures: Sequence[LlmFigures], table: Table) -> Table:
