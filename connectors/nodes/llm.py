@@ -171,7 +171,7 @@ class LlmNode:
 
 
 class _Model:
-    """The model in memory, some 250 MB; belongs to one thread."""
+    """The model in memory, 180 MB; belongs to one thread."""
 
     def __init__(self, path: Path) -> None:
         lib = _llama()

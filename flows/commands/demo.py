@@ -58,9 +58,10 @@ _IGNORED = tuple(
 )
 """Variables that are meant for another installation: a demo keeps to its home unless a flag says otherwise."""
 _LLM_NODES = "connectors.nodes.llm:nodes_with_llm"
-_LLM_DEFAULTS = {"ROUTING": "best-3", "IN_FLIGHT": "4"}
-"""With the language model three of the four nodes are asked first, and which three is learned: so few tasks are under
-way at a time that what the first ones teach is known when the others are routed."""
+_LLM_DEFAULTS = {"ROUTING": "best-3", "IN_FLIGHT": "1"}
+"""With the language model three of the four nodes are asked first, and which three is learned. One task of each lane is
+under way at a time: what it teaches is known when the next one is routed, and the model, which takes one call at a
+time, is never overrun."""
 
 
 class DemoState(Struct, kw_only=True):

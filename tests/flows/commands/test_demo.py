@@ -104,7 +104,7 @@ def test_a_demo_keeps_to_the_nodes_it_was_begun_with(tmp_path: Path) -> None:
 def test_the_language_model_brings_settings_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those for how much is under way can be changed, the nodes cannot."""
     parse = cli.make_parser().parse_args
-    assert demo_settings(parse(["demo", "--llm"]), llm=True).in_flight == 4
+    assert demo_settings(parse(["demo", "--llm"]), llm=True).in_flight == 1
     monkeypatch.setenv("AUREON_IN_FLIGHT", "9")
     monkeypatch.setenv("AUREON_NODES", "mine:nodes")
     settings = demo_settings(parse(["demo", "--llm"]), llm=True)
