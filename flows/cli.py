@@ -187,8 +187,13 @@ def _demo(commands: Any) -> None:
         "how many are right by reasoning-gym's own verifier, which the flow never calls. Run again, it goes on where "
         "it stood; all it makes is in its home, .aureon/demo unless --home says otherwise.",
     )
-    demo.add_argument("--tasks", type=_positive, metavar="N", help="how many tasks (default: as last time, or 2100)")
+    demo.add_argument(
+        "--tasks", type=_positive, metavar="N", help="how many tasks (default: as last time, or 2100; with --llm 210)"
+    )
     demo.add_argument("--seed", type=int, metavar="N", help="which tasks (default: as last time, or 0)")
+    demo.add_argument(
+        "--llm", action="store_true", help="ask a small language model in this process beside the solvers (SmolLM2)"
+    )
     demo.add_argument("--fresh", action="store_true", help="forget the demo so far and start over")
     _logging_flags(demo)
     _settings_flags(demo, [name for name in _EVERYTHING if name not in ("state", "lake", "blobs", "key_file")])

@@ -27,6 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import one_lake
 from connectors.embedded import EmbeddedBroker
+from connectors.nodes.llm import MODEL, model_path
 from flows.cell import Cell
 from flows.cli import FAILED, INTERRUPTED, OK, command_name, say, settings_of
 from flows.commands.demo_report import Result, evaluate, print_report
@@ -39,6 +40,8 @@ from schemas.errors import AureonError, OutcomeUnknownError, RefusedError
 
 TASKS = 2100
 """By default: 150 of each family."""
+LLM_TASKS = 210
+"""By default with the language model, which takes a second or two for each call."""
 SEED = 0
 SEND_AT = 50
 """Tasks are sent by so many, as they are posed."""
@@ -55,6 +58,11 @@ _IGNORED = tuple(
     for name in ("HOME", "BROKERS", "KAFKA_CONFIG", "STATE", "LAKE", "BLOBS", "KEY_FILE", "GROUP", "LANES")
 )
 """Variables that are meant for another installation: a demo keeps to its home unless a flag says otherwise."""
+_LLM_NODES = "connectors.nodes.llm:nodes_with_llm"
+_LLM_DEFAULTS = {"ROUTING": "best-3", "IN_FLIGHT": "1"}
+"""With the language model three of the four nodes are asked first, and which three is learned. One task of each lane is
+under way at a time: what it teaches is known when the next one is routed, and the model, which takes one call at a
+time, is never overrun."""
 
 
 class DemoState(Struct, kw_only=True):
@@ -62,6 +70,8 @@ class DemoState(Struct, kw_only=True):
 
     tasks: int
     seed: int
+    llm: bool = False
+    """Whether the language model is asked."""
     ran_s: float = 0.0
     """In all runs so far."""
     result: Result | None = None
@@ -78,11 +88,15 @@ def main(options: argparse.Namespace) -> int:
                 "--fresh starts over on the embedded broker only: empty the Kafka topics of yours yourself"
             )
         delete_demo(settings)
-    state = load_state(home, options.tasks, options.seed)
+    state = load_state(home, options.tasks, options.seed, llm=options.llm)
+    if state.llm:
+        settings = demo_settings(options, llm=True)
     if state.result is not None:
         say(f"aureon: this demo is finished; `{_command(home)} --fresh` starts over")
         print_report(state.result, settings.lake_dir)
         return OK
+    if state.llm:
+        model_path()  # refused before anything is made
     with prepared(settings) as (cell, interrupts), Examiner(state.tasks, state.seed) as examiner:
         say(
             f"aureon: {state.tasks:,} tasks on the broker {cell.connect().config['bootstrap.servers']}, the lake in "
@@ -100,7 +114,9 @@ def main(options: argparse.Namespace) -> int:
         if not progress.all_ended:
             return _unfinished(progress, home, asked=interrupts.asked)
         say("all ended; checking the answers with reasoning-gym's own verifiers")
-        state.result = evaluate(settings.lake_dir, progress.sending.ids, examiner, state.ran_s)
+        state.result = evaluate(
+            settings.lake_dir, progress.sending.ids, examiner, state.ran_s, MODEL if state.llm else ""
+        )
         save_state(home, state)
     print_report(state.result, settings.lake_dir)
     return OK
@@ -128,14 +144,29 @@ def _command(home: Path) -> str:
 # -- the home ------------------------------------------------------------------------------------------------------
 
 
-def demo_settings(options: argparse.Namespace) -> Settings:
-    """Gather the settings; the demo has a home of its own within that of the installation."""
+def demo_settings(options: argparse.Namespace, *, llm: bool = False) -> Settings:
+    """Gather the settings; the demo has a home of its own within that of the installation.
+
+    Args:
+        options: the command's arguments.
+        llm: whether the language model is one of the nodes.
+
+    Raises:
+        RefusedError: a value is not what its setting takes, or other nodes are named beside the language model.
+    """
     environment = {name: value for name, value in os.environ.items() if name not in _IGNORED}
     environment[PREFIX + "HOME"] = str(Path(os.environ.get(PREFIX + "HOME") or ".aureon") / "demo")
+    if llm:
+        if options.setting_nodes is not None:
+            raise RefusedError("--llm names the nodes of the demo: leave out --nodes")
+        environment = {
+            PREFIX + name: value for name, value in _LLM_DEFAULTS.items() if name.lower() in Settings.__struct_fields__
+        } | environment
+        environment[PREFIX + "NODES"] = _LLM_NODES
     return settings_of(options, environment)
 
 
-def load_state(home: Path, tasks: int | None, seed: int | None) -> DemoState:
+def load_state(home: Path, tasks: int | None, seed: int | None, *, llm: bool = False) -> DemoState:
     """Read what the home remembers; more tasks may be asked for than last time.
 
     Raises:
@@ -149,11 +180,13 @@ def load_state(home: Path, tasks: int | None, seed: int | None) -> DemoState:
             raise RefusedError(
                 f"{home} is no demo's home, and has a state or a lake: choose another with --home"
             ) from None
-        return DemoState(tasks=tasks or TASKS, seed=SEED if seed is None else seed)
+        return DemoState(tasks=tasks or (LLM_TASKS if llm else TASKS), seed=SEED if seed is None else seed, llm=llm)
     except msgspec.DecodeError as error:
         raise RefusedError(f"{path}: {error}; `aureon demo --fresh` starts over") from None
     if seed is not None and seed != state.seed:
         raise RefusedError(f"the demo in {home} has the seed {state.seed}, not {seed}: start over with --fresh")
+    if llm and not state.llm:
+        raise RefusedError(f"the demo in {home} was begun without --llm: start over with --fresh --llm")
     if tasks is not None and tasks < state.tasks:
         raise RefusedError(
             f"the demo in {home} has {state.tasks:,} tasks already, not {tasks:,}: start over with --fresh"

@@ -1,7 +1,7 @@
 """What the demo ends with: how much was done, how fast, and how much of it is right."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from rich.table import Table
 import one_lake
 from flows.cli import command_name
 from flows.commands.examiner import Examiner, Marking
+from flows.commands.llm_figures import LlmFigures, llm_figures, llm_table
 
 RIGHT = 0.99
 """What a verifier gives at least for a right answer; some take a little off for the last decimal place."""
@@ -68,6 +69,8 @@ class Result(Struct, frozen=True, kw_only=True):
     """Of tasks and branches, by reason."""
     example_parent: str = ""
     """The id of a task that had branches."""
+    llm: tuple[LlmFigures, ...] = ()
+    """Of the language model, where it was asked, by topic and part of the run."""
 
 
 _TASKS = """
@@ -77,7 +80,7 @@ FROM asked LEFT JOIN one USING (topic, logical_id)
 """
 
 
-def evaluate(lake_dir: Path, ids: Sequence[tuple[str, str]], examiner: Examiner, ran_s: float) -> Result:
+def evaluate(lake_dir: Path, ids: Sequence[tuple[str, str]], examiner: Examiner, ran_s: float, llm: str = "") -> Result:
     """Mark all answers and sum up.
 
     Args:
@@ -85,7 +88,13 @@ def evaluate(lake_dir: Path, ids: Sequence[tuple[str, str]], examiner: Examiner,
         ids: (topic, logical id) of the tasks.
         examiner: knows the verifiers.
         ran_s: how long it all took.
+        llm: the name of the language model that was asked; empty for none.
     """
+
+    def mark(answers: Sequence[tuple[Mapping[str, str], str]]) -> list[bool]:
+        scores = examiner.scores([Marking(dict(metadata), answer) for metadata, answer in answers])
+        return [score >= RIGHT for score in scores]
+
     with one_lake.connect(lake_dir) as lake:
         topics, names = zip(*ids, strict=True)
         lake.execute(
@@ -94,9 +103,8 @@ def evaluate(lake_dir: Path, ids: Sequence[tuple[str, str]], examiner: Examiner,
         )
         rows = lake.execute(_TASKS).fetchall()
         converged = [row for row in rows if row[3] is not None]
-        markings = [Marking(_metadata(row[5]), row[2] or "") for row in converged]
-        scores = examiner.scores(markings)
-        right = {(row[0], row[1]): score >= RIGHT for row, score in zip(converged, scores, strict=True)}
+        marks = mark([(_metadata(row[5]), row[2] or "") for row in converged])
+        right = {(row[0], row[1]): good for row, good in zip(converged, marks, strict=True)}
         by_rounds: dict[int, int] = {}
         for row in converged:
             by_rounds[row[4] + 1] = by_rounds.get(row[4] + 1, 0) + 1
@@ -118,6 +126,7 @@ def evaluate(lake_dir: Path, ids: Sequence[tuple[str, str]], examiner: Examiner,
                 lake.execute("SELECT reason, count(*) FROM dead_letters GROUP BY reason ORDER BY 2 DESC").fetchall()
             ),
             example_parent=_text(lake, "SELECT parent_id FROM branches ORDER BY depth DESC, parent_id LIMIT 1"),
+            llm=llm_figures(lake, llm, mark) if llm else (),
         )
 
 
@@ -198,6 +207,11 @@ def print_report(result: Result, lake_dir: Path) -> None:
     console.print()
     console.print(_agreement_table(result))
     console.print()
+    if result.llm:
+        console.print("The language model, a quarter of the run at a time: what it was asked, and what came of it.\n")
+        columns = ("topic", "quarter", "rounds", "asked in", "share", "agreed with", "verified", "affinity")
+        console.print(llm_table(result.llm, _table(*columns)))
+        console.print()
     if result.dead_letters:
         console.print(_dead_letters_table(result))
         console.print()

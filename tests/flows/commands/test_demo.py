@@ -1,5 +1,6 @@
 """`aureon demo`: to its end, in pieces, and over again."""
 
+import importlib.util
 import json
 import re
 import shlex
@@ -10,7 +11,7 @@ import msgspec
 import pytest
 
 from flows import cli
-from flows.commands.demo import DemoState, demo_settings, load_state
+from flows.commands.demo import DemoState, demo_settings, load_state, main
 from flows.commands.demo_report import AgreementFigures, FamilyFigures, Result, print_report, queries
 from flows.commands.examiner import Examiner, Marking
 from schemas.errors import OutcomeUnknownError, RefusedError
@@ -66,6 +67,59 @@ def test_more_tasks_may_be_asked_for_and_nothing_else(tmp_path: Path) -> None:
         load_state(tmp_path, None, 4)
     with pytest.raises(RefusedError, match="has 100 tasks already, not 50: start over with --fresh"):
         load_state(tmp_path, 50, None)
+
+
+@pytest.mark.timeout(240)
+def test_the_demo_asks_the_language_model_too(tmp_path: Path) -> None:
+    """It is outvoted, and the summary tells where; without the flag it goes on with the model."""
+    done = aureon("demo", "--llm", "--tasks", "14", cwd=tmp_path, timeout_s=200)
+    assert done.returncode == 0, done.stderr
+    state = msgspec.json.decode((tmp_path / ".aureon/demo/demo.json").read_bytes(), type=DemoState)
+    assert state.llm
+    assert state.result is not None
+    assert state.result.right == 14
+    assert {f.topic for f in state.result.llm} == {"math", "coding", "logic", "probability"}
+    asked = sum(f.asked for f in state.result.llm)
+    assert 0 < asked <= state.result.decisions
+    assert sum(f.right for f in state.result.llm) < asked
+    last = [f for f in state.result.llm if f.part == 4]
+    assert min(f.affinity for f in last) < 0.5
+    assert "The language model, a quarter of the run at a time" in done.stdout
+    assert "llama" not in done.stderr
+
+    again = aureon("demo", cwd=tmp_path)
+    assert again.stdout == done.stdout
+
+
+def test_a_demo_keeps_to_the_nodes_it_was_begun_with(tmp_path: Path) -> None:
+    """The language model is not added half-way, and once there it stays."""
+    assert load_state(tmp_path, None, None, llm=True).tasks == 210
+    (tmp_path / "demo.json").write_bytes(msgspec.json.encode(DemoState(tasks=100, seed=3)))
+    with pytest.raises(RefusedError, match="was begun without --llm: start over with --fresh --llm"):
+        load_state(tmp_path, None, None, llm=True)
+    (tmp_path / "demo.json").write_bytes(msgspec.json.encode(DemoState(tasks=100, seed=3, llm=True)))
+    assert load_state(tmp_path, None, None).llm
+
+
+def test_the_language_model_brings_settings_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those for how much is under way can be changed, the nodes cannot."""
+    parse = cli.make_parser().parse_args
+    assert demo_settings(parse(["demo", "--llm"]), llm=True).in_flight == 1
+    monkeypatch.setenv("AUREON_IN_FLIGHT", "9")
+    monkeypatch.setenv("AUREON_NODES", "mine:nodes")
+    settings = demo_settings(parse(["demo", "--llm"]), llm=True)
+    assert (settings.nodes, settings.in_flight) == ("connectors.nodes.llm:nodes_with_llm", 9)
+    with pytest.raises(RefusedError, match="--llm names the nodes of the demo: leave out --nodes"):
+        demo_settings(parse(["demo", "--llm", "--nodes", "mine:nodes"]), llm=True)
+
+
+def test_without_the_extra_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the same home will do once it is installed."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    home = tmp_path / "home"
+    with pytest.raises(RefusedError, match=r"pip install 'aureon\[llm\]'"):
+        main(cli.make_parser().parse_args(["demo", "--llm", "--home", str(home)]))
+    assert not home.exists()
 
 
 def test_fresh_deletes_nothing_that_is_no_demo(tmp_path: Path) -> None:
