@@ -23,7 +23,7 @@ from msgspec import Struct
 from connectors.ledger import Begun, CallLedger, CallName, Charge, Ended, Past, round_key
 from connectors.nodes import CheckedNode, Node, NodeError
 from flows.budget import NOTHING, UNLIMITED, Budgets, Purse, Spent, expected, is_unlimited
-from flows.gate import NodeGate
+from flows.gate import NodeGate, is_far_slower
 from flows.steps.intake import Work
 from flows.steps.route import Routed
 from schemas.ids import home_lane
@@ -353,6 +353,7 @@ class CallRunner:
             for gate in self._gates.values():
                 if gate.check_silence():
                     self._move_calls(gate)
+            self._shorten_queues()
             self._note_states()
             self._parts.publish(list(self.states.values()))
             await asyncio.sleep(max(0.1, BEAT_EVERY_S - (time.monotonic() - began)))
@@ -382,6 +383,15 @@ class CallRunner:
         for asked in self._under_way:
             if asked.gate is gate and asked.deadline < math.inf:
                 asked.cut_short(NodeError(f"the node was not heard of for {self._parts.silence_s:g} s", "timeout"))
+
+    def _shorten_queues(self) -> None:
+        """Where a node has become far slower than another, calls that wait for it look around again."""
+        now = self._now()
+        waits = {gate: gate.wait_s(now) for gate in self._gates.values()}
+        best = min(waits.values(), default=0.0)
+        for gate, wait_s in waits.items():
+            if is_far_slower(wait_s, best):
+                gate.look_anew()
 
     def _note_states(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -512,18 +522,22 @@ class CallRunner:
         if lane in self._lanes:
             self._ledger.keep_from(lane.number, lane.needed(self._ledger.position))
 
-    def _others_can(self, round_: _Round, place: int) -> bool:
-        """Tell whether a round can be served without one of its calls."""
+    def _others_wait(self, round_: _Round, place: int) -> float | None:
+        """Say how long a round waits for a seat for its other calls, or for its best reserve; None if there is none."""
+        longest: float | None = None
         for other, answer in enumerate(round_.answers):
-            if other == place:
+            if other == place or (answer is not None and answer.status == "failed"):
                 continue
-            if answer.status != "failed" if answer is not None else self._is_open(round_.calls[other]):
-                return True
-        return any(self._is_open(call) for call in round_.reserves)
+            wait_s = 0.0 if answer is not None else self._wait_s(round_.calls[other])
+            if wait_s is not None:
+                longest = wait_s if longest is None else max(longest, wait_s)
+        if longest is not None:
+            return longest
+        return min((w for w in map(self._wait_s, round_.reserves) if w is not None), default=None)
 
-    def _is_open(self, call: Call) -> bool:
+    def _wait_s(self, call: Call) -> float | None:
         gate = self._gates.get(call.node)
-        return gate is not None and gate.is_open(call.model)
+        return gate.wait_s(self._now()) if gate is not None and gate.is_open(call.model) else None
 
     # -- one call --------------------------------------------------------------------------------------------------
 
@@ -623,7 +637,7 @@ class CallRunner:
             _Refused: there is none to be had.
         """
         try:
-            return await gate.enter(asked.call.model, partial(self._others_can, asked.round, asked.place))
+            return await gate.enter(asked.call.model, partial(self._others_wait, asked.round, asked.place))
         except NodeError as error:
             raise _Refused(_told(error)) from None
 

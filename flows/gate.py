@@ -13,12 +13,18 @@ from connectors.nodes import NodeError
 from flows.health import AdaptiveLimit, Breaker, Meter
 from schemas.node import NodeCapabilities, NodeHealth, NodeState
 
-OVERFULL = 4
-"""Calls for each seat that may wait while others can serve."""
+SLOWER = 4.0
+SLOWER_BY_S = 1.0
+"""A call does not wait for a node where it would take so much longer, and by so much, than the rest of its round."""
 DEGRADED_FROM = 0.2
 """Error rate from which a node counts as degraded."""
 PROBE_LIMIT_S = 5.0
 """A probe waits for so long, or five times what is usual for its node: its round waits with it."""
+
+
+def is_far_slower(wait_s: float, others_s: float) -> bool:
+    """Tell whether it is better to do without a call that waits so long, beside others that wait so long."""
+    return wait_s > SLOWER * others_s + SLOWER_BY_S
 
 
 class UnavailableError(NodeError):
@@ -60,6 +66,8 @@ class NodeGate:
         self._silence_s = silence_s
         self._quiet_until = 0.0
         self._waiting: deque[asyncio.Future[bool]] = deque()
+        self._freed = self._heard
+        """When a seat was last given back."""
         self._blocked: deque[_Blocked] = deque()
 
     # -- going in --------------------------------------------------------------------------------------------------
@@ -76,12 +84,23 @@ class NodeGate:
         self.active += 1
         return True
 
-    async def enter(self, model: str, others_can: Callable[[], bool]) -> bool:
+    def wait_s(self, now: float) -> float:
+        """Say how long a call would wait for a seat: as many turns as calls wait, each as long as one usually takes.
+
+        Of a node that has given no seat back for longer than that, each turn is taken to be as long as it is by now.
+        """
+        if self.active < self.limit.value:
+            return 0.0
+        turn_s = max(self.meter.usual_latency_s / self.limit.value, now - self._freed)
+        return (len(self._waiting) + 1) * turn_s
+
+    async def enter(self, model: str, others_wait: Callable[[], float | None]) -> bool:
         """Wait for a seat.
 
         Args:
             model: which model is to be asked.
-            others_can: tells whether the round can be served without this call.
+            others_wait: tells how long the round waits for its other calls, in seconds; None where nobody else can
+                serve it.
 
         Returns:
             Whether this call is the probe that finds out whether the model is back.
@@ -100,27 +119,30 @@ class NodeGate:
                     breaker.probing = True
                     self.active += 1
                     return True
-                if others_can():
+                if others_wait() is not None:
                     raise UnavailableError(self._why(model))
                 blocked = _Blocked(model, since, loop.create_future())
                 self._blocked.append(blocked)
                 await blocked.future
             elif now < self._quiet_until:
-                if others_can():
+                if others_wait() is not None:
                     raise UnavailableError(f"it asked to be left alone for {self._quiet_until - now:.1f} s more")
                 await asyncio.sleep(self._quiet_until - now)
             elif self.active < self.limit.value:
                 self._quiet_until = 0.0
                 self.active += 1
                 return False
-            elif await self._queue(others_can):
+            elif await self._queue(now, others_wait):
                 return False
 
-    async def _queue(self, others_can: Callable[[], bool]) -> bool:
+    async def _queue(self, now: float, others_wait: Callable[[], float | None]) -> bool:
         """Wait in the queue; True with a seat, False to look anew."""
         self.limit.reached()
-        if len(self._waiting) >= OVERFULL * self.limit.value and others_can():
-            raise UnavailableError(f"{len(self._waiting)} calls wait for it already")
+        wait_s = self.wait_s(now)
+        if wait_s > SLOWER_BY_S:
+            others_s = others_wait()
+            if others_s is not None and is_far_slower(wait_s, others_s):
+                raise UnavailableError(f"{len(self._waiting)} calls wait for it, and others serve sooner")
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
         try:
@@ -132,6 +154,7 @@ class NodeGate:
 
     def leave(self) -> None:
         """Give a seat back, to whoever waits longest."""
+        self._freed = time.monotonic()
         if self.active <= self.limit.value:
             while self._waiting:
                 future = self._waiting.popleft()
@@ -177,11 +200,11 @@ class NodeGate:
             after = error.retry_after_s if isinstance(error, NodeError) else None
             if after:
                 self._quiet_until = max(self._quiet_until, now + after)
-                self._look_anew()
+                self.look_anew()
             return
         breaker.failed(now)
         if not breaker.is_closed:
-            self._look_anew()
+            self.look_anew()
 
     def abandoned(self, model: str) -> None:
         """A call was given up for reasons of its own; if it was a probe, another has to find out."""
@@ -206,8 +229,8 @@ class NodeGate:
                 self.active += 1
                 future.set_result(True)
 
-    def _look_anew(self) -> None:
-        """Those that wait for a seat are to see that there is none to be had."""
+    def look_anew(self) -> None:
+        """Those that wait for a seat are to see whether they still should."""
         waiting, self._waiting = self._waiting, deque()
         for future in waiting:
             if not future.done():
@@ -239,7 +262,7 @@ class NodeGate:
         if self.silent or time.monotonic() - self._heard < self._silence_s:
             return False
         self.silent = True
-        self._look_anew()
+        self.look_anew()
         return True
 
     @property

@@ -357,19 +357,35 @@ def test_a_round_that_escalates_asks_its_reserves_one_by_one_until_it_has_enough
     assert [n.tries for n in nodes] == [1, 1, 1, 0]
 
 
-def test_a_full_node_gives_its_calls_to_others() -> None:
-    """Those that would wait longer than four calls for each seat."""
+def test_a_call_does_not_wait_for_a_node_that_is_far_slower_than_the_rest_of_its_round() -> None:
+    """It goes to who serves sooner."""
 
     async def slowly() -> Answer:
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.5)
         return OK
 
-    full, spare = ScriptedNode(slowly, max_concurrency=1), ScriptedNode(answers, name="spare")
+    full, spare = ScriptedNode(slowly, max_concurrency=1, timeout_s=5), ScriptedNode(answers, name="spare")
     with runner_of(full, spare, tries=1) as runner:
+        answered(runner, routed(call(99)))
         found = answered(runner, *[routed(call(i), reserves=(call(i, node="spare"),)) for i in range(20)])
     served = [a.status for f in found for a in f.answers]
-    assert (full.tries, spare.tries) == (5, 15)
+    assert 2 <= full.tries <= 5
+    assert full.tries + spare.tries == 21
     assert served.count("ok") == 20
+
+
+def test_nodes_that_are_all_at_full_load_are_all_waited_for() -> None:
+    """A backlog is no reason to do without a vote."""
+
+    async def quick() -> Answer:
+        await asyncio.sleep(0.02)
+        return OK
+
+    nodes = [ScriptedNode(quick, name=f"n{i}", max_concurrency=2, timeout_s=5) for i in range(3)]
+    with runner_of(*nodes, tries=1) as runner:
+        found = answered(runner, *[routed(*(call(i, node=f"n{n}") for n in range(3))) for i in range(300)])
+    assert {a.status for f in found for a in f.answers} == {"ok"}
+    assert [n.tries for n in nodes] == [300, 300, 300]
 
 
 # -- the ledger ----------------------------------------------------------------------------------------------------
