@@ -4,7 +4,7 @@ It reads each log from its beginning, as DESIGN.md's rules 1 to 4 do, with sets 
 """
 
 from flows.lane import ALONE, CauseName
-from tests.simulation.world import CONVERGED, DEAD, MOVED, STARTED, TABLES, Entry, Record, World, tables_of
+from tests.simulation.world import CANCELLED, CONVERGED, DEAD, MOVED, STARTED, TABLES, Entry, Record, World, tables_of
 
 Name = tuple[str, int]
 """Kafka topic and offset, within a lane."""
@@ -137,7 +137,7 @@ class Check:
                 if this in rounds:
                     self.fail(f"two decisions on round {this}")
                 rounds.add(this)
-                if entry.kind is CONVERGED or entry.kind is DEAD:
+                if entry.kind in {CONVERGED, DEAD, CANCELLED}:
                     ended[logical] = ended.get(logical, 0) + 1
         for logical in seen | ended.keys():
             times = ended.get(logical, 0)

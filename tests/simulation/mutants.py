@@ -371,6 +371,17 @@ class NoSpan(Lane):
         return 1 << 20 if self._reading else 0
 
 
+# -- cancels -------------------------------------------------------------------------------------------------------
+
+
+class CancelsReadLate(Cell):
+    """Cancels are followed, and not read to their end before anything is handed out."""
+
+    def cancels_at_start(self) -> frozenset[tuple[str, str]]:
+        """None is known yet."""
+        return frozenset()
+
+
 # -- the lake ------------------------------------------------------------------------------------------------------
 
 
@@ -577,6 +588,7 @@ _mutant(CommittedAtOnce, schedules=300)
 _mutant(SnapshotBeforeFlush)
 _mutant(GapsStall)
 _mutant(NoSpan)
+_mutant(CancelsReadLate, schedules=1200)
 _mutant(RowsNotDropped)
 _mutant(CommitRetried, schedules=300)
 _mutant(TableByBatch)

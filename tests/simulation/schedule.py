@@ -128,6 +128,11 @@ class Schedule:
         self.odd = 0.12 if draw() < 0.4 else 0.0
         self.messages = 4 + int(draw() * 14)
         self.faults = 0 if self.kind == "poison" else int(draw() * 7) if self.kind == "general" else int(draw() * 3)
+        self.cancelling = Random(seed ^ 0xCA9CE1)
+        """Apart from the rest, so that a schedule is what it was without cancels."""
+        self.cancels = 0
+        if self.kind == "general" and self.cancelling.random() < 0.2:
+            self.cancels = 1 + int(self.cancelling.random() * 3)
         self.bursts = draw() if draw() < 0.4 else 0.0
         if self.kind == "broker" and draw() < 0.6:  # much is above the low-waters when it happens
             chances.epoch, chances.gap = 0.01, 0.3 * draw()
@@ -218,6 +223,14 @@ class Schedule:
         if world.tracing:
             world.note(f"user {kafka_topic}[{lane}]@{offset} {topic}/{task.task_id} {task.digest} poison={task.poison}")
 
+    def cancel(self) -> None:
+        """A user ends a task, sent already or not yet."""
+        topic = TOPICS[int(self.cancelling.random() < 0.25)]
+        name = self.names[int(self.cancelling.random() * len(self.names))]
+        if (topic, name) not in self.world.cancels:
+            self.world.cancels.append((topic, name))
+        self.note(f"{topic}/{name} is cancelled")
+
     def odd_message(self, kafka_topic: str, lane: int, task: Task) -> None:
         """No task, a cause that was made up, or one copied from elsewhere."""
         world, draw = self.world, self.random.random
@@ -252,6 +265,7 @@ class Schedule:
                 faults[at] = faults[at - 1] + int(draw() * 12)
         faults.sort(reverse=True)
         loss = int(steps * (0.4 + 0.4 * draw())) if self.kind == "broker" else -1
+        cancels = [int(self.cancelling.random() * steps) for _ in range(self.cancels)]
         sent = 0
         for at in range(steps):
             world.now += 1.0
@@ -261,6 +275,8 @@ class Schedule:
             while faults and faults[-1] <= at:
                 faults.pop()
                 self.fault()
+            for _ in range(cancels.count(at)):
+                self.cancel()
             if at == loss:
                 self.broker_loses()
             self.forward()

@@ -34,6 +34,7 @@ TOO_LARGE = 100
 
 CONVERGED, NEXT_ROUND, RETRIED = DecisionKind.CONVERGED, DecisionKind.NEXT_ROUND, DecisionKind.RETRY
 DEAD, MOVED, STARTED = DecisionKind.DEAD, DecisionKind.MOVED, DecisionKind.STARTED
+CANCELLED = DecisionKind.CANCELLED
 
 _homes: dict[tuple[str, int], int] = {}
 
@@ -70,6 +71,8 @@ class Task(Struct):
     bad: bool = False
     poison: bool = False
     size: int = 1
+    ancestors: tuple[tuple[str, str], ...] = ()
+    """(topic, logical id) of the tasks that it came of."""
 
     @property
     def task_id(self) -> str:
@@ -281,6 +284,8 @@ class World:
         self.group: dict[int, bytes] = {}
         self.lake = lake_class()
         self.sealer = Sealer(b"simulation")
+        self.cancels: list[tuple[str, str]] = []
+        """The compacted topic: (topic, logical id) of tasks that are to end with all that comes of them."""
         self.later: list[tuple[float, str, int, Task]] = []
         """For one mutant: messages that somebody forwards when they are due."""
         self.activity = 0
@@ -356,7 +361,28 @@ class Cell:
         self.staged: tuple[int, list[Row]] = (0, [])
         self.stopping = False
         self.ended = False
+        self.cancels_before = frozenset(world.cancels)
+        """Those that were ordered before this process began."""
+        self.cancels = self.cancels_at_start()
         self.slots = [self.open(number, folder) for number, folder in folders.items()]
+
+    def cancels_at_start(self) -> frozenset[tuple[str, str]]:
+        """The topic is read to its end before anything is handed out."""
+        return self.cancels_before
+
+    def follow_cancels(self) -> None:
+        """Read on; calls of tasks that are cancelled now are abandoned."""
+        if len(self.cancels) < len(self.world.cancels):
+            self.cancels = frozenset(self.world.cancels)
+            for slot in self.slots:
+                self.note_cancelled(slot.in_flight)
+
+    def note_cancelled(self, messages: "list[Message]") -> None:
+        """A task that is cancelled, or came of one that is, is asked nothing."""
+        if self.cancels:
+            for message in messages:
+                if message.verdict is None and _covers(self.cancels, message.body):
+                    message.verdict = "cancelled"
 
     def open(self, number: int, folder: Folder) -> Slot:
         """Resume a lane from the folder, or else from the group commit."""
@@ -548,6 +574,7 @@ class Cell:
                 return
             others = sum(s.lane.under_way for s in self.slots if s is not slot)
         handed, marks = slot.lane.hand_out(self.world.now, may_run_alone=not others)
+        self.note_cancelled(handed)
         slot.in_flight.extend(handed)
         for message in marks:
             self.send_entry(
@@ -610,7 +637,9 @@ class Cell:
             to = home(task.logical_id, self.world.lanes)
             return MOVED, "moved", (FollowUp(message.kafka_topic, to, _next(task, introduces=True)),)
         if message.verdict is not None:
-            return DEAD, message.verdict, ()
+            return (CANCELLED if message.verdict == "cancelled" else DEAD), message.verdict, ()
+        if _covers(self.cancels_before, task):
+            self.world.failures.append(f"{task.task_id} was asked, and was cancelled before {self.name} began")
         chances, random = self.world.chances, self.world.random.random
         what = random()
         size = TOO_LARGE + 1 if chances.big and random() < chances.big else 1
@@ -637,6 +666,7 @@ class Cell:
                     introduces=True,
                     poison=bool(chances.poison_branch) and random() < chances.poison_branch,
                     size=size,
+                    ancestors=(*task.ancestors, (task.topic, task.logical_id)),
                 )
                 branches.append(FollowUp(GLOBAL, home(name, self.world.lanes), branch))
         return tuple(branches)
@@ -705,6 +735,7 @@ class Cell:
         self.ending.append(self._snapshot)
 
     def _snapshot(self) -> None:
+        self.follow_cancels()
         for slot in self.slots:
             cut = slot.lane.cut()
             self.flush_index(slot, cut)
@@ -797,4 +828,9 @@ def _next(task: Task, **changes: Any) -> Task:
         False,
         task.poison and changes.get("introduces", False),
         changes.get("size", 1),
+        task.ancestors,
     )
+
+
+def _covers(cancelled: frozenset[tuple[str, str]], task: Task) -> bool:
+    return (task.topic, task.logical_id) in cancelled or any(a in cancelled for a in task.ancestors)
