@@ -22,6 +22,7 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+from msgspec import Struct
 
 from connectors.blobs import BlobStore
 from one_lake import tables
@@ -121,6 +122,18 @@ LEFT JOIN begun USING (topic, logical_id)
 ORDER BY CASE direction WHEN 'up' THEN -depth ELSE depth END, topic, logical_id
 """
 
+# The newest first, so that little else than times is read of the others.
+_RECENT = """
+WITH recent AS (
+    SELECT lane, decision_offset FROM stored.rounds ORDER BY decided_at DESC, decision_offset DESC LIMIT $limit
+)
+SELECT
+    rounds.lane, rounds.decision_offset, kind, rounds.topic, rounds.forced, rounds.evidence, rounds.answer, candidates,
+    payload, epoch(decided_at)
+FROM stored.rounds JOIN recent USING (lane, decision_offset) LEFT JOIN stored.records USING (lane, decision_offset)
+ORDER BY decided_at, rounds.decision_offset
+"""
+
 _SQL_TYPES = {
     pa.int64(): "BIGINT",
     pa.float64(): "DOUBLE",
@@ -128,6 +141,32 @@ _SQL_TYPES = {
     pa.string(): "VARCHAR",
     pa.timestamp("us", tz="UTC"): "TIMESTAMPTZ",
 }
+
+
+class RecentRound(Struct, frozen=True, gc=False):
+    """Of a round, what tells how well its models did."""
+
+    lane: int
+    decision_offset: int
+    kind: str
+    topic: str
+    forced: bool
+    evidence: str | None
+    answer: str | None
+    candidates: str
+    payload: str | None
+    """Of those that converged."""
+    decided_at: float
+
+
+def recent_rounds(lake_dir: str | Path, limit: int) -> list[RecentRound]:
+    """Read the last rounds of all lanes, those decided first before the others.
+
+    Raises:
+        RefusedError: there is no lake.
+    """
+    with connect(lake_dir) as lake:
+        return [RecentRound(*row) for row in lake.execute(_RECENT, {"limit": limit}).fetchall()]
 
 
 def connect(lake_dir: str | Path | None = None, blobs: str | None = None) -> duckdb.DuckDBPyConnection:

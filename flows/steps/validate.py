@@ -1,8 +1,9 @@
 """validate: do the candidates agree, which one leads, with what confidence.
 
-The confidence is the posterior of the leading answer when every model is right with the same reliability r,
-independently of the others, and errs uniformly over m other answers (a naive Bayes vote): each candidate for an
-answer multiplies its odds by r·m / (1 - r).
+The confidence is the posterior of the leading answer when every model is right with its reliability r, independently
+of the others, and errs uniformly over m other answers (a naive Bayes vote): each candidate for an answer multiplies
+its odds by r·m / (1 - r). Where nothing is known of the models, r is the same for all; what was learned of them, and
+of how alike they err, is in the `Votes` of `flows.affinity`.
 """
 
 import ast
@@ -13,13 +14,12 @@ from functools import lru_cache
 
 import msgspec
 
+from flows.affinity import ALTERNATIVES, RELIABILITY, Votes
 from flows.steps.equivalence import group, number
 from schemas.decision import RoundResult
 from schemas.node import Answer
 from schemas.task import EvidenceKind, PayloadView
 
-RELIABILITY = 0.6
-ALTERNATIVES = 10
 VERIFIED = 0.99
 """The confidence of an answer that its verifier accepted."""
 
@@ -31,17 +31,20 @@ _NO_VOTE = math.log(ALTERNATIVES)
 """All answers that nobody gave, together: m of them at weight 0, prior to any vote."""
 
 
-def validate(view: PayloadView, answers: Sequence[Answer], verifiers: Mapping[str, Verifier]) -> RoundResult:
+def validate(
+    view: PayloadView, answers: Sequence[Answer], verifiers: Mapping[str, Verifier], known: Votes | None = None
+) -> RoundResult:
     """Judge one round.
 
     Args:
         view: the payload, as Aureon reads it.
         answers: one per call, failures and abstentions included.
         verifiers: the registered checks by name.
+        known: what each model's vote counts on this topic; None where all count the same.
 
     Returns:
-        The leading answer (the largest group; the verifier's choice where there is one) with its confidence, in
-        [0, 1], which is also its score here.
+        The leading answer (that of the largest group, or of the weightiest where votes differ; the verifier's choice
+        where there is one) with its confidence, in [0, 1], which is also its score here.
     """
     warnings: list[str] = []
     candidates = tuple([_cleaned(a, warnings) for a in answers])
@@ -61,17 +64,20 @@ def validate(view: PayloadView, answers: Sequence[Answer], verifiers: Mapping[st
     sizes: dict[int, int] = {}
     for g in groups:
         sizes[g] = sizes.get(g, 0) + 1
+    chances: Mapping[int, float] = sizes
+    if known is not None:
+        chances = dict(enumerate(known.tally(tuple([(a.node, a.model) for a in given]), tuple(groups))))
     verified: bool | None = None
     leading = groups[0]
-    for g, size in sizes.items():
-        if size > sizes[leading]:  # of equals, the first that was given leads
+    for g, chance in chances.items():
+        if chance > chances[leading]:  # of equals, the first that was given leads
             leading = g
     check = _find(view, verifiers, warnings)
     if check is not None:
-        leading, verified = _verify(check, view, given, groups, sizes, leading, warnings)
+        leading, verified = _verify(check, view, given, groups, chances, leading, warnings)
     answer = given[groups.index(leading)].text
     votes = sizes[leading]
-    confidence = posterior(tuple(sizes.values()), votes)
+    confidence = posterior(tuple(sizes.values()), votes) if known is None else chances[leading]
     evidence: EvidenceKind = "cross-model" if votes > 1 else "self"
     if verified is not None:
         confidence = VERIFIED if verified else min(confidence, 1 - VERIFIED)
@@ -123,13 +129,13 @@ def _verify(
     view: PayloadView,
     given: Sequence[Answer],
     groups: Sequence[int],
-    sizes: Mapping[int, int],
+    chances: Mapping[int, float],
     leading: int,
     warnings: list[str],
 ) -> tuple[int, bool | None]:
-    """Ask the verifier about one answer of each group, the largest first; the first that it accepts leads."""
+    """Ask the verifier about one answer of each group, the likeliest first; the first that it accepts leads."""
     verdict: bool | None = None
-    for g in sorted(sizes, key=lambda g: -sizes[g]):
+    for g in sorted(chances, key=lambda g: -chances[g]):
         text = next(a.text for a, in_group in zip(given, groups, strict=True) if in_group == g)
         try:
             accepted = bool(check(view, text))

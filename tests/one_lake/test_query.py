@@ -11,6 +11,7 @@ from deltalake import DeltaTable
 import one_lake
 from connectors.blobs import BlobStore
 from one_lake import tables
+from one_lake.query import recent_rounds
 from one_lake.sink import LakeWriter
 from schemas.blob import BlobReference
 from schemas.errors import RefusedError
@@ -292,3 +293,14 @@ def test_nothing_is_fetched_for_columns_that_nobody_asks_for(lake_dir: Path, sto
     with one_lake.connect(lake_dir, str(lake_dir / "not mounted")) as lake:
         assert lake.sql("SELECT logical_id FROM one WHERE answer = '2' ORDER BY score").fetchall()
         assert lake.sql("SELECT payload FROM one WHERE decision_offset = 1").fetchall() == [('{"question": "1 + 1"}',)]
+
+
+def test_the_last_rounds_are_told_in_the_order_of_their_decisions(tmp_path: Path, writer: LakeWriter) -> None:
+    """Of all lanes; those that converged with their payload."""
+    for offset in range(20):
+        lane, at = offset % 2, 1_700_000_000.0 + offset
+        _write(writer, round_row(lane, offset, decided_at=at), *([record(lane, offset)] if offset % 3 else []))
+    found = recent_rounds(tmp_path, 5)
+    assert [(r.lane, r.decision_offset) for r in found] == [(o % 2, o) for o in range(15, 20)]
+    assert [r.payload is not None for r in found] == [bool(o % 3) for o in range(15, 20)]
+    assert found[-1].decided_at == 1_700_000_019.0
