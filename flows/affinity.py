@@ -24,7 +24,7 @@ import msgspec
 from msgspec import Struct
 
 from flows.steps.equivalence import group
-from schemas.decision import NO_PAYLOAD, Decision, DecisionKind, RoundResult
+from schemas.decision import Decision, DecisionKind, RoundResult
 from schemas.errors import BadRecordError
 from schemas.node import Answer, NodeCapabilities
 from schemas.task import AnswerKind, read_payload
@@ -499,13 +499,16 @@ def _one_model(result: RoundResult) -> bool:
     )
 
 
-def _kind(decision: Decision) -> AnswerKind:
-    if decision.payload is NO_PAYLOAD or not bytes(decision.payload):
-        return AnswerKind.TEXT
+def kind_of(payload: bytes) -> AnswerKind:
+    """How answers to a payload are compared; by words where it does not tell, or is a reference to where it is."""
     try:
-        return read_payload(bytes(decision.payload)).answer_kind
+        return read_payload(payload).answer_kind if payload else AnswerKind.TEXT
     except BadRecordError:
         return AnswerKind.TEXT
+
+
+def _kind(decision: Decision) -> AnswerKind:
+    return kind_of(bytes(decision.payload))
 
 
 def _pair(a: Any, b: Any) -> tuple[Name, Name]:

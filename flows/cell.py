@@ -36,26 +36,30 @@ from connectors.topics import (
     ensure_topics,
     establish_cluster,
 )
+from flows.affinity import RELIABILITY, Affinities
 from flows.budget import Budgets
 from flows.calls import CallRunner, RetryPolicy, RunnerParts
 from flows.lane import Cut, Owner, Sealer, decode_cut, encode_cut, id_key
+from flows.learning import Learning
 from flows.overflow import Overflow
 from flows.policies import ConvergencePolicy
 from flows.prompts import Prompts
 from flows.settings import Settings, import_object
 from flows.steps.intake import LaneParts, Reading, Stopping
 from flows.steps.plan import MAX_DECISION_BYTES, Limits, Planner
-from flows.steps.route import Router
+from flows.steps.route import PRESUMED_BEST, Router, read_strategy
 from flows.steps.validate import Verifier, built_in_verifiers
 from one_lake.sink import LakeWriter
 from schemas.errors import RefusedError
-from schemas.node import NodeCapabilities
+from schemas.node import NodeCapabilities, NodeState
 from schemas.task import PayloadView, PromptMessage, TaskDescriptor
 
 log = logging.getLogger(__name__)
 
 INPUTS: Mapping[str, int] = {TASKS_HIGH: 8, TASKS_NEXT: 4, RETRY: 2, TASKS: 1}
 """The inputs of a lane with the share of turns each gets while all have something; none is ever starved."""
+
+_NO_STATES: Mapping[str, NodeState] = {}
 
 
 class Cell:
@@ -71,6 +75,8 @@ class Cell:
         self._lock = threading.RLock()
         self._connected: _Connected | None = None
         self._runner: CallRunner | None = None
+        self._router: Router | None = None
+        self._learning: Learning | None = None
 
     # -- what the flow is built from -------------------------------------------------------------------------------
 
@@ -145,6 +151,7 @@ class Cell:
                             settings.state_dir / "calls.sqlite", settings.ledger_bytes, settings.ledger_age_s
                         ),
                         budgets=self.budgets,
+                        enough=self.router().enough,
                         is_cancelled=connected.cancels.covers,
                         publish=connected.heartbeats.publish,
                         cell=cell_name(),
@@ -171,8 +178,34 @@ class Cell:
         return self.nodes.prompts.messages(topic, view, previous_answer, critique)
 
     def router(self) -> Router:
-        """Knows the nodes."""
-        return Router(self.present_nodes, self.verifiers, render=self._messages)
+        """Knows the nodes, and how well they do; one a process."""
+        with self._lock:
+            if self._router is None:
+                settings = self.settings
+                agree = max(settings.cascade_agree, settings.score_threshold)
+                self._router = Router(
+                    self.present_nodes,
+                    self.verifiers,
+                    self.learning().affinities,
+                    read_strategy(settings.routing, settings.cascade_first, agree),
+                    states=self._node_states,
+                    render=self._messages,
+                )
+            return self._router
+
+    def learning(self) -> Learning:
+        """What was learned of the models; one a process."""
+        with self._lock:
+            if self._learning is None:
+                settings = self.settings
+                self.connect()  # which makes the state folder, or refuses another cluster's
+                dearest = PRESUMED_BEST if settings.routing == "cascade" else RELIABILITY
+                path = settings.state_dir / "affinities.json"
+                self._learning = Learning(Affinities(dearest), path, settings.lake_dir)
+            return self._learning
+
+    def _node_states(self) -> Mapping[str, NodeState]:
+        return self._runner.states if self._runner is not None else _NO_STATES
 
     def planner(self) -> Planner:
         """Knows the policy and the limits."""
@@ -210,9 +243,11 @@ class Cell:
         with self._lock:
             if self._runner is not None:
                 self._runner.close()
+            if self._learning is not None:
+                self._learning.close()
             if self._connected is not None:
                 self._connected.close()
-            self._runner = self._connected = None
+            self._runner = self._router = self._learning = self._connected = None
 
 
 class _Connected:

@@ -16,14 +16,13 @@ from pathlib import Path
 
 import msgspec
 
-from flows.affinity import Affinities, AffinityState
+from flows.affinity import Affinities, AffinityState, kind_of
 from flows.steps.equivalence import group
 from flows.steps.intake import Decided
 from one_lake.query import RecentRound, recent_rounds
 from schemas.decision import Decision, DecisionKind, RoundResult
-from schemas.errors import BadRecordError, RefusedError
+from schemas.errors import RefusedError
 from schemas.node import Answer
-from schemas.task import read_payload
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +127,7 @@ def decision_of(row: RecentRound) -> Decision:
                 candidates=candidates,
                 leading=leading,
             )
-    except (msgspec.DecodeError, BadRecordError) as error:
+    except msgspec.DecodeError as error:
         log.debug("rounds, lane %d, decision %d: %s", row.lane, row.decision_offset, error)
     return Decision(
         kind=kind,
@@ -148,9 +147,7 @@ def _leading(candidates: tuple[Answer, ...], row: RecentRound) -> Iterator[int]:
     if not row.payload:
         return  # it did not converge, so it does not matter
     places = [i for i, a in enumerate(candidates) if a.status == "ok"]
-    groups = group(
-        read_payload(row.payload.encode()).answer_kind, [row.answer or "", *(candidates[i].text for i in places)]
-    )
+    groups = group(kind_of(row.payload.encode()), [row.answer or "", *(candidates[i].text for i in places)])
     for place, of_group in zip(places, groups[1:], strict=True):
         if of_group == groups[0]:
             yield place

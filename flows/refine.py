@@ -21,7 +21,6 @@ from functools import cached_property
 from typing import TypeVar
 
 import bytewax.operators as op
-import msgspec
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
 from bytewax.outputs import Sink
@@ -31,6 +30,8 @@ from connectors.topics import RESULTS
 from flows.budget import Budgets, is_unlimited
 from flows.calls import Answered
 from flows.cell import Cell
+from flows.lane import Message
+from flows.learning import Learning
 from flows.settings import read_settings
 from flows.steps.derive import Derived, derive
 from flows.steps.infer import Inference
@@ -42,7 +43,7 @@ from flows.steps.validate import validate
 from one_lake.output import OneSink
 from schemas.errors import tells_errors
 from schemas.one import Row
-from schemas.task import encode
+from schemas.task import Allowance, encode
 
 X = TypeVar("X")
 
@@ -59,6 +60,10 @@ class Steps:
         return self._cell.router()
 
     @cached_property
+    def _learning(self) -> Learning:
+        return self._cell.learning()
+
+    @cached_property
     def _budgets(self) -> Budgets:
         return self._cell.budgets()
 
@@ -68,15 +73,14 @@ class Steps:
 
     def route(self, handed: Handed) -> list[Routed]:
         """Choose the calls of each round."""
-        routed = [self._router.route(message, handed.at) for message in handed.messages]
-        return [self._limited(r) for r in routed]
+        return [self._router.route(message, handed.at, self._allowance(message)) for message in handed.messages]
 
-    def _limited(self, routed: Routed) -> Routed:
-        """Tell a round what it may spend, where something is limited."""
-        if not routed.calls:
-            return routed
-        allowance = self._budgets.of_round(routed.message.body.task)
-        return routed if is_unlimited(allowance) else msgspec.structs.replace(routed, allowance=allowance)
+    def _allowance(self, message: Message) -> Allowance | None:
+        """What a round may spend; None where nothing is limited."""
+        if message.verdict is not None:
+            return None
+        allowance = self._budgets.of_round(message.body.task)
+        return None if is_unlimited(allowance) else allowance
 
     def infer(self, _state: None) -> Inference:
         """Open the rounds of a lane."""
@@ -84,12 +88,14 @@ class Steps:
 
     def validate(self, rounds: list[Answered]) -> list[Supervised]:
         """Judge each round's answers; none where no model was asked."""
-        verifiers = self._cell.verifiers
+        verifiers, affinities, now = self._cell.verifiers, self._learning.affinities, time.time()
         judged = []
         for answered in rounds:
             body = answered.routed.message.body
-            known = isinstance(body, Work) and answered.answers
-            result = validate(body.view, answered.answers, verifiers) if known else None
+            result = None
+            if isinstance(body, Work) and answered.answers:
+                known = affinities.votes(body.task.topic, now)
+                result = validate(body.view, answered.answers, verifiers, known)
             judged.append(Supervised(answered, result))
         return judged
 
@@ -109,7 +115,8 @@ class Steps:
         return key, [Outgoing(RESULTS, int(key), b"", encode(mark_of(m))) for m in handed.marks]
 
     def derive(self, decided: Decided) -> Derived:
-        """Carry winning decisions out."""
+        """Carry winning decisions out, and learn from them."""
+        self._learning.learn(decided, time.time())
         return derive(decided, self._cell.connect().sealer)
 
 

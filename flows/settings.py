@@ -50,6 +50,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     nodes: Annotated[str, Meta(description="module:function that gives the nodes, or a file, nodes.toml")] = (
         "connectors.nodes.embedded:embedded_nodes"
     )
+    routing: Annotated[
+        str, Meta(description="which models are asked: all, best-N, or cascade (cheap first, more until they agree)")
+    ] = "all"
+    cascade_first: Annotated[Positive, Meta(description="how many models a cascade asks at first")] = 3
+    cascade_agree: Annotated[
+        Share, Meta(description="a cascade stops where models agree with this confidence, or the policy's if higher")
+    ] = 0.98
     policy: Annotated[str, Meta(description="module:callable that makes the policy")] = (
         "flows.policies:SimpleThresholdPolicy"
     )

@@ -1,21 +1,54 @@
 """route: which models on which nodes are asked in this round, and what.
 
-Every model that serves the topic is asked once.
+    all        every model that serves the topic
+    best-N     the N that do best on the topic, a little for their price; one more in each later round
+    cascade    the cheap ones first, dearer ones only while agreement is short
+
+How well a model does is drawn from what is known of it (Thompson sampling), so that what is little known is tried, and
+now and then one is asked though it does badly, or all are: a node that recovers is found again. The draw depends on the
+task alone. Models on nodes that are down, or whose circuit breaker is open, come last, but for one try a second that
+finds out whether they are back; quarantined nodes are not asked.
 """
 
-from collections.abc import Callable, Collection, Sequence
+import hashlib
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 from msgspec import Struct
 
+from flows.affinity import Affinities, Name, Votes
+from flows.budget import Purse, expected
 from flows.lane import Message
 from flows.steps.intake import Work
-from schemas.node import Call, NodeCapabilities
-from schemas.task import Allowance, PayloadView, PromptMessage, TaskDescriptor
+from flows.steps.validate import Verifier, validate
+from schemas.errors import RefusedError
+from schemas.node import Answer, Call, NodeCapabilities, NodeHealth, NodeState
+from schemas.task import Allowance, Origin, PayloadView, PromptMessage, TaskDescriptor
 
-Render = Callable[[str, PayloadView, str | None, str], tuple[PromptMessage, ...]]
+EXPLORED = 0.08
+"""Of the rounds of `best-N`: in these one of the other models is asked in place of the last of the best."""
+AUDITED = 0.03
+LEARNING = 15
+"""Of the rounds of a cascade, and how many first ones of a topic: in these all models are asked, to learn of each. A
+cascade that always stops early never hears what the models it spared would have said."""
+PRICE_COUNTS = 0.05
+"""The dearest model of a topic has to do so much better than one for nothing, to be preferred."""
+KNOWN_WRONG = 0.15
+"""A model whose quality is expected to be below is asked to learn of it, and not to decide anything."""
+PRESUMED_BEST = 0.9
+"""How often the dearest node of a cascade is expected to be right, where its file says nothing."""
+PROBED_EVERY_S = 1.0
+MAX_ROUTING = 300
+"""Characters of the reason that is kept with a decision."""
+MAX_TOPICS = 10_000
+"""Topics are the users' to invent; do not remember them without bound."""
 
 BUDGET_SPENT = "budget_spent"
 """The reason of a task that ended because nothing was left to spend."""
+
+Render = Callable[[str, PayloadView, str | None, str], tuple[PromptMessage, ...]]
+"""Writes a question as a chat: (topic, payload, answer of the round before, what was wrong with it)."""
 
 
 class Routed(Struct, frozen=True, gc=False):
@@ -28,36 +61,116 @@ class Routed(Struct, frozen=True, gc=False):
     """Asked one by one: when a call fails for good, and while answers do not suffice where the round escalates."""
     escalates: bool = False
     routing: str = ""
-    """What is asked, and why."""
+    """What is asked and why, and what is not."""
     allowance: Allowance | None = None
     """What the round may spend; None where nothing is limited."""
     refusal: tuple[str, str] | None = None
     """Why no model can be asked: reason and detail."""
 
 
-class Router:
-    """Chooses the calls of a round.
+class Strategy(Struct, frozen=True, gc=False):
+    """How the models of a round are chosen."""
+
+    kind: Literal["all", "best", "cascade"] = "all"
+    n: int = 0
+    """How many are asked at first."""
+    agree: float = 1.0
+    """From which confidence on a cascade stops."""
+
+
+def read_strategy(text: str, first: int, agree: float) -> Strategy:
+    """Read the setting `routing`.
 
     Args:
-        nodes: what there is to ask now, with a number that rises when it changes.
-        verifiers: the names of the registered checks.
-        render: makes the chat of topic, payload, previous answer and critique; without it models are given the prompt.
+        text: `all`, `best-N` or `cascade`.
+        first: how many models a cascade asks at first.
+        agree: from which confidence on a cascade stops.
+
+    Raises:
+        RefusedError: it is none of these.
+    """
+    kind, _, number = text.partition("-")
+    if kind == "best" and number.isascii() and number.isdecimal() and int(number) > 0:
+        return Strategy("best", int(number))
+    if text == "cascade":
+        return Strategy("cascade", first, agree)
+    if text != "all":
+        raise RefusedError(f"AUREON_ROUTING={text!r}: expected all, best-N with N from 1 on, or cascade")
+    return Strategy()
+
+
+class _Offer(Struct, frozen=True, gc=False):
+    """One model that serves a topic."""
+
+    name: Name
+    node: NodeCapabilities
+    place: int
+    """In the order of the nodes' file."""
+
+    def __str__(self) -> str:
+        return f"{self.name[0]}/{self.name[1]}"
+
+
+class _Serving(Struct, frozen=True, gc=False):
+    """Those that serve a topic as the nodes are now."""
+
+    ready: tuple[_Offer, ...]
+    troubled: tuple[_Offer, ...]
+    """On nodes that are down, or with an open circuit breaker."""
+    cold: frozenset[Name]
+    """Their node would have to load them first."""
+    quarantined: tuple[_Offer, ...]
+    routing: str
+    """Of the strategy `all`."""
+
+
+class _Choice(Struct, frozen=True, gc=False):
+    """What a strategy would ask."""
+
+    now: tuple[_Offer, ...]
+    later: tuple[_Offer, ...]
+    escalates: bool
+    routing: str
+
+
+class Router:
+    """Chooses the calls of a round; used by several threads.
+
+    Args:
+        nodes: gives what there is to ask, and a number that changes when it does.
+        verifiers: the registered checks by name.
+        affinities: what is known of the models.
+        strategy: how to choose.
+        states: how the nodes are, by name; the same object as long as nothing has changed.
+        render: writes a question as a chat; without it, calls carry it as one text.
     """
 
     def __init__(
         self,
         nodes: Callable[[], tuple[int, Sequence[NodeCapabilities]]],
-        verifiers: Collection[str],
+        verifiers: Mapping[str, Verifier],
+        affinities: Affinities | None = None,
+        strategy: Strategy | None = None,
+        states: Callable[[], Mapping[str, NodeState]] | None = None,
         render: Render | None = None,
     ) -> None:
         self._get_nodes = nodes
-        self._version, self._nodes = nodes()
-        self._verifiers = frozenset(verifiers)
+        self._verifiers = verifiers
+        self._affinities = affinities or Affinities()
+        self._strategy = strategy or Strategy()
+        self._get_states = states
         self._render = render
-        self._by_topic: dict[str, tuple[tuple[str, str], ...]] = {}
+        self._version: int | None = None
+        self._nodes: tuple[NodeCapabilities, ...] = ()
+        self._states: Mapping[str, NodeState] = {}
+        self._by_topic: dict[str, _Serving] = {}
+        self._probed: dict[Name, float] = {}
+        """When a model in trouble was last asked whether it is back."""
+        self._begun: dict[str, int] = {}
+        """Of a cascade: how many rounds of a topic were audited because it was new."""
 
-    def route(self, message: Message, handed_at: float) -> Routed:
-        """Name the calls of one round."""
+    def route(self, message: Message, handed_at: float, allowance: Allowance | None = None) -> Routed:
+        """Name the calls of one round, no more than the allowance pays for."""
         if message.verdict is not None:
             return Routed(message, handed_at, ())
         work: Work = message.body
@@ -67,45 +180,290 @@ class Router:
             known = ", ".join(sorted(self._verifiers))
             detail = f"{view.verifier!r} is none of {known}; name it in AUREON_VERIFIERS"
             return Routed(message, handed_at, (), refusal=("unknown_verifier", detail))
+        serving = self._serving(task.topic)
+        if not serving.ready and not serving.troubled:
+            return Routed(message, handed_at, (), refusal=("no_node", self._nobody(task.topic, serving)))
+        origin = task.origin
+        chat: tuple[PromptMessage, ...] = ()
+        if self._render is not None:
+            answer, critique = (origin.answer, origin.critique) if origin is not None else (None, "")
+            chat = self._render(task.topic, view, answer, critique)
+        write = _Writer(task, view, chat, origin)
+        choice = self._choose(serving, task, write, handed_at)
+        if serving.ready and serving.troubled:
+            choice = self._probing(choice, serving.troubled, handed_at)
+        if allowance is not None:
+            kept = _within(choice, allowance, write)
+            if not kept.now:
+                what = _cheapest(choice, write)
+                return Routed(message, handed_at, (), allowance=allowance, refusal=(BUDGET_SPENT, what))
+            choice = kept
+        return Routed(
+            message,
+            handed_at,
+            tuple([write.call(offer.name) for offer in choice.now]),
+            tuple([write.call(offer.name) for offer in choice.later]),
+            choice.escalates,
+            choice.routing,
+            allowance,
+        )
+
+    def enough(self, routed: Routed, answers: Sequence[Answer]) -> bool:
+        """Tell whether a cascade may stop with these answers."""
+        work: Work = routed.message.body
+        known = self._affinities.votes(work.task.topic, routed.handed_at)
+        return enough(work.view, answers, self._verifiers, known, self._strategy.agree)
+
+    # -- what there is ---------------------------------------------------------------------------------------------
+
+    def _serving(self, topic: str) -> _Serving:
         version, nodes = self._get_nodes()
         if version != self._version:
-            self._version, self._nodes = version, nodes
-            self._by_topic.clear()
-        serving = self._serving(task.topic)
-        if not serving:
-            known = ", ".join(sorted({t for n in self._nodes for t in n.topics}))
-            detail = f"no node serves the topic {task.topic!r}; there are nodes for: {known}"
-            return Routed(message, handed_at, (), refusal=("no_node", detail))
-        prompt, kind = view.text, view.answer_kind.value
-        origin = task.origin
-        answer, critique = (origin.answer, origin.critique) if origin is not None else (None, "")
-        chat = self._render(task.topic, view, answer, critique) if self._render is not None else ()
-        calls = tuple([_call(task, node, model, prompt, kind, chat) for node, model in serving])
-        return Routed(message, handed_at, calls)
-
-    def _serving(self, topic: str) -> tuple[tuple[str, str], ...]:
+            self._nodes = tuple(nodes)
+            self._affinities.declare(self._nodes)
+            self._by_topic = {}
+            self._version = version
+        if self._get_states is not None:
+            states = self._get_states()
+            if states is not self._states:
+                self._states, self._by_topic = states, {}
         found = self._by_topic.get(topic)
         if found is None:
-            found = tuple((n.node, model) for n in self._nodes if n.serves(topic) for model in n.models)
-            if len(self._by_topic) < 10_000:  # topics are the users' to invent; do not remember them without bound
+            found = self._sort(topic)
+            if len(self._by_topic) < MAX_TOPICS:
                 self._by_topic[topic] = found
         return found
 
+    def _sort(self, topic: str) -> _Serving:
+        ready, troubled, quarantined, cold, why = [], [], [], set(), []
+        place = 0
+        for node in self._nodes:
+            if not node.serves(topic):
+                continue
+            state = self._states.get(node.node)
+            for model in node.models:
+                place += 1
+                offer = _Offer((node.node, model), node, place)
+                if state is None:
+                    ready.append(offer)
+                elif state.health == NodeHealth.QUARANTINED:
+                    quarantined.append(offer)
+                elif state.health == NodeHealth.UNHEALTHY or model in state.open:
+                    troubled.append(offer)
+                    why.append(f"{offer} ({'unhealthy' if state.health == NodeHealth.UNHEALTHY else 'breaker open'})")
+                else:
+                    ready.append(offer)
+                if state is not None and model not in state.loaded and (state.loaded or node.load_cost):
+                    cold.add(offer.name)
+        text = f"all {len(ready)}: {_named(ready)}" if ready else f"nobody else serves: {_named(troubled)}"
+        aside = "; reserve " + ", ".join(why) if ready and why else ""
+        aside += f"; quarantined: {_named(quarantined)}" if quarantined else ""
+        return _Serving(tuple(ready), tuple(troubled), frozenset(cold), tuple(quarantined), _short(text, aside))
 
-def _call(
-    task: TaskDescriptor, node: str, model: str, prompt: str, answer_kind: str, messages: tuple[PromptMessage, ...]
-) -> Call:
-    return Call(
-        topic=task.topic,
-        logical_id=task.logical_id,
-        generation=task.generation,
-        round_index=task.round_index,
-        attempt=task.attempt,
-        node=node,
-        model=model,
-        sample=0,
-        prompt=prompt,
-        answer_kind=answer_kind,
-        messages=messages,
-        previous_answer=task.origin.answer if task.origin is not None else None,
-    )
+    def _nobody(self, topic: str, serving: _Serving) -> str:
+        if serving.quarantined:
+            return f"all that serve the topic {topic!r} are quarantined: {_named(serving.quarantined)}"
+        known = ", ".join(sorted({t for n in self._nodes for t in n.topics}))
+        return f"no node serves the topic {topic!r}; there are nodes for: {known}"
+
+    # -- strategies ------------------------------------------------------------------------------------------------
+
+    def _choose(self, serving: _Serving, task: TaskDescriptor, write: "_Writer", now: float) -> _Choice:
+        kind = self._strategy.kind
+        if not serving.ready:
+            return _Choice(serving.troubled, (), escalates=False, routing=serving.routing)
+        if kind == "all" or len(serving.ready) == 1:
+            return _Choice(serving.ready, serving.troubled, escalates=False, routing=serving.routing)
+        costs = {}
+        for offer in serving.ready:
+            cost = expected(offer.node, write.call(offer.name))[1]
+            costs[offer.name] = cost + offer.node.load_cost if offer.name in serving.cold else cost
+        chances = self._affinities.chances(task.topic, costs, now)
+        seed = hashlib.blake2b(f"{task.topic}\0{task.task_id}\0{task.attempt}".encode(), digest_size=8).digest()
+        draw = random.Random(seed)  # noqa: S311 - a replay is to draw the same
+        if kind == "best":
+            return self._best(serving, task.round_index, costs, chances, draw)
+        return self._cascade(serving, task.topic, costs, chances, draw)
+
+    def _probing(self, choice: _Choice, troubled: Sequence[_Offer], now: float) -> _Choice:
+        """Ask one of those in trouble, if it is time; where not all are asked, in place of one that then is a reserve.
+
+        The call costs nothing while its circuit breaker says no.
+        """
+        for offer in troubled:
+            if now - self._probed.get(offer.name, 0.0) < PROBED_EVERY_S:
+                continue
+            self._probed[offer.name] = now
+            later = tuple([o for o in choice.later if o is not offer])
+            spared = () if self._strategy.kind == "all" else choice.now[-1:]
+            kept = choice.now[: len(choice.now) - len(spared)]
+            text = _short(choice.routing, f"; is {offer} back?")
+            return _Choice((*kept, offer), (*spared, *later), choice.escalates, text)
+        return choice
+
+    def _best(
+        self,
+        serving: _Serving,
+        round_index: int,
+        costs: Mapping[Name, float],
+        chances: Sequence[tuple[float, float]],
+        draw: random.Random,
+    ) -> _Choice:
+        dearest = max(costs.values()) or 1.0
+        ranked = []
+        for offer, (right, wrong) in zip(serving.ready, chances, strict=True):
+            value = draw.betavariate(right, wrong) * offer.node.weight - PRICE_COUNTS * costs[offer.name] / dearest
+            ranked.append((-value, offer.name in serving.cold, offer.place, offer))
+        ranked.sort(key=lambda r: r[:3])
+        order = [r[3] for r in ranked]
+        qualities = {o.name: r / (r + w) for o, (r, w) in zip(serving.ready, chances, strict=True)}
+        useful = sum(q >= KNOWN_WRONG for q in qualities.values())
+        n = max(self._strategy.n, min(self._strategy.n + round_index, useful))
+        explored = ""
+        if n < len(order) and draw.random() < EXPLORED:
+            swapped = draw.randrange(n, len(order))
+            order[n - 1], order[swapped] = order[swapped], order[n - 1]
+            explored = f"; {order[n - 1]} to learn of it"
+        asked, later = order[:n], order[n:]
+        text = f"best-{n} of {len(order)}: {_named(asked, qualities)}"
+        aside = explored + (f"; reserve {_named(later, qualities)}" if later else "") + _troubles(serving)
+        return _Choice(tuple(asked), (*later, *serving.troubled), escalates=False, routing=_short(text, aside))
+
+    def _cascade(
+        self,
+        serving: _Serving,
+        topic: str,
+        costs: Mapping[Name, float],
+        chances: Sequence[tuple[float, float]],
+        draw: random.Random,
+    ) -> _Choice:
+        qualities = {o.name: r / (r + w) for o, (r, w) in zip(serving.ready, chances, strict=True)}
+        ladder = sorted(
+            serving.ready,
+            key=lambda o: (costs[o.name], o.name in serving.cold, -qualities[o.name] * o.node.weight, o.place),
+        )
+        audited = draw.random() < AUDITED
+        learning = not audited and self._is_new(topic)
+        if audited or learning:
+            why = "to learn of each" if audited else "the topic is new"
+            text = f"cascade, all {len(ladder)}, {why}: {_named(ladder, qualities)}"
+            return _Choice(tuple(ladder), serving.troubled, escalates=False, routing=_short(text, _troubles(serving)))
+        useful = [o for o in ladder if qualities[o.name] >= KNOWN_WRONG] or ladder
+        useless = [o for o in ladder if o not in useful]
+        first, later = useful[: self._strategy.n], useful[self._strategy.n :]
+        text = f"cascade, {len(first)} of {len(ladder)}: {_named(first, qualities)}"
+        aside = f"; then {_named(later, qualities)}" if later else ""
+        aside += f"; wrong here: {_named(useless, qualities)}" if useless else ""
+        routing = _short(text, aside + _troubles(serving))
+        return _Choice(tuple(first), (*later, *serving.troubled), escalates=True, routing=routing)
+
+    def _is_new(self, topic: str) -> bool:
+        if self._affinities.seen(topic) >= LEARNING:
+            return False
+        begun = self._begun.get(topic, 0)
+        if begun >= LEARNING:
+            return False
+        if topic in self._begun or len(self._begun) < MAX_TOPICS:
+            self._begun[topic] = begun + 1
+        return True
+
+
+def enough(
+    view: PayloadView,
+    answers: Sequence[Answer],
+    verifiers: Mapping[str, Verifier],
+    known: Votes | None,
+    agree: float,
+) -> bool:
+    """Tell whether a cascade may stop: a verifier accepted, or several agree that are right with this confidence.
+
+    Args:
+        view: the payload.
+        answers: those there are, failures and abstentions included.
+        verifiers: the registered checks by name.
+        known: what each model's vote counts on this topic.
+        agree: the confidence; not below what the policy accepts from.
+    """
+    result = validate(view, answers, verifiers, known)
+    if result.verified is not None:
+        return result.verified
+    return result.evidence == "cross-model" and result.confidence >= agree
+
+
+# -- what it costs -------------------------------------------------------------------------------------------------
+
+
+def _within(choice: _Choice, allowance: Allowance, write: "_Writer") -> _Choice:
+    """Keep what can be paid: if not all, the cheapest first; of the reserves, each that could be paid by itself.
+
+    A reserve is charged when it is asked, and by then the calls before have taken what they took, which may be less.
+    """
+    costs = {o.name: expected(o.node, write.call(o.name)) for o in (*choice.now, *choice.later)}
+    purse, paid = Purse(allowance), set[Name]()
+    for offer in sorted(choice.now, key=lambda o: (costs[o.name][1], costs[o.name][0])):
+        if not purse.lacks(*costs[offer.name]):
+            purse.take(*costs[offer.name])
+            paid.add(offer.name)
+    now = tuple([o for o in choice.now if o.name in paid])
+    whole = Purse(allowance)
+    more = allowance.calls is None or len(now) < allowance.calls
+    later = tuple([o for o in choice.later if more and not whole.lacks(*costs[o.name])])
+    spared = [o for o in choice.now if o.name not in paid]
+    routing = _short(choice.routing, f"; not in the budget: {_named(spared)}") if spared else choice.routing
+    return _Choice(now, later, choice.escalates, routing)
+
+
+def _cheapest(choice: _Choice, write: "_Writer") -> str:
+    cost, tokens, name = min([(*reversed(expected(o.node, write.call(o.name))), str(o)) for o in choice.now])
+    return f"what is left does not pay for the cheapest call: {name}, up to {tokens:,} tokens and {cost:.6g} of money"
+
+
+# -- words ---------------------------------------------------------------------------------------------------------
+
+
+def _named(offers: Sequence[_Offer], qualities: Mapping[Name, float] | None = None) -> str:
+    if qualities is None:
+        return ", ".join([str(o) for o in offers])
+    return ", ".join([f"{o} {qualities[o.name]:.2f}" for o in offers])
+
+
+def _troubles(serving: _Serving) -> str:
+    text = f"; last, for trouble: {_named(serving.troubled)}" if serving.troubled else ""
+    return text + (f"; quarantined: {_named(serving.quarantined)}" if serving.quarantined else "")
+
+
+def _short(text: str, aside: str) -> str:
+    whole = text + aside
+    return whole if len(whole) <= MAX_ROUTING else whole[: MAX_ROUTING - 1] + "…"
+
+
+class _Writer:
+    """Writes the calls of one round."""
+
+    __slots__ = ("_chat", "_kind", "_previous", "_prompt", "_task")
+
+    def __init__(
+        self, task: TaskDescriptor, view: PayloadView, chat: tuple[PromptMessage, ...], origin: Origin | None
+    ) -> None:
+        self._task = task
+        self._chat = chat
+        self._prompt, self._kind = view.text, view.answer_kind.value
+        self._previous = origin.answer if origin is not None else None
+
+    def call(self, name: Name) -> Call:
+        """Ask one model."""
+        task = self._task
+        return Call(
+            topic=task.topic,
+            logical_id=task.logical_id,
+            generation=task.generation,
+            round_index=task.round_index,
+            attempt=task.attempt,
+            node=name[0],
+            model=name[1],
+            sample=0,
+            prompt=self._prompt,
+            answer_kind=self._kind,
+            messages=self._chat,
+            previous_answer=self._previous,
+        )

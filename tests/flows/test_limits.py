@@ -70,7 +70,10 @@ def test_a_root_task_that_branches_without_end_stays_within_its_calls_over_three
         calls = begun(tmp_path)
         reasons: dict[str, int] = {}
         for _, decision in run.follower.winners.values():
-            reasons[f"{decision.kind} {decision.reason}"] = reasons.get(f"{decision.kind} {decision.reason}", 0) + 1
+            reason = f"{decision.kind} {decision.reason}"
+            if "not in the budget" in decision.routing:
+                reason += ", not all asked: not in the budget"
+            reasons[reason] = reasons.get(reason, 0) + 1
         run.stop_and_audit()
     repeated = len(calls) - len({name for _, name in calls})
     figures(f"seed {seed}: {len(calls)} calls, {repeated} of them again after a kill; {reasons}")
