@@ -6,8 +6,10 @@ Run it as `python -m tests.bench.steps`.
 import gc
 import time
 from collections import deque
+from collections.abc import Mapping
 
 from connectors.topics import RETRY, TASKS
+from flows.affinity import Affinities
 from flows.calls import Answered
 from flows.cell import INPUTS
 from flows.lane import Lane, Owner, Sealer
@@ -16,11 +18,11 @@ from flows.settings import Settings
 from flows.steps.derive import derive
 from flows.steps.intake import Decided, Reading, classify
 from flows.steps.plan import Limits, Planner
-from flows.steps.route import Router
+from flows.steps.route import Routed, Router
 from flows.steps.supervise import Supervised, supervise
-from flows.steps.validate import built_in_verifiers, validate
+from flows.steps.validate import Verifier, built_in_verifiers, validate
 from one_lake.encode import encode_rows
-from schemas.decision import read_decision
+from schemas.decision import RoundResult, read_decision
 from schemas.node import Answer, NodeCapabilities
 from tests.bench.__main__ import task_message
 
@@ -36,7 +38,7 @@ class _Memory:
         self.put = self._owners.__setitem__
 
 
-def measure(count: int, models: int) -> dict[str, float]:
+def measure(count: int, models: int) -> dict[str, float]:  # noqa: PLR0915 - a line or two for each step
     """Send tasks through all steps, three rounds each, and tell what each step costs."""
     settings = Settings(score_threshold=0.99)
     sealer = Sealer(b"k" * 32)
@@ -44,10 +46,11 @@ def measure(count: int, models: int) -> dict[str, float]:
     lane = Lane(0, INPUTS, _Memory(), span=1 << 20, in_flight=1 << 20)
     lane.begin_reading()
     nodes = [NodeCapabilities(node=f"n{i}", models=(f"n{i}",)) for i in range(models)]
-    router, verifiers = Router(lambda: (1, nodes), ()), built_in_verifiers()
+    affinities, verifiers = Affinities(), built_in_verifiers()
+    router = Router(lambda: (1, nodes), verifiers, affinities)
     planner = Planner(SimpleThresholdPolicy(settings), Limits(1, 3, 3, 16))
     spent: dict[str, float] = {}
-    rounds = 0
+    rounds = log_end = 0
 
     def timed(step: str, started: float) -> float:
         now = time.process_time()
@@ -59,7 +62,6 @@ def measure(count: int, models: int) -> dict[str, float]:
     for i in range(count):
         queues[TASKS].append((i, task_message(i)))
     ends[TASKS] = count
-    log_end = 0
     while any(queues.values()):
         at = time.process_time()
         messages = [
@@ -75,12 +77,9 @@ def measure(count: int, models: int) -> dict[str, float]:
         at = timed("lane.hand_out", at)
         routed = [router.route(m, 2.0) for m in handed]
         at = timed("route", at)
-        answered = [
-            Answered(r, tuple([Answer(node=c.node, model=c.model, text="42", latency_s=0.1) for c in r.calls]))
-            for r in routed
-        ]
+        answered = [_answered(r) for r in routed]
         at = timed("(answers)", at)
-        judged = [Supervised(a, validate(a.routed.message.body.view, a.answers, verifiers)) for a in answered]
+        judged = [Supervised(a, _validated(a, affinities, verifiers)) for a in answered]
         at = timed("validate", at)
         judged = [j if j.result is None else Supervised(j.answered, supervise(j.result)) for j in judged]
         at = timed("supervise", at)
@@ -91,6 +90,8 @@ def measure(count: int, models: int) -> dict[str, float]:
         decided = [(log_end + i, d) for i, d in enumerate(decisions) if lane.log(log_end + i, d)]
         log_end += len(decisions)
         at = timed("lane.log", at)
+        affinities.learn(0, decided)
+        at = timed("learn", at)
         derived = derive(Decided(0, decided), sealer)
         at = timed("derive", at)
         encode_rows(derived.rows)
@@ -100,6 +101,15 @@ def measure(count: int, models: int) -> dict[str, float]:
             queues[out.kafka_topic].append((ends[out.kafka_topic], out.value))
             ends[out.kafka_topic] += 1
     return {step: seconds / rounds * 1e6 for step, seconds in spent.items()}
+
+
+def _answered(routed: Routed) -> Answered:
+    return Answered(routed, tuple([Answer(node=c.node, model=c.model, text="42", latency_s=0.1) for c in routed.calls]))
+
+
+def _validated(answered: Answered, affinities: Affinities, verifiers: Mapping[str, Verifier]) -> RoundResult:
+    body = answered.routed.message.body
+    return validate(body.view, answered.answers, verifiers, affinities.votes(body.task.topic, 3.0))
 
 
 def main(count: int = 200, repeats: int = 50) -> None:
