@@ -85,7 +85,7 @@ class Bench:
             **os.environ,
             "AUREON_HOME": str(home),
             "AUREON_BROKERS": self.broker.brokers,
-            "AUREON_NODES": f"tests.bench.nodes:{nodes}",
+            "AUREON_NODES": nodes if nodes.endswith(".toml") else f"tests.bench.nodes:{nodes}",
             # one model alone never reaches the score; the last round converges because the rounds are spent
             "AUREON_SCORE_THRESHOLD": "0.9",
             "AUREON_DRAIN_S": "1",
