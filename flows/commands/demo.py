@@ -159,9 +159,7 @@ def demo_settings(options: argparse.Namespace, *, llm: bool = False) -> Settings
     if llm:
         if options.setting_nodes is not None:
             raise RefusedError("--llm names the nodes of the demo: leave out --nodes")
-        environment = {
-            PREFIX + name: value for name, value in _LLM_DEFAULTS.items() if name.lower() in Settings.__struct_fields__
-        } | environment
+        environment = {PREFIX + name: value for name, value in _LLM_DEFAULTS.items()} | environment
         environment[PREFIX + "NODES"] = _LLM_NODES
     return settings_of(options, environment)
 
