@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import mean, median
 
 import msgspec
 import pytest
@@ -22,9 +23,11 @@ from tests.openai_server import HANG, OpenAIServer, error, garbage, half_closed,
 LANES = 2
 SEATS = 8
 LATENCY_S = 0.1
-WARM_S, BEFORE_S, AFTER_S = 4.0, 8.0, 16.0
+WARM_S, WINDOW_S = 4.0, 4.0
+BEFORE, AFTER = 3, 5
+"""So many windows; their median is what counts, since other tests run beside this one, and the mean must not be far."""
 TASKS_OPEN = 6000
-MAY_FALL = 0.10
+MAY_FALL, MEAN_MAY_FALL = 0.10, 0.20
 NODE = """
 [[node]]
 id = "{name}"
@@ -44,12 +47,15 @@ class Running(Struct):
     follower: LogFollower
     home: Path
 
-    def rate(self, names: tuple[str, ...], seconds: float) -> float:
-        """Calls that some servers answered each second, over so long."""
-        before = sum(self.servers[n].count for n in names)
-        time.sleep(seconds)
-        self.cell.check_alive()
-        return (sum(self.servers[n].count for n in names) - before) / seconds
+    def rates(self, names: tuple[str, ...], windows: int) -> list[float]:
+        """Calls that some servers answered each second, window by window."""
+        found = []
+        for _ in range(windows):
+            before, began = sum(self.servers[n].count for n in names), time.monotonic()
+            time.sleep(WINDOW_S)
+            self.cell.check_alive()
+            found.append((sum(self.servers[n].count for n in names) - before) / (time.monotonic() - began))
+        return found
 
     def decisions(self) -> list[Decision]:
         """Those that count, so far."""
@@ -152,9 +158,9 @@ def test_a_node_that_fails_loses_no_task_and_costs_the_healthy_ones_little(
     with running(own_broker, tmp_path, (*good, "bad")) as run:
         wait_until(lambda: run.servers["good-1"].count > SEATS, 60, f"no calls: {run.cell.tail()}")
         time.sleep(WARM_S)
-        before = run.rate(good, BEFORE_S)
+        before = run.rates(good, BEFORE)
         fault(run.servers["bad"])
-        after = run.rate(good, AFTER_S)
+        after = run.rates(good, AFTER)
         for server in run.servers.values():
             server.latency_s = 0.0  # the rest need not take as long
         wait_until(lambda: run.ended() == TASKS_OPEN, 150, f"not all tasks end: {run.cell.tail()}")
@@ -162,11 +168,13 @@ def test_a_node_that_fails_loses_no_task_and_costs_the_healthy_ones_little(
         with one_lake.connect(tmp_path / "lake") as lake:
             ((right,),) = lake.execute("SELECT count(*) FROM one WHERE answer = '42'").fetchall()
     figures(
-        f"{fault.__name__}: healthy nodes {before:.0f} calls/s before, {after:.0f} after, {after / before:.3f}; "
+        f"{fault.__name__}: healthy nodes {median(before):.0f} calls/s before, {median(after):.0f} after, "
+        f"{median(after) / median(before):.3f}; of the means {mean(after) / mean(before):.3f}; "
         f"{right} of {TASKS_OPEN} right"
     )
     assert right == TASKS_OPEN
-    assert after >= (1 - MAY_FALL) * before
+    assert median(after) >= (1 - MAY_FALL) * median(before), (before, after)
+    assert mean(after) >= (1 - MEAN_MAY_FALL) * mean(before), (before, after)
 
 
 @pytest.mark.chaos

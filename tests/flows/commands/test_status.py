@@ -100,7 +100,7 @@ def test_without_a_broker_the_lake_is_shown(tmp_path: Path) -> None:
     assert "no Kafka answers at 127.0.0.1:1" in done.stdout
     assert "(no task)" in done.stdout
     assert [line.split() for line in done.stdout.splitlines() if line.startswith("math")] == [
-        ["math", "3", "1", "1", "1", "0", "7", "15"]
+        ["math", "3", "1", "1", "0", "1", "0", "7", "15"]
     ]
 
 
