@@ -47,6 +47,8 @@ DECAY_EVERY_S = 60.0
 ALIKE = 0.25
 ALIKE_WEIGHT = 20.0
 """How often two models that were outvoted together are expected to err alike, and how many cases that weighs."""
+REFRESH_S = 0.2
+"""So much older than the last that was learned votes may be: made anew for each batch they cost more than they tell."""
 MAX_TOPICS = 1000
 MAX_MODELS = 256
 """Of one topic. Topics are the users' to invent, and nodes come and go: what was not seen for longest is forgotten."""
@@ -198,7 +200,7 @@ class Votes:
 class _Topic:
     """What is known of one topic, for working with."""
 
-    __slots__ = ("at", "models", "pairs", "seen", "votes")
+    __slots__ = ("at", "learned", "models", "pairs", "seen", "votes")
 
     def __init__(self, at: float, seen: int = 0) -> None:
         self.at = at
@@ -206,6 +208,8 @@ class _Topic:
         self.models: dict[Name, ModelCounts] = {}
         self.pairs: dict[tuple[Name, Name], PairCounts] = {}
         self.votes: Votes | None = None
+        self.learned = False
+        """Something, since the votes were made."""
 
     def counts(self, name: Name) -> ModelCounts:
         found = self.models.get(name)
@@ -285,7 +289,7 @@ class Affinities:
     def _teach(self, decision: Decision, result: RoundResult) -> None:
         topic = self._topic_of(decision)
         topic.seen += 1
-        topic.votes = None
+        topic.learned = True
         leading, others = _outcome(decision, result)
         outvoted = []
         for place, answer in enumerate(result.candidates):
@@ -339,14 +343,17 @@ class Affinities:
         if found is None and self._plain:
             return None
         votes = found.votes if found is not None else self._unlearned.get(topic)
-        if votes is not None and now - votes.made_at <= DECAY_EVERY_S:
-            return votes
+        if votes is not None:
+            age_s = now - votes.made_at
+            if age_s <= DECAY_EVERY_S and (found is None or not found.learned or 0.0 <= age_s < REFRESH_S):
+                return votes
         with self._lock:
             if found is None:
                 votes = Votes({(n, m): _weight(p) for (n, m), p in self._priors(topic).items()}, {}, now)
                 if len(self._unlearned) < MAX_TOPICS:
                     self._unlearned[topic] = votes
                 return votes
+            found.learned = False
             found.votes = votes = self._votes(found, topic, now)
             return votes
 

@@ -40,6 +40,7 @@ def served(latency_s: float) -> Iterator[str]:
             yield process.stdout.readline().strip()
         finally:
             process.terminate()
+            process.communicate(timeout=10)
 
 
 def calls_a_second(bench: Bench, name: str, latency_s: float, at_a_time: int, tasks: int) -> float:
