@@ -15,6 +15,7 @@ how much the second adds to the first. Everything here is pure: times are handed
 
 import math
 import threading
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
@@ -49,6 +50,8 @@ ALIKE_WEIGHT = 20.0
 """How often two models that were outvoted together are expected to err alike, and how many cases that weighs."""
 REFRESH_S = 0.2
 """So much older than the last that was learned votes may be: made anew for each batch they cost more than they tell."""
+MAX_TAUGHT_PER_S = 1000
+"""Rounds of a topic that teach. Where there are more, a share of the tasks does, with all of their rounds."""
 MAX_TOPICS = 1000
 MAX_MODELS = 256
 """Of one topic. Topics are the users' to invent, and nodes come and go: what was not seen for longest is forgotten."""
@@ -200,7 +203,7 @@ class Votes:
 class _Topic:
     """What is known of one topic, for working with."""
 
-    __slots__ = ("at", "learned", "models", "pairs", "seen", "votes")
+    __slots__ = ("at", "learned", "models", "pairs", "second", "seen", "seen_before", "share", "votes")
 
     def __init__(self, at: float, seen: int = 0) -> None:
         self.at = at
@@ -210,6 +213,20 @@ class _Topic:
         self.votes: Votes | None = None
         self.learned = False
         """Something, since the votes were made."""
+        self.second = 0
+        self.seen_before = seen
+        self.share = 1
+        """One task in so many teaches."""
+
+    def teaches(self, decision: Decision) -> bool:
+        """Count a round, and tell whether it is one to learn from."""
+        self.seen += 1
+        passed = int(decision.decided_at) - self.second
+        if passed > 0:
+            rounds, self.second, self.seen_before = self.seen - self.seen_before, self.second + passed, self.seen
+            # a power of two, so that tasks that teach now are among those that did, or will be
+            self.share = 1 << (rounds // (MAX_TAUGHT_PER_S * passed)).bit_length()
+        return self.share == 1 or not zlib.crc32(decision.logical_id.encode()) & (self.share - 1)
 
     def counts(self, name: Name) -> ModelCounts:
         found = self.models.get(name)
@@ -288,9 +305,11 @@ class Affinities:
 
     def _teach(self, decision: Decision, result: RoundResult) -> None:
         topic = self._topic_of(decision)
-        topic.seen += 1
+        if not topic.teaches(decision):
+            return
         topic.learned = True
-        leading, others = _outcome(decision, result)
+        kind = kind_of(bytes(decision.payload))
+        leading, others = _outcome(decision, result, kind)
         outvoted = []
         for place, answer in enumerate(result.candidates):
             counts = topic.models.get((answer.node, answer.model)) or topic.counts((answer.node, answer.model))
@@ -303,13 +322,13 @@ class Affinities:
                 if not leads:
                     outvoted.append(answer)
         if len(outvoted) > 1:
-            _teach_pairs(topic, _kind(decision), outvoted)
+            _teach_pairs(topic, kind, outvoted)
         if decision.kind is DecisionKind.NEXT_ROUND:
             self._remember(decision, result, leading)
         elif self._earlier:
             earlier = self._earlier.pop(_task_of(decision), ())
             if earlier and leading and result.answer is not None:
-                _teach_late(topic, _kind(decision), result.answer, earlier, others)
+                _teach_late(topic, kind, result.answer, earlier, others)
 
     def _remember(self, decision: Decision, result: RoundResult, leading: float | None) -> None:
         """Keep what was said in a round that went on: the one that converges tells who was right."""
@@ -458,13 +477,13 @@ class Affinities:
             self.changes += 1
 
 
-def _outcome(decision: Decision, result: RoundResult) -> tuple[float | None, float | None]:
+def _outcome(decision: Decision, result: RoundResult, kind: AnswerKind) -> tuple[float | None, float | None]:
     """Were the leading candidates right, and were the others; None where nobody can tell."""
     if result.verified is False:
         return 0.0, None
     if result.verified:
         # a question may have many good programs and texts, of which the verifier saw the first
-        one_answer = len(result.leading) == len(result.candidates) or _kind(decision) not in _MANY_ANSWERS
+        one_answer = len(result.leading) == len(result.candidates) or kind not in _MANY_ANSWERS
         return 1.0, 0.0 if one_answer else None
     agreed = decision.kind is DecisionKind.CONVERGED and not decision.forced and result.evidence == "cross-model"
     if agreed and result.leading and not _one_model(result):
@@ -512,10 +531,6 @@ def kind_of(payload: bytes) -> AnswerKind:
         return read_payload(payload).answer_kind if payload else AnswerKind.TEXT
     except BadRecordError:
         return AnswerKind.TEXT
-
-
-def _kind(decision: Decision) -> AnswerKind:
-    return kind_of(bytes(decision.payload))
 
 
 def _pair(a: Any, b: Any) -> tuple[Name, Name]:

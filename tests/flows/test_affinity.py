@@ -1,6 +1,7 @@
 """Affinities: what teaches, what it is forgotten by, and that a node which is wrong is asked less, and found again."""
 
 import random
+from collections import Counter
 from itertools import pairwise
 from typing import Any
 
@@ -119,6 +120,36 @@ def test_answers_of_rounds_that_never_converge_are_forgotten(monkeypatch: pytest
     ended = [decided(said("a"), said("b"), logical_id=str(i)) for i in range(3)]
     assert quality(taught(*apart, ended[0]), "c") == pytest.approx(RELIABILITY)
     assert quality(taught(*apart, ended[2]), "c") < RELIABILITY
+
+
+def test_of_a_busy_topic_a_share_of_the_tasks_teaches_with_all_of_their_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is learned is the same, and in the next quiet second every task counts again."""
+    monkeypatch.setattr(affinity, "MAX_TAUGHT_PER_S", 100)
+    taught_by: list[str] = []
+    outcome = affinity._outcome
+
+    def spied(decision: Decision, *rest: Any) -> Any:
+        taught_by.append(decision.logical_id)
+        return outcome(decision, *rest)
+
+    monkeypatch.setattr(affinity, "_outcome", spied)
+    affinities = Affinities()
+    apart, agreed = (said("a"), said("c", "7")), (said("a"), said("b"), said("c"))
+    for second in range(4):
+        for i in range(400):
+            task: dict[str, Any] = {"logical_id": f"{second}-{i}", "at": 100.0 + second}
+            affinities.learn(0, [(2 * (400 * second + i), decided(*apart, kind=DecisionKind.NEXT_ROUND, **task))])
+            affinities.learn(0, [(2 * (400 * second + i) + 1, decided(*agreed, **task))])
+    assert affinities.seen("math") == 3200
+    rounds = Counter(taught_by)
+    assert set(rounds.values()) == {2}
+    by_second = Counter(task.split("-")[0] for task in rounds)
+    assert by_second["0"] == 400
+    assert all(10 <= by_second[s] <= 50 for s in "123")
+    assert quality(affinities, "c", now=104.0) == pytest.approx(0.5, abs=0.1)
+    quiet = decided(*agreed, logical_id="quiet", at=200.0)
+    affinities.learn(0, [(9999, quiet)])
+    assert "quiet" in taught_by
 
 
 def test_a_replay_teaches_nothing_twice() -> None:
