@@ -90,6 +90,8 @@ _SIGNS = re.compile(r"[$€£¥%]|\\[,;! ]|\\(?:left|right|text|mathrm)\b")
 _FRACTION = re.compile(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:[,_ ]\d{3})+(?:\.\d*)?")
 _DECIMAL = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?")
+_WORDS = re.compile("[A-DF-Za-df-z]")
+"""What is in no number but for a command of LaTeX or a left side."""
 _NO_NUMBER = frozenset({"nan", "inf", "infinity", "∞"})
 _LEFT_SIDE = re.compile(r"\s*[A-Za-z]\w{0,9}(?:\(\w\))?\s*=\s*(?=[^=])")
 
@@ -105,12 +107,14 @@ def _number_form(text: str) -> str:
     return "" if words.lstrip("+- ") in _NO_NUMBER else words
 
 
-def _rational(text: str) -> Fraction | None:  # noqa: PLR0911 - two short cuts, then the long way
+def _rational(text: str) -> Fraction | None:  # noqa: PLR0911 - three short cuts, then the long way
     whole, point, digits = text.lstrip("-").partition(".")
     if point and (whole + digits).isdecimal() and len(text) <= MAX_DIGITS and text.isascii() and text[:2] != "--":
         value = Fraction(int(whole + digits), 10 ** len(digits))
         return -value if text[0] == "-" else value
     if len(text) > MAX_DIGITS or not any(map(str.isdigit, text)):
+        return None
+    if _WORDS.search(text) and "\\" not in text and "=" not in text:
         return None
     top, slash, bottom = text.partition("/")
     if slash and bottom.isdecimal() and top.lstrip("-").isdecimal() and text.isascii() and text[:2] != "--":
