@@ -308,8 +308,7 @@ class Affinities:
         if not topic.teaches(decision):
             return
         topic.learned = True
-        kind = kind_of(bytes(decision.payload))
-        leading, others = _outcome(decision, result, kind)
+        leading, others = _outcome(decision, result)
         outvoted = []
         for place, answer in enumerate(result.candidates):
             counts = topic.models.get((answer.node, answer.model)) or topic.counts((answer.node, answer.model))
@@ -322,13 +321,13 @@ class Affinities:
                 if not leads:
                     outvoted.append(answer)
         if len(outvoted) > 1:
-            _teach_pairs(topic, kind, outvoted)
+            _teach_pairs(topic, _kind(decision), outvoted)
         if decision.kind is DecisionKind.NEXT_ROUND:
             self._remember(decision, result, leading)
         elif self._earlier:
             earlier = self._earlier.pop(_task_of(decision), ())
             if earlier and leading and result.answer is not None:
-                _teach_late(topic, kind, result.answer, earlier, others)
+                _teach_late(topic, _kind(decision), result.answer, earlier, others)
 
     def _remember(self, decision: Decision, result: RoundResult, leading: float | None) -> None:
         """Keep what was said in a round that went on: the one that converges tells who was right."""
@@ -477,13 +476,13 @@ class Affinities:
             self.changes += 1
 
 
-def _outcome(decision: Decision, result: RoundResult, kind: AnswerKind) -> tuple[float | None, float | None]:
+def _outcome(decision: Decision, result: RoundResult) -> tuple[float | None, float | None]:
     """Were the leading candidates right, and were the others; None where nobody can tell."""
     if result.verified is False:
         return 0.0, None
     if result.verified:
         # a question may have many good programs and texts, of which the verifier saw the first
-        one_answer = len(result.leading) == len(result.candidates) or kind not in _MANY_ANSWERS
+        one_answer = len(result.leading) == len(result.candidates) or _kind(decision) not in _MANY_ANSWERS
         return 1.0, 0.0 if one_answer else None
     agreed = decision.kind is DecisionKind.CONVERGED and not decision.forced and result.evidence == "cross-model"
     if agreed and result.leading and not _one_model(result):
@@ -531,6 +530,10 @@ def kind_of(payload: bytes) -> AnswerKind:
         return read_payload(payload).answer_kind if payload else AnswerKind.TEXT
     except BadRecordError:
         return AnswerKind.TEXT
+
+
+def _kind(decision: Decision) -> AnswerKind:
+    return kind_of(bytes(decision.payload))
 
 
 def _pair(a: Any, b: Any) -> tuple[Name, Name]:

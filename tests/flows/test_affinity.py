@@ -14,7 +14,7 @@ from flows import affinity
 from flows.affinity import HALF_LIFE_S, MAX_TOPICS, RELIABILITY, Affinities, AffinityState
 from flows.steps.route import Strategy
 from flows.steps.validate import posterior, validate
-from schemas.decision import Decision, DecisionKind
+from schemas.decision import Decision, DecisionKind, RoundResult
 from schemas.node import Answer, Call, NodeCapabilities
 from schemas.task import AnswerKind, PayloadView
 from tests.flows.ensemble import Ensemble
@@ -128,9 +128,9 @@ def test_of_a_busy_topic_a_share_of_the_tasks_teaches_with_all_of_their_rounds(m
     taught_by: list[str] = []
     outcome = affinity._outcome
 
-    def spied(decision: Decision, *rest: Any) -> Any:
+    def spied(decision: Decision, result: RoundResult) -> Any:
         taught_by.append(decision.logical_id)
-        return outcome(decision, *rest)
+        return outcome(decision, result)
 
     monkeypatch.setattr(affinity, "_outcome", spied)
     affinities = Affinities()
