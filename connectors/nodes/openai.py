@@ -3,7 +3,8 @@
 Unit of parallelism: the call; one session a node, of as many connections as the node takes calls. Guarantee: each try
 ends with an answer, an abstention, or a `NodeError` that says of which sort the failure is; a server that says nothing
 at all is for the caller to time. Nothing of what a server sends is trusted: bodies are bounded and read as typed JSON,
-and of an answer only its text and its token counts are taken over. The key is in the requests and nowhere else.
+and of an answer only its text and its token counts are taken over. The key is in the requests and nowhere else, though
+a server say it back.
 """
 
 import asyncio
@@ -67,9 +68,13 @@ class Key:
         """What the request says."""
         return f"Bearer {self._secret}"
 
+    def hide(self, text: str) -> str:
+        """Take the key out of a text, where it is whole."""
+        return text.replace(self._secret, "[key]")
+
     def cut(self, text: str) -> str:
-        """Take the key out of a text, and all pieces of it that are as long as `PIECE`."""
-        text = text.replace(self._secret, "[key]")
+        """Take the key out of an error, and all pieces of it that are as long as `PIECE`."""
+        text = self.hide(text)
         pieces = {self._secret[i : i + PIECE] for i in range(len(self._secret) - PIECE + 1)}
         kept, place = [], 0
         while place < len(text):
@@ -371,6 +376,8 @@ class OpenAINode:
         found = "" if abstained else final_answer(call.answer_kind, text)
         meta: dict[str, Any] = {"abstained": abstained} if abstained else {}
         full = text.strip() or (choice.message.refusal or "").strip()
+        if self._key is not None:  # a server that says back what it was sent
+            found, full = self._key.hide(found), self._key.hide(full)
         if full != found and full:
             # the end of it: that is where the answer was
             meta["text"] = full if len(full) <= MAX_TEXT else "…" + full[1 - MAX_TEXT :]
