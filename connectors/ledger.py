@@ -152,6 +152,7 @@ class CallLedger:
 
     Raises:
         RefusedError: the file is no ledger, or one of another version.
+        TryAgainError: another process holds it.
     """
 
     def __init__(self, path: Path, max_bytes: int = 1 << 28, max_age_s: float = 86400.0) -> None:
@@ -161,14 +162,7 @@ class CallLedger:
         self._max_age_s = max_age_s
         self._writer_id = uuid.uuid4().hex
         self._executor = ThreadPoolExecutor(1, "ledger")
-        try:
-            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=BUSY_S)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.executescript(_SCHEMA)
-            self._past = self._read()
-        except sqlite3.DatabaseError as error:
-            raise RefusedError(f"{path}: {error}; {_DELETE_IT}") from None
+        self._past = self._open()
         self._begun: list[Begun] = []
         self._ended: list[Ended] = []
         self._charges: list[Charge] = []
@@ -182,6 +176,28 @@ class CallLedger:
         """Finished calls of earlier lives that did not have to be asked again."""
         self.repeated = 0
         """Calls in flight when an earlier life ended that had to be."""
+
+    def _open(self) -> dict[bytes, Past]:
+        """Open the file and read it.
+
+        While another process recovers or removes the write-ahead log, SQLite says "busy" at once, whatever time it was
+        given (https://www.sqlite.org/wal.html, section 9): two processes of a cell that start together meet that.
+        """
+        deadline = time.monotonic() + BUSY_S
+        while True:
+            self._db = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None, timeout=BUSY_S)
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                self._db.execute("PRAGMA synchronous = FULL")
+                self._db.executescript(_SCHEMA)
+                return self._read()
+            except sqlite3.DatabaseError as error:
+                self._db.close()
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise RefusedError(f"{self._path}: {error}; {_DELETE_IT}") from None
+                if time.monotonic() > deadline:
+                    raise TryAgainError(f"{self._path}: {error}: another process has held it for long") from None
+            time.sleep(0.02)
 
     def _read(self) -> dict[bytes, Past]:
         past: dict[bytes, Past] = {}

@@ -5,6 +5,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from connectors import ledger as ledger_module
 from connectors.ledger import Begun, CallLedger, Charge, Ended, round_key
 from schemas.errors import RefusedError, TryAgainError
 from schemas.node import Answer, Call
@@ -199,6 +201,23 @@ def test_two_processes_of_a_cell_share_the_file(tmp_path: Path) -> None:
         assert CallLedger(tmp_path / "calls.sqlite").past(KEY) is not None
 
     on_loop(steps)
+
+
+def test_a_file_that_another_process_recovers_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite says busy at once then, and the file is not to be deleted for that."""
+    path = tmp_path / "calls.sqlite"
+    holder = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    holder.execute("PRAGMA locking_mode = EXCLUSIVE")
+    holder.execute("PRAGMA journal_mode = WAL")
+    holder.execute("CREATE TABLE other (x)")
+    monkeypatch.setattr(ledger_module, "BUSY_S", 0.1)
+    with pytest.raises(TryAgainError, match=r"calls\.sqlite: database is locked: another process"):
+        CallLedger(path)
+    monkeypatch.setattr(ledger_module, "BUSY_S", 10.0)
+    release = threading.Timer(0.3, holder.close)
+    release.start()
+    CallLedger(path)
+    release.join()
 
 
 def test_a_day_s_charges_add_up_by_lane(tmp_path: Path) -> None:
