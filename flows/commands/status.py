@@ -33,6 +33,8 @@ from schemas.node import NodeState
 
 PREFLIGHT_S = 3.0
 """A broker that takes longer is reported as away: whoever asks for the status wants it now."""
+MIN_WIDTH = 100
+"""Columns; where a terminal has fewer, it wraps the lines. A table that is squeezed cannot be read at all."""
 
 
 class Status(Struct, frozen=True, kw_only=True):
@@ -108,7 +110,7 @@ def _print_json(status: Status) -> None:
 
 
 def _print(status: Status) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=max(Console().width, MIN_WIDTH))
     for label, text in _lines(status):
         console.print(f"{label:<10} {text}", soft_wrap=True, markup=False)
     if status.kafka is not None:
@@ -164,20 +166,23 @@ def _topics_table(status: Status) -> Table:
 
 
 def _nodes_table(states: Sequence[NodeState]) -> Table:
-    table = _table("node", "health", "active", "waiting", "errors", "time-outs", "latency", "tokens/s", "calls", "seen")
+    asked_not = any(s.open for s in states)
+    columns = ("health", "active", "waiting", "errors", "timeouts", "latency", "tokens/s", "calls", "seen")
+    table = _table("node", *columns, *(("not asked",) if asked_not else ()))
     several = len({s.cell for s in states}) > 1
     for s in states:
         table.add_row(
             f"{s.node} ({s.cell})" if several else s.node,
-            s.health.value + (f": {', '.join(s.open)} not asked" if s.open else ""),
-            f"{s.active_calls} of {s.limit}",
+            s.health.value,
+            f"{s.active_calls}/{s.limit}",
             f"{s.queue_depth:,}",
             f"{100 * s.error_rate:.0f} %",
             f"{100 * s.timeout_rate:.0f} %",
-            f"{1000 * s.latency_s:,.0f} ms",
+            f"{s.latency_s:.3g} s",
             f"{s.tokens_per_s:,.0f}",
             f"{s.calls:,}",
             f"{max(0.0, s.at - s.last_seen):.0f} s ago" if s.last_seen else "never",
+            *((", ".join(s.open),) if asked_not else ()),
         )
     return table
 
