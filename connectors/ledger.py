@@ -120,16 +120,11 @@ class Past:
 
 def round_key(call: Call) -> bytes:
     """Name the round of a call by its content: 128 bits over topic, logical id, generation, round, attempt, prompt."""
-    digest = hashlib.blake2b(
-        f"{call.generation}\0{call.round_index}\0{call.attempt}\0{call.topic}\0{call.logical_id}\0".encode(
-            errors="surrogatepass"
-        ),
-        digest_size=16,
-    )
-    digest.update(call.prompt.encode(errors="surrogatepass"))
-    for message in call.messages:
-        digest.update(f"\0{message.role}\0{message.content}".encode(errors="surrogatepass"))
-    return digest.digest()
+    told = [
+        f"{call.generation}\0{call.round_index}\0{call.attempt}\0{call.topic}\0{call.logical_id}\0{call.prompt}",
+        *[f"\0{message.role}\0{message.content}" for message in call.messages],
+    ]
+    return hashlib.blake2b("".join(told).encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 _encode = msgspec.msgpack.Encoder().encode

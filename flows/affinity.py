@@ -203,7 +203,7 @@ class Votes:
 class _Topic:
     """What is known of one topic, for working with."""
 
-    __slots__ = ("at", "learned", "models", "pairs", "second", "seen", "seen_before", "share", "votes")
+    __slots__ = ("at", "learned", "models", "pairs", "seen", "seen_before", "share", "until", "votes")
 
     def __init__(self, at: float, seen: int = 0) -> None:
         self.at = at
@@ -213,7 +213,8 @@ class _Topic:
         self.votes: Votes | None = None
         self.learned = False
         """Something, since the votes were made."""
-        self.second = 0
+        self.until = 0.0
+        """When rounds are to be counted anew, in seconds since the epoch."""
         self.seen_before = seen
         self.share = 1
         """One task in so many teaches."""
@@ -221,12 +222,16 @@ class _Topic:
     def teaches(self, decision: Decision) -> bool:
         """Count a round, and tell whether it is one to learn from."""
         self.seen += 1
-        passed = int(decision.decided_at) - self.second
-        if passed > 0:
-            rounds, self.second, self.seen_before = self.seen - self.seen_before, self.second + passed, self.seen
-            # a power of two, so that tasks that teach now are among those that did, or will be
-            self.share = 1 << (rounds // (MAX_TAUGHT_PER_S * passed)).bit_length()
+        if decision.decided_at >= self.until:
+            self._count_anew(decision.decided_at)
         return self.share == 1 or not zlib.crc32(decision.logical_id.encode()) & (self.share - 1)
+
+    def _count_anew(self, now: float) -> None:
+        """A second is over: as many rounds as were in it, or by its rate in those since, are expected in the next."""
+        passed = max(1.0, now - self.until + 1.0)
+        rounds, self.seen_before, self.until = self.seen - self.seen_before, self.seen, now + 1.0
+        # a power of two, so that tasks that teach now are among those that did, or will be
+        self.share = 1 << int(rounds / passed / MAX_TAUGHT_PER_S).bit_length()
 
     def counts(self, name: Name) -> ModelCounts:
         found = self.models.get(name)
@@ -297,16 +302,19 @@ class Affinities:
             for offset, decision in decisions:
                 if offset >= following:
                     following = offset + 1
-                    if decision.result is not None and decision.result.candidates:
-                        self._teach(decision, decision.result)
+                    result = decision.result
+                    if result is not None and result.candidates:
+                        topic = self._topics.get(decision.topic) or self._new_topic(decision)
+                        if topic.teaches(decision):
+                            self._teach(topic, decision, result)
             if following > first:
                 self._next[lane] = following
                 self.changes += 1
 
-    def _teach(self, decision: Decision, result: RoundResult) -> None:
-        topic = self._topic_of(decision)
-        if not topic.teaches(decision):
-            return
+    def _teach(self, topic: _Topic, decision: Decision, result: RoundResult) -> None:
+        self._topics.move_to_end(decision.topic)
+        if decision.decided_at - topic.at > DECAY_EVERY_S:
+            topic.age(decision.decided_at)
         topic.learned = True
         leading, others = _outcome(decision, result)
         outvoted = []
@@ -340,17 +348,11 @@ class Affinities:
         if len(self._earlier) > MAX_EARLIER_TASKS:
             self._earlier.popitem(last=False)
 
-    def _topic_of(self, decision: Decision) -> _Topic:
-        """Look up a topic, as of the decision; the one seen longest ago makes room for a new one."""
-        topic = self._topics.get(decision.topic)
-        if topic is None:
-            if len(self._topics) >= MAX_TOPICS:
-                self._topics.popitem(last=False)
-            topic = self._topics[decision.topic] = _Topic(decision.decided_at)
-            return topic
-        self._topics.move_to_end(decision.topic)
-        if decision.decided_at - topic.at > DECAY_EVERY_S:
-            topic.age(decision.decided_at)
+    def _new_topic(self, decision: Decision) -> _Topic:
+        """Make a topic, as of the decision; the one seen longest ago makes room for it."""
+        if len(self._topics) >= MAX_TOPICS:
+            self._topics.popitem(last=False)
+        topic = self._topics[decision.topic] = _Topic(decision.decided_at)
         return topic
 
     # -- what is known ---------------------------------------------------------------------------------------------

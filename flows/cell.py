@@ -77,6 +77,7 @@ class Cell:
         self._runner: CallRunner | None = None
         self._router: Router | None = None
         self._learning: Learning | None = None
+        self._capabilities: tuple[int, Sequence[NodeCapabilities]] = (0, ())
 
     # -- what the flow is built from -------------------------------------------------------------------------------
 
@@ -170,7 +171,9 @@ class Cell:
     def present_nodes(self) -> tuple[int, Sequence[NodeCapabilities]]:
         """What the nodes that there are now can do, with a number that rises when they change."""
         present = self.nodes.present
-        return present.version, [node.capabilities for node in present.nodes.values()]
+        if present.version != self._capabilities[0]:
+            self._capabilities = present.version, tuple([node.capabilities for node in present.nodes.values()])
+        return self._capabilities
 
     def _messages(
         self, topic: str, view: PayloadView, previous_answer: str | None, critique: str

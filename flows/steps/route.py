@@ -120,8 +120,8 @@ class _Serving(Struct, frozen=True, gc=False):
     cold: frozenset[Name]
     """Their node would have to load them first."""
     quarantined: tuple[_Offer, ...]
-    routing: str
-    """Of the strategy `all`."""
+    every: "_Choice"
+    """That of the strategy `all`."""
 
 
 class _Choice(Struct, frozen=True, gc=False):
@@ -258,7 +258,9 @@ class Router:
         text = f"all {len(ready)}: {_named(ready)}" if ready else f"nobody else serves: {_named(troubled)}"
         aside = "; reserve " + ", ".join(why) if ready and why else ""
         aside += f"; quarantined: {_named(quarantined)}" if quarantined else ""
-        return _Serving(tuple(ready), tuple(troubled), frozenset(cold), tuple(quarantined), _short(text, aside))
+        now, later = (ready, troubled) if ready else (troubled, [])
+        every = _Choice(tuple(now), tuple(later), escalates=False, routing=_short(text, aside))
+        return _Serving(tuple(ready), tuple(troubled), frozenset(cold), tuple(quarantined), every)
 
     def _nobody(self, topic: str, serving: _Serving) -> str:
         if serving.quarantined:
@@ -270,10 +272,8 @@ class Router:
 
     def _choose(self, serving: _Serving, task: TaskDescriptor, write: "_Writer", now: float) -> _Choice:
         kind = self._strategy.kind
-        if not serving.ready:
-            return _Choice(serving.troubled, (), escalates=False, routing=serving.routing)
-        if kind == "all" or len(serving.ready) == 1:
-            return _Choice(serving.ready, serving.troubled, escalates=False, routing=serving.routing)
+        if kind == "all" or len(serving.ready) < 2:
+            return serving.every
         costs = {}
         for offer in serving.ready:
             cost = expected(offer.node, write.call(offer.name))[1]
