@@ -11,7 +11,6 @@ from msgspec import Struct
 from connectors.kafka import CheckedProducer, ClientConfig
 from connectors.lane_reader import LaneReader
 from connectors.topics import DIRECTIVES
-from schemas.errors import AureonError
 from schemas.task import TaskDescriptor
 
 log = logging.getLogger(__name__)
@@ -69,6 +68,7 @@ class Cancels:
         self.on_change: Callable[[], None] = lambda: None
         """Called, in a thread of its own, when more tasks were cancelled."""
         self._cancelled: frozenset[tuple[str, str]] = frozenset()
+        self._failed: Exception | None = None
         end = reader.end_offset()
         while reader.position < end:
             if not self._read():
@@ -78,7 +78,13 @@ class Cancels:
         self._thread.start()
 
     def covers(self, task: TaskDescriptor) -> bool:
-        """Tell whether a task, or one that it came of, is cancelled."""
+        """Tell whether a task, or one that it came of, is cancelled.
+
+        Raises:
+            Exception: what ended the following; without it tasks would go on that are cancelled by now.
+        """
+        if self._failed is not None:
+            raise self._failed
         cancelled = self._cancelled
         if not cancelled:
             return False
@@ -99,11 +105,12 @@ class Cancels:
                 before = self._cancelled
                 while self._read():
                     pass
-            except AureonError:
-                log.exception("%s cannot be read any more: tasks cancelled from now on are not noticed", DIRECTIVES)
+                if self._cancelled is not before:
+                    self.on_change()
+            except Exception as error:
+                log.exception("%s cannot be read any more", DIRECTIVES)
+                self._failed = error
                 return
-            if self._cancelled is not before:
-                self.on_change()
 
     def _read(self) -> bool:
         """Take in what is there; tell whether there was anything."""

@@ -61,6 +61,9 @@ class Ended(Struct, frozen=True, gc=False, array_like=True):
 
     round_key: bytes
     answer: Answer
+    tokens: int = 0
+    cost: float = 0.0
+    """What its tries took beyond what was expected of them; one that may have cost something for nothing took that."""
 
 
 class Charge(Struct, frozen=True, gc=False, array_like=True):
@@ -96,24 +99,21 @@ class Past:
         self.tokens = 0
         self.cost = 0.0
         """Taken by those that ended, and expected of those that did not."""
-        self._expected: dict[CallName, tuple[int, float]] = {}
 
     def begin(self, begun: Begun) -> None:
         """Take in a call that began."""
-        tokens, cost = self._expected.get(begun.call, (0, 0.0))
-        self._expected[begun.call] = tokens + begun.tokens, cost + begun.cost
         self.in_flight[begun.call] += 1
         self.calls += 1
         self.tokens += begun.tokens
         self.cost += begun.cost
 
-    def end(self, answer: Answer) -> None:
-        """Take in one that ended: what it took goes in the place of what was expected of it."""
+    def end(self, ended: Ended) -> None:
+        """Take in one that ended."""
+        answer = ended.answer
         name = answer.node, answer.model, answer.sample
-        tokens, cost = self._expected.pop(name, (0, 0.0))
         self.in_flight.pop(name, None)
-        self.tokens += answer.tokens_in + answer.tokens_out - tokens
-        self.cost += answer.cost - cost
+        self.tokens += ended.tokens
+        self.cost += ended.cost
         if answer.status != "failed":
             self.answers[name] = answer
 
@@ -134,11 +134,11 @@ _decode = msgspec.msgpack.Decoder(Commit).decode
 class CallLedger:
     """The ledger of one cell, in one SQLite file of its state folder.
 
-    Unit of parallelism: the process; those of one cell share the file. Guarantee: what `add` was told is on the disk
-    when it calls back; that survives kill -9 and, as far as the disk keeps its word, a power cut. Replay: the lives
-    before are told by `past`; a call that is in there as finished is not asked again.
+    Unit of parallelism: the process; those of one cell share the file. Guarantee: what `begin` and `end` were told is
+    on the disk when they call back; that survives kill -9 and, as far as the disk keeps its word, a power cut. Replay:
+    the lives before are told by `past`; a call that is in there as finished is not asked again.
 
-    All methods but the constructor and `past` belong to the event loop that the calls run on.
+    All methods but the constructor and `spent_on` belong to the event loop that the calls run on.
 
     Args:
         path: the file; created if it is missing.
@@ -211,7 +211,7 @@ class CallLedger:
                 known = past.setdefault(begun.round_key, Past())
                 known.begin(begun)
             for ended in commit.ended:
-                past.setdefault(ended.round_key, Past()).end(ended.answer)
+                past.setdefault(ended.round_key, Past()).end(ended)
         return past
 
     # -- the lives before ------------------------------------------------------------------------------------------
@@ -223,10 +223,7 @@ class CallLedger:
 
     def past(self, key: bytes) -> Past | None:
         """Tell once what earlier lives knew of a round."""
-        found = self._past.pop(key, None)
-        if found is not None:
-            self.reused += len(found.answers)
-        return found
+        return self._past.pop(key, None)
 
     # -- this life -------------------------------------------------------------------------------------------------
 
@@ -294,7 +291,7 @@ class CallLedger:
 
     def _trim(self, now: float, newest: int) -> None:
         """Delete what nobody needs: of this life, what was decided; of all, what is too old or too much."""
-        needed = min(self._needed.values(), default=0)
+        needed = min(self._needed.values(), default=newest)
         self._db.execute("DELETE FROM commits WHERE position < ? AND writer = ?", (needed, self._writer_id))
         self._db.execute("DELETE FROM commits WHERE at < ?", (now - self._max_age_s,))
         (size,) = self._db.execute("SELECT coalesce(sum(size), 0) FROM commits").fetchone()
@@ -307,6 +304,10 @@ class CallLedger:
             )
             half = "SELECT (min(position) + max(position)) / 2 FROM commits"
             self._db.execute(f"DELETE FROM commits WHERE position < min(({half}), ?)", (newest,))  # noqa: S608
+
+    def keep_none(self, lane: int) -> None:
+        """Say that a lane needs nothing of this life."""
+        self._needed.pop(lane, None)
 
     def keep_from(self, lane: int, position: int) -> None:
         """Say that a lane needs no commit of this life before a position: all decisions on those are on the log."""

@@ -13,7 +13,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -23,7 +23,7 @@ from msgspec import Struct
 from connectors.ledger import Begun, CallLedger, CallName, Charge, Ended, Past, round_key
 from connectors.nodes import CheckedNode, Node, NodeError
 from flows.budget import NOTHING, UNLIMITED, Budgets, Purse, Spent, expected, is_unlimited
-from flows.gate import NodeGate, is_far_slower
+from flows.gate import NodeGate, RetiredError, is_far_slower
 from flows.steps.intake import Work
 from flows.steps.route import Routed
 from schemas.ids import home_lane
@@ -36,6 +36,12 @@ LOOK_EVERY_S = 0.05
 """How often it is looked whether a call has taken too long."""
 BEAT_EVERY_S = 2.0
 CHECK_LIMIT_S = 5.0
+CLOSE_LIMIT_S = 5.0
+MAX_COUNT = 1 << 53
+"""Tokens beyond are no count."""
+
+_write_answer = msgspec.json.Encoder().encode
+_read_answer = msgspec.json.Decoder(Answer).decode
 
 
 class Answered(Struct, frozen=True, gc=False):
@@ -51,7 +57,7 @@ class Answered(Struct, frozen=True, gc=False):
 
 
 class RetryPolicy(Struct, frozen=True, gc=False):
-    """How often a call is tried within its round, and how long before another try: exponential, with full jitter."""
+    """How often a call is tried within its round, and how long before another try: exponential, with equal jitter."""
 
     tries: int
     backoff_s: float
@@ -119,6 +125,11 @@ class LaneCalls:
         """A round has ended."""
         self.done = min(self.done, self.open.pop(round_))
 
+    @property
+    def is_idle(self) -> bool:
+        """No round is open, and none has ended since the snapshot before the last."""
+        return not self.open and self.done == math.inf and self.before == math.inf
+
     def needed(self, position: int) -> int:
         """At a snapshot, tell from where on the ledger is needed: what ended two ago is decided on the log."""
         low = min(next(iter(self.open.values()), position), self.done, self.before)
@@ -129,7 +140,7 @@ class LaneCalls:
 class _Asked:
     """One call under way."""
 
-    __slots__ = ("call", "cut", "deadline", "gate", "limit_s", "place", "round", "task")
+    __slots__ = ("call", "corrected", "cut", "deadline", "gate", "limit_s", "place", "round", "started", "task")
 
     task: asyncio.Task[None]
 
@@ -137,11 +148,14 @@ class _Asked:
         self.round = round_
         self.place = place
         self.call = call
+        self.started = False
         self.gate: NodeGate | None = None
         self.limit_s = self.deadline = math.inf
         """Of the present try, by the loop's clock."""
         self.cut: NodeError | TimeoutError | None = None
         """Why the present try was ended."""
+        self.corrected = (0, 0.0)
+        """What its tries took beyond what they were charged: tokens, money."""
 
     def cut_short(self, why: NodeError | TimeoutError) -> None:
         """End the present try; once: a node that tidies up takes its time, and a second time would cut that short."""
@@ -222,18 +236,19 @@ class CallRunner:
         self._numbered = 0
         self._lanes: set[LaneCalls] = set()
         """Those that have asked anything."""
-        self._days: dict[int, tuple[str, Purse]] = {}
+        self._days: dict[int, _Day] = {}
+        """By lane."""
         self._under_way: set[_Asked] = set()
         """One look at the deadlines of all of them now and then; a timer each (`asyncio.timeout`) costs more than all
         the rest here, 4 of 10 microseconds a call."""
         self._looking = False
         self._ending = False
         self._beating: asyncio.Task[None] | None = None
-        self._closing: set[asyncio.Task[None]] = set()
+        self._beside: set[asyncio.Task[None]] = set()
+        """Nodes being checked, or closed."""
+        self._retiring: list[Node] = []
         self.states: Mapping[str, NodeState] = {}
         """How the nodes are, as of the last beat or the last change; a new mapping each time."""
-        self.failed: BaseException | None = None
-        """Why no answer can be given any more."""
 
     # -- from any thread -------------------------------------------------------------------------------------------
 
@@ -249,7 +264,11 @@ class CallRunner:
             self._started_on = _today()
             self._spent_before = self._ledger.spent_on(self._started_on) if self._has_day else {}
             self._loop = asyncio.new_event_loop()
-            self._now, self._create_task = self._loop.time, self._loop.create_task
+            self._now, self._create_task, self._call_later = (
+                self._loop.time,
+                self._loop.create_task,
+                self._loop.call_later,
+            )
             self._thread = threading.Thread(target=self._run, args=(self._loop,), name="calls", daemon=True)
             self._thread.start()
 
@@ -317,14 +336,13 @@ class CallRunner:
 
     async def _shut_down(self) -> None:
         self._ending = True
-        tasks: list[asyncio.Task[Any]] = [*(asked.task for asked in self._under_way), *self._closing]
+        tasks: list[asyncio.Task[Any]] = [*(asked.task for asked in self._under_way), *self._beside]
         if self._beating is not None:
             tasks.append(self._beating)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for node in self._asked.values():
-            await node.close()
+        await asyncio.gather(*map(_close, [*self._asked.values(), *self._retiring]), return_exceptions=True)
         await self._ledger.close()
 
     def _take_nodes(self) -> None:
@@ -333,49 +351,66 @@ class CallRunner:
             if self._asked.get(name) is not node:
                 self._asked[name] = node
                 silence_s = self._parts.silence_s if isinstance(node, CheckedNode) else math.inf
+                gone = self._gates.get(name)
                 self._gates[name] = NodeGate(node.capabilities, self._parts.cell, silence_s)
+                if gone is not None:
+                    gone.retire()
         for name in self._gates.keys() - self._nodes.nodes.keys():
-            del self._gates[name], self._asked[name]
+            self._gates.pop(name).retire()
+            del self._asked[name]
         self._note_states()
 
     async def _beat(self) -> None:
         """Every two seconds: ask the nodes how they are, and say it."""
         while True:
-            began = time.monotonic()
-            gone = self._nodes.refresh()
-            self._take_nodes()
-            loop = asyncio.get_running_loop()
-            for node in gone:
-                self._closing.add(task := loop.create_task(self._retire(node)))
-                task.add_done_callback(self._closing.discard)
-            checks = [self._check(gate, self._asked[name]) for name, gate in self._gates.items()]
-            await asyncio.gather(*checks)
-            for gate in self._gates.values():
-                if gate.check_silence():
-                    self._move_calls(gate)
-            self._shorten_queues()
-            self._note_states()
-            self._parts.publish(list(self.states.values()))
-            await asyncio.sleep(max(0.1, BEAT_EVERY_S - (time.monotonic() - began)))
+            try:
+                self._beat_once()
+            except Exception:
+                log.exception("how the nodes are")
+            await asyncio.sleep(BEAT_EVERY_S)
 
-    async def _check(self, gate: NodeGate, node: Node) -> None:
-        if not isinstance(node, CheckedNode):
-            gate.heard()
-            return
+    def _beat_once(self) -> None:
+        gone = self._nodes.refresh()
+        self._take_nodes()
+        for node in gone:
+            self._retiring.append(node)
+            self._go_on(self._retire(node))
+        for name, gate in self._gates.items():
+            node = self._asked[name]
+            if isinstance(node, CheckedNode) and not gate.being_checked:
+                gate.being_checked = True
+                self._go_on(self._check(gate, node))
+        for gate in self._gates.values():
+            if gate.check_silence():
+                self._move_calls(gate)
+        self._shorten_queues()
+        self._note_states()
+        self._parts.publish(list(self.states.values()))
+
+    def _go_on(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something beside the calls, to its end or that of the loop."""
+        self._beside.add(task := self._create_task(work))
+        task.add_done_callback(self._beside.discard)
+
+    async def _check(self, gate: NodeGate, node: CheckedNode) -> None:
         try:
             gate.loaded = (await asyncio.wait_for(node.check(), CHECK_LIMIT_S)).loaded
             gate.heard()
         except (NodeError, TimeoutError) as error:
-            if isinstance(error, NodeError) and error.failure == "rejected":
-                gate.heard()  # it has no such thing as a list of models, and it has said so
+            if isinstance(error, NodeError) and error.failure not in ("refused", "timeout"):
+                gate.heard()  # whatever it is that it says
             log.debug("%s: %s", gate.capabilities.node, error)
         except Exception:
             log.exception("%s: check", gate.capabilities.node)
+        finally:
+            gate.being_checked = False
+            self._note_states()
 
     async def _retire(self, node: Node) -> None:
         """Close a node that is no more, once its calls are over."""
         await asyncio.sleep(node.capabilities.timeout_s)
-        await node.close()
+        self._retiring.remove(node)
+        await _close(node)
 
     def _move_calls(self, gate: NodeGate) -> None:
         """A node has become silent: its calls under way go to others."""
@@ -399,8 +434,7 @@ class CallRunner:
 
     def _look(self) -> None:
         """End the tries whose time is over, and let probes go."""
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = self._now()
         for asked in self._under_way:
             if asked.deadline < now:
                 asked.cut_short(TimeoutError(f"no answer within {asked.limit_s:g} s"))
@@ -408,7 +442,7 @@ class CallRunner:
             gate.look(now)
         self._looking = bool(self._under_way)
         if self._looking:
-            loop.call_later(LOOK_EVERY_S, self._look)
+            self._call_later(LOOK_EVERY_S, self._look)
 
     # -- rounds ----------------------------------------------------------------------------------------------------
 
@@ -418,8 +452,6 @@ class CallRunner:
             self._ledger.keep_from(lane.number, self._ledger.position)
         for routed in rounds:
             self._open(routed, lane)
-        if not self._looking:
-            self._look()
 
     def _open(self, routed: Routed, lane: LaneCalls) -> None:
         round_ = _Round(routed, lane, round_key(routed.calls[0]))
@@ -446,7 +478,7 @@ class CallRunner:
         """Take over what an earlier life knew of a round."""
         round_.past = past
         round_.in_flight_before = sum(past.in_flight.values())
-        self._ledger.repeated += round_.in_flight_before
+        self._ledger.repeated += len(past.in_flight)
 
     @staticmethod
     def _known_first(round_: _Round, past: Past) -> Sequence[Call]:
@@ -471,11 +503,15 @@ class CallRunner:
         round_.missing += 1
         known = round_.past.answers.get(_name_of(call)) if round_.past is not None else None
         if known is not None:
+            self._ledger.reused += 1
             self._take(round_, place, known)
             return
         asked = _Asked(round_, place, call)
         asked.task = self._create_task(self._ask(asked))
         self._under_way.add(asked)
+        if not self._looking:
+            self._looking = True
+            self._call_later(LOOK_EVERY_S, self._look)
 
     def _take(self, round_: _Round, place: int, answer: Answer) -> None:
         """Take one answer, durable by now; with the last one the round is answered."""
@@ -511,15 +547,26 @@ class CallRunner:
     def _cancel_rounds(self) -> None:
         for lane in self._lanes:
             for round_ in list(lane.open):
-                if self._parts.is_cancelled(round_.task):
-                    round_.cancelled = True
-                    self._end(round_)
-        for asked in self._under_way:
-            if asked.round.cancelled:
-                asked.task.cancel()
+                round_.cancelled = self._parts.is_cancelled(round_.task)
+        for asked in list(self._under_way):
+            if not asked.round.cancelled:
+                continue
+            if asked.deadline < math.inf:  # it is being asked, and is not going to tell what it took
+                asked.round.in_flight_before += 1
+            if not asked.started:
+                self._under_way.remove(asked)
+            asked.task.cancel()
+        for lane in self._lanes:
+            for round_ in [r for r in lane.open if r.cancelled]:
+                self._end(round_)
 
     def _keep_from(self, lane: LaneCalls) -> None:
-        if lane in self._lanes:
+        if lane not in self._lanes:
+            return
+        if lane.is_idle:
+            self._lanes.remove(lane)
+            self._ledger.keep_none(lane.number)
+        else:
             self._ledger.keep_from(lane.number, lane.needed(self._ledger.position))
 
     def _others_wait(self, round_: _Round, place: int) -> float | None:
@@ -544,35 +591,19 @@ class CallRunner:
     async def _ask(self, asked: "_Asked") -> None:
         """One call with its tries; a failure in the end is an answer that says so."""
         round_, call = asked.round, asked.call
+        asked.started = True
         now = self._now
         started = now()
-        tries, answer, text = 0, None, ""
         try:
-            while answer is None:
-                gate = self._gates.get(call.node)
-                if gate is None or call.model not in gate.breakers:
-                    text = text or "NodeError: the node, or its model, is no longer in the nodes file"
-                    break
-                asked.gate = gate
-                try:
-                    answer = await self._try(asked, gate)
-                    tries += 1
-                except _Refused as refused:
-                    text = text or str(refused)
-                    break
-                except Exception as error:  # noqa: BLE001 - whatever a node raises, the round goes on without it
-                    tries += 1
-                    text = _told(error)
-                    if tries >= self._retry.tries or not getattr(error, "may_pass", True):
-                        break
-                    pause = self._retry.pause(tries, random.random())  # noqa: S311
-                    await asyncio.sleep(max(pause, getattr(error, "retry_after_s", None) or 0.0))
+            answer, tries, text = await self._try_often(asked)
         except asyncio.CancelledError:
             if not round_.cancelled:
                 raise
             return
         finally:
-            self._under_way.remove(asked)
+            self._under_way.discard(asked)
+        if round_.cancelled:
+            return
         if answer is None:
             answer = Answer(node=call.node, model=call.model, status="failed", error=text)
         latency = round(now() - started, 6)
@@ -580,46 +611,82 @@ class CallRunner:
             answer, node=call.node, model=call.model, sample=call.sample, tries=tries, latency_s=latency
         )
         if tries:
-            self._ledger.end(Ended(round_.key, answer), partial(self._take, round_, asked.place, answer))
+            self._ledger.end(
+                Ended(round_.key, answer, *asked.corrected), partial(self._take, round_, asked.place, answer)
+            )
         else:
             self._take(round_, asked.place, answer)
+
+    async def _try_often(self, asked: "_Asked") -> tuple[Answer | None, int, str]:
+        """Try until there is an answer or no use in it: the answer, how many tries it took, why there is none."""
+        round_, call = asked.round, asked.call
+        tries, text = 0, ""
+        while not round_.cancelled:
+            gate = self._gates.get(call.node)
+            if gate is None or call.model not in gate.breakers:
+                return None, tries, text or "NodeError: the node, or its model, is no longer in the nodes file"
+            asked.gate = gate
+            try:
+                return await self._try(asked, gate), tries + 1, ""
+            except RetiredError:
+                continue  # another node may have its name
+            except _Refused as refused:
+                return None, tries, text or str(refused)
+            except Exception as error:  # noqa: BLE001 - whatever a node raises, the round goes on without it
+                tries += 1
+                text = _told(error)
+                pause = max(self._retry.pause(tries, random.random()), getattr(error, "retry_after_s", None) or 0.0)  # noqa: S311
+                useless = tries >= self._retry.tries or not getattr(error, "may_pass", True)
+                if useless or self._is_too_long(pause, gate, round_, asked.place):
+                    return None, tries, text
+                await asyncio.sleep(pause)
+        return None, tries, text
+
+    def _is_too_long(self, pause_s: float, gate: NodeGate, round_: _Round, place: int) -> bool:
+        """Tell whether it is better to give a call up than to wait that long for its next try."""
+        if pause_s > gate.capabilities.timeout_s:
+            return True
+        others_s = self._others_wait(round_, place)
+        return others_s is not None and is_far_slower(pause_s, others_s)
 
     async def _try(self, asked: "_Asked", gate: NodeGate) -> Answer:
         """One try: a seat, its charge, the question.
 
         Raises:
+            RetiredError: the node is no more.
             _Refused: it was not asked: somebody else can, or a budget is spent.
             TimeoutError: it took too long.
             NodeError: the node gave up the call, or what it returned is no answer.
         """
         round_, call = asked.round, asked.call
-        model, purse = call.model, round_.purse
+        model, purse, node = call.model, round_.purse, self._asked[call.node]
         probe = False if gate.enter_at_once(model) else await self._enter(asked, gate)
         counted = False
-        tokens, cost = 0, 0.0
+        charged: _Charged | None = None
         try:
             if purse is None:
                 self._ledger.begin(Begun(round_.key, _name_of(call)))
             else:
-                tokens, cost = await self._charge(round_, purse, call, gate)
-            limit_s = gate.probe_limit_s if probe else gate.capabilities.timeout_s
+                charged = await self._charge(round_, purse, call, gate)
+            limit_s = gate.probe_limit_s(model) if probe else gate.capabilities.timeout_s
             began = self._now()
             asked.limit_s = limit_s
             asked.deadline = began + limit_s
-            answer = _checked(await self._asked[call.node].ask(call))
+            answer = _checked(await node.ask(call))
             ended = self._now()
             gate.answered(model, ended, ended - began, answer.tokens_out)
             counted = True
-            if purse is not None:
-                self._correct(round_, answer.tokens_in + answer.tokens_out - tokens, answer.cost - cost, purse)
+            if probe:
+                self._note_states()
+            self._correct(asked, charged, answer.tokens_in + answer.tokens_out, answer.cost)
         except _Refused:
             raise
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - `_ask` goes on whatever it was
             failure = self._failure(asked, error)
-            gate.failed(model, self._now(), failure)
+            gate.failed(model, self._now(), failure, probe=probe)
             counted = True
-            if purse is not None and not _may_have_cost(failure):
-                self._correct(round_, -tokens, -cost, purse)
+            if not _may_have_cost(failure):
+                self._correct(asked, charged, 0, 0.0)
             if not gate.is_open(model):
                 self._note_states()
             raise failure from None
@@ -634,10 +701,13 @@ class CallRunner:
         """Wait for a seat; tell whether the call is a probe.
 
         Raises:
+            RetiredError: the node is no more.
             _Refused: there is none to be had.
         """
         try:
             return await gate.enter(asked.call.model, partial(self._others_wait, asked.round, asked.place))
+        except RetiredError:
+            raise
         except NodeError as error:
             raise _Refused(_told(error)) from None
 
@@ -649,15 +719,17 @@ class CallRunner:
         """
         if isinstance(error, Exception):
             return error
+        if self._ending or asked.round.cancelled:
+            raise error
         if asked.cut is not None:
             return asked.cut
-        if self._ending or asked.task.cancelling():
+        if asked.task.cancelling():
             raise error
         return NodeError("the node cancelled the call")
 
     # -- money -----------------------------------------------------------------------------------------------------
 
-    async def _charge(self, round_: _Round, purse: Purse, call: Call, gate: NodeGate) -> tuple[int, float]:
+    async def _charge(self, round_: _Round, purse: Purse, call: Call, gate: NodeGate) -> "_Charged":
         """Charge a call with what it is expected to take; it is asked once that is durable.
 
         Raises:
@@ -668,39 +740,56 @@ class CallRunner:
         lacks = purse.lacks(tokens, cost)
         if lacks:
             round_.exceeded = f"the budget of {lacks} is spent"
-        elif day is not None and (lacks := day.lacks(tokens, cost)):
+        elif day is not None and (lacks := day.purse.lacks(tokens, cost)):
             round_.exceeded = f"this lane's share of today's budget, {lacks}, is spent"
         if lacks:
             raise _Refused(round_.exceeded)
         purse.take(tokens, cost)
         if day is not None:
-            day.take(tokens, cost)
-            self._ledger.charge(Charge(_today(), self._home(round_.task), 1, tokens, cost))
+            day.purse.take(tokens, cost)
+            self._ledger.charge(Charge(day.name, day.lane, 1, tokens, cost))
         durable = asyncio.get_running_loop().create_future()
         self._ledger.begin(Begun(round_.key, _name_of(call), tokens, cost), partial(_resolve, durable))
         await durable
-        return tokens, cost
+        return _Charged(tokens, cost, day)
 
-    def _correct(self, round_: _Round, tokens: int, cost: float, purse: Purse) -> None:
-        purse.correct(tokens, cost)
-        day = self._day_of(round_.task)
-        if day is not None:
-            day.correct(tokens, cost)
-            self._ledger.charge(Charge(_today(), self._home(round_.task), 0, tokens, cost))
+    def _correct(self, asked: _Asked, charged: "_Charged | None", tokens: int, cost: float) -> None:
+        """Charge what a try took in the place of what was expected, to the day on which it began."""
+        if charged is not None:
+            tokens, cost = tokens - charged.tokens, cost - charged.cost
+            if asked.round.purse is not None:
+                asked.round.purse.correct(tokens, cost)
+            if (day := charged.day) is not None:
+                day.purse.correct(tokens, cost)
+                self._ledger.charge(Charge(day.name, day.lane, 0, tokens, cost))
+        asked.corrected = asked.corrected[0] + tokens, asked.corrected[1] + cost
 
-    def _home(self, task: TaskDescriptor) -> int:
-        return home_lane(task.logical_id, self._budgets.lanes)
-
-    def _day_of(self, task: TaskDescriptor) -> Purse | None:
+    def _day_of(self, task: TaskDescriptor) -> "_Day | None":
         if not self._has_day:
             return None
-        today, lane = _today(), self._home(task)
+        today, lane = _today(), home_lane(task.logical_id, self._budgets.lanes)
         known = self._days.get(lane)
-        if known is None or known[0] != today:
+        if known is None or known.name != today:
             known_today = known is None and today == self._started_on
             before = Spent(*self._spent_before.get(lane, (0, 0, 0.0))) if known_today else NOTHING
-            known = self._days[lane] = today, Purse(self._budgets.of_day(lane), before)
-        return known[1]
+            known = self._days[lane] = _Day(today, lane, Purse(self._budgets.of_day(lane), before))
+        return known
+
+
+class _Day(Struct, frozen=True):
+    """A lane's share of a day."""
+
+    name: str
+    lane: int
+    purse: Purse
+
+
+class _Charged(Struct, frozen=True, gc=False):
+    """What a try was charged with before it began."""
+
+    tokens: int
+    cost: float
+    day: _Day | None
 
 
 class _Refused(Exception):  # noqa: N818 - it never leaves this module
@@ -716,9 +805,42 @@ def _name_of(call: Call) -> CallName:
 
 
 def _checked(answer: object) -> Answer:
+    """Make sure that what a node returned can be written down: msgspec checks what it decodes, not what is constructed.
+
+    Raises:
+        NodeError: it cannot.
+    """
     if not isinstance(answer, Answer):
         raise NodeError(f"the node returned {type(answer).__name__}, which is no Answer", "garbage")
-    return answer
+    if (
+        answer.status == "ok"
+        and type(answer.text) is str
+        and answer.text.isascii()
+        and answer.meta is None
+        and answer.score is None
+        and type(answer.tokens_in) is type(answer.tokens_out) is int
+        and 0 <= answer.tokens_in + answer.tokens_out < MAX_COUNT
+        and answer.cost == 0.0
+        and answer.error == ""
+    ):
+        return answer
+    try:
+        checked = _read_answer(_write_answer(answer))
+        msgspec.msgpack.encode(checked)
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise NodeError(f"the node returned an Answer that is none: {error}"[:300], "garbage") from None
+    if min(checked.tokens_in, checked.tokens_out) < 0 or not 0 <= checked.cost < math.inf:
+        told = f"{checked.tokens_in} and {checked.tokens_out} tokens, cost {checked.cost}"
+        raise NodeError(f"the node returned an Answer of {told}", "garbage")
+    return checked
+
+
+async def _close(node: Node) -> None:
+    """Close a node; one that cannot be closed is no reason not to go on."""
+    try:
+        await asyncio.wait_for(node.close(), CLOSE_LIMIT_S)
+    except Exception:
+        log.exception("%s: close", node.capabilities.node)
 
 
 def _told(error: Exception) -> str:

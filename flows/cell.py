@@ -243,13 +243,10 @@ class Cell:
 
     def close(self) -> None:
         """Let go of everything."""
-        with self._lock:
-            if self._runner is not None:
-                self._runner.close()
-            if self._learning is not None:
-                self._learning.close()
-            if self._connected is not None:
-                self._connected.close()
+        with self._lock, contextlib.ExitStack() as parts:  # one that cannot be closed keeps none of the others open
+            for part in (self._connected, self._learning, self._runner):
+                if part is not None:
+                    parts.callback(part.close)
             self._runner = self._router = self._learning = self._connected = None
 
 

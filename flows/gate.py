@@ -19,7 +19,9 @@ SLOWER_BY_S = 1.0
 DEGRADED_FROM = 0.2
 """Error rate from which a node counts as degraded."""
 PROBE_LIMIT_S = 5.0
-"""A probe waits for so long, or five times what is usual for its node: its round waits with it."""
+"""A first probe waits for so long, or five times what is usual for its node: its round waits with it."""
+RETIRED_SEEN_S = 1.0
+"""Whoever sleeps looks so often whether the node is still there."""
 
 
 def is_far_slower(wait_s: float, others_s: float) -> bool:
@@ -29,6 +31,10 @@ def is_far_slower(wait_s: float, others_s: float) -> bool:
 
 class UnavailableError(NodeError):
     """The node is not asked now, and somebody else can serve."""
+
+
+class RetiredError(NodeError):
+    """The node is no more, or another has come in its place."""
 
 
 class _Blocked:
@@ -60,14 +66,16 @@ class NodeGate:
         self.silent = False
         """Not heard of for too long."""
         self.loaded = capabilities.models
+        self.being_checked = False
+        self.retired = False
         self._heard = time.monotonic()
         self._ever_heard = False
         self._cell = cell
         self._silence_s = silence_s
         self._quiet_until = 0.0
         self._waiting: deque[asyncio.Future[bool]] = deque()
-        self._freed = self._heard
-        """When a seat was last given back."""
+        self._turned = self._heard
+        """When a seat was last given back, or the last free one taken."""
         self._blocked: deque[_Blocked] = deque()
 
     # -- going in --------------------------------------------------------------------------------------------------
@@ -81,18 +89,25 @@ class NodeGate:
         """Take a seat if one is free and nothing speaks against it."""
         if self.active >= self.limit.value or self._quiet_until or self.silent or not self.breakers[model].is_closed:
             return False
-        self.active += 1
+        self._sit()
         return True
+
+    def _sit(self) -> None:
+        self.active += 1
+        if self.active >= self.limit.value:
+            self._turned = time.monotonic()
 
     def wait_s(self, now: float) -> float:
         """Say how long a call would wait for a seat: as many turns as calls wait, each as long as one usually takes.
 
         Of a node that has given no seat back for longer than that, each turn is taken to be as long as it is by now.
+        One that has asked to be left alone is not asked before.
         """
+        quiet_s = max(0.0, self._quiet_until - now) if self._quiet_until else 0.0
         if self.active < self.limit.value:
-            return 0.0
-        turn_s = max(self.meter.usual_latency_s / self.limit.value, now - self._freed)
-        return (len(self._waiting) + 1) * turn_s
+            return quiet_s
+        turn_s = max(self.meter.usual_latency_s / self.limit.value, now - self._turned)
+        return max(quiet_s, (len(self._waiting) + 1) * turn_s)
 
     async def enter(self, model: str, others_wait: Callable[[], float | None]) -> bool:
         """Wait for a seat.
@@ -107,17 +122,20 @@ class NodeGate:
 
         Raises:
             UnavailableError: the node is not asked now, and others can serve.
+            RetiredError: it is no more; another may have come in its place.
             NodeError: it was not available for as long as a call may take.
         """
         loop = asyncio.get_running_loop()
         since = loop.time()
         while True:
+            if self.retired:
+                raise RetiredError("the node is no more")
             now = loop.time()
             breaker = self.breakers[model]
-            if self.silent or not breaker.is_closed:
-                if not self.silent and breaker.may_probe(now):
+            if not breaker.is_closed:
+                if breaker.may_probe(now):
                     breaker.probing = True
-                    self.active += 1
+                    self._sit()
                     return True
                 if others_wait() is not None:
                     raise UnavailableError(self._why(model))
@@ -125,15 +143,23 @@ class NodeGate:
                 self._blocked.append(blocked)
                 await blocked.future
             elif now < self._quiet_until:
-                if others_wait() is not None:
-                    raise UnavailableError(f"it asked to be left alone for {self._quiet_until - now:.1f} s more")
-                await asyncio.sleep(self._quiet_until - now)
+                await self._leave_alone(self._quiet_until - now, others_wait)
             elif self.active < self.limit.value:
                 self._quiet_until = 0.0
-                self.active += 1
+                self._sit()
                 return False
             elif await self._queue(now, others_wait):
                 return False
+
+    async def _leave_alone(self, quiet_s: float, others_wait: Callable[[], float | None]) -> None:
+        """Wait for as long as the node has asked for, or a part of it."""
+        others_s = others_wait()
+        why = f"it asked to be left alone for {quiet_s:.1f} s more"
+        if others_s is not None and others_s < quiet_s:
+            raise UnavailableError(why)
+        if quiet_s > self.capabilities.timeout_s:
+            raise NodeError(why, "rate_limited")
+        await asyncio.sleep(min(quiet_s, RETIRED_SEEN_S))
 
     async def _queue(self, now: float, others_wait: Callable[[], float | None]) -> bool:
         """Wait in the queue; True with a seat, False to look anew."""
@@ -154,7 +180,7 @@ class NodeGate:
 
     def leave(self) -> None:
         """Give a seat back, to whoever waits longest."""
-        self._freed = time.monotonic()
+        self._turned = time.monotonic()
         if self.active <= self.limit.value:
             while self._waiting:
                 future = self._waiting.popleft()
@@ -186,8 +212,8 @@ class NodeGate:
         if self._waiting:
             self._let_in()
 
-    def failed(self, model: str, now: float, error: Exception) -> None:
-        """A call failed."""
+    def failed(self, model: str, now: float, error: Exception, *, probe: bool = False) -> None:
+        """A call failed; a refusal of this very request says nothing against the node."""
         failure = error.failure if isinstance(error, NodeError) else "failed"
         timed_out = failure == "timeout" or isinstance(error, TimeoutError)
         if failure not in ("refused", "timeout") and not timed_out:
@@ -196,13 +222,19 @@ class NodeGate:
         breaker = self.breakers[model]
         if failure == "rate_limited":
             self.limit.pushed_back()
-            breaker.probing = False
+            if probe:
+                breaker.probing = False
             after = error.retry_after_s if isinstance(error, NodeError) else None
             if after:
                 self._quiet_until = max(self._quiet_until, now + after)
                 self.look_anew()
             return
-        breaker.failed(now)
+        if failure == "rejected":
+            if probe:
+                breaker.succeeded()
+                self._unblock()
+            return
+        breaker.failed(now, probe=probe)
         if not breaker.is_closed:
             self.look_anew()
 
@@ -219,6 +251,14 @@ class NodeGate:
 
     def _back(self) -> None:
         self.silent = False
+        for breaker in self.breakers.values():
+            breaker.try_soon(self._heard)
+        self._unblock()
+
+    def retire(self) -> None:
+        """The node is no more, or another is in its place: whoever waits here goes there."""
+        self.retired = True
+        self.look_anew()
         self._unblock()
 
     def _let_in(self) -> None:
@@ -226,7 +266,7 @@ class NodeGate:
         while self._waiting and self.active < self.limit.value:
             future = self._waiting.popleft()
             if not future.done():
-                self.active += 1
+                self._sit()
                 future.set_result(True)
 
     def look_anew(self) -> None:
@@ -249,7 +289,7 @@ class NodeGate:
         for one in list(self._blocked):
             if one.future.done():
                 self._blocked.remove(one)
-            elif not self.silent and self.breakers[one.model].may_probe(now):
+            elif self.breakers[one.model].may_probe(now):
                 self._blocked.remove(one)
                 one.future.set_result(None)
                 break
@@ -262,13 +302,15 @@ class NodeGate:
         if self.silent or time.monotonic() - self._heard < self._silence_s:
             return False
         self.silent = True
+        for breaker in self.breakers.values():
+            breaker.trip(time.monotonic())
         self.look_anew()
         return True
 
-    @property
-    def probe_limit_s(self) -> float:
-        """How long a probe may take."""
-        return min(self.capabilities.timeout_s, max(PROBE_LIMIT_S, 5 * self.meter.usual_latency_s))
+    def probe_limit_s(self, model: str) -> float:
+        """How long a probe may take: twice as long after each that failed."""
+        first_s = max(PROBE_LIMIT_S, 5 * self.meter.usual_latency_s)
+        return min(self.capabilities.timeout_s, first_s * self.breakers[model].patience)
 
     def state(self, now: float) -> NodeState:
         """Sum up how the node is."""

@@ -20,7 +20,7 @@ LONGEST_PAUSE_S = 30.0
 WINDOW = 32
 """Calls between two looks at the latency; their median is looked at."""
 RAISED = 2.0
-"""Latency that has risen by so much, and by `SLACK_S`, halves the limit's last quarter."""
+"""Latency that has risen by so much, and by `SLACK_S`, takes a quarter of the limit away."""
 CALM = 1.5
 SLACK_S = 0.05
 """Below this a rise is the noise of this process, not of the node."""
@@ -38,7 +38,7 @@ RATE_OVER_S = 5.0
 class Breaker:
     """A circuit breaker: closed, open, half-open (M. Nygard, Release It!, 2nd ed. 2018, chapter 5)."""
 
-    __slots__ = ("_pause_s", "_recent", "_row", "open_until", "probing")
+    __slots__ = ("_pause_s", "_recent", "_row", "open_until", "patience", "probing")
 
     def __init__(self) -> None:
         self._row = 0
@@ -46,6 +46,8 @@ class Breaker:
         self._pause_s = FIRST_PAUSE_S
         self.open_until: float | None = None
         """None while it is closed."""
+        self.patience = 1.0
+        """How many times longer than at first the next probe may take: a node that is slow to begin is no dead one."""
         self.probing = False
         """A probe is under way."""
 
@@ -63,15 +65,16 @@ class Breaker:
         self._row = 0
         self._recent.append(True)
         if self.open_until is not None:
-            self.open_until, self.probing, self._pause_s = None, False, FIRST_PAUSE_S
+            self.open_until, self.probing, self._pause_s, self.patience = None, False, FIRST_PAUSE_S, 1.0
             self._recent.clear()
 
-    def failed(self, now: float) -> None:
+    def failed(self, now: float, *, probe: bool = False) -> None:
         """A call failed for a reason that may have to do with the node."""
         self._row += 1
         self._recent.append(False)
         if self.open_until is not None:
-            if self.probing:  # those that were under way when it opened say nothing new
+            if probe:  # those that were under way when it opened say nothing new
+                self.patience *= 2
                 self._open(now, min(2 * self._pause_s, LONGEST_PAUSE_S))
         elif self._row >= TRIP_AFTER or (len(self._recent) == RECENT and self._recent.count(False) * 2 >= RECENT):
             self._open(now, FIRST_PAUSE_S)
@@ -80,6 +83,11 @@ class Breaker:
         """Open it: the node was not heard of for too long."""
         if self.open_until is None:
             self._open(now, FIRST_PAUSE_S)
+
+    def try_soon(self, now: float) -> None:
+        """The node has given a sign of life: a probe may go now."""
+        if self.open_until is not None:
+            self.open_until = min(self.open_until, now)
 
     def _open(self, now: float, pause_s: float) -> None:
         self._pause_s = pause_s
@@ -130,6 +138,8 @@ class AdaptiveLimit:
 
     def pushed_back(self) -> None:
         """The node has said that this is too much (HTTP 429)."""
+        if not self._adaptive:
+            return
         self.value = max(self._least, int(self.value * SHRINK))
 
 

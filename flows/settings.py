@@ -89,7 +89,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 1 << 16
 
     node_silence_s: Annotated[
-        Seconds, Meta(description="a node that was not heard of for so long is unhealthy: its calls go to others")
+        float, Meta(ge=5, description="a node that was not heard of for so long is unhealthy: its calls go to others")
     ] = 10.0
     ledger_bytes: Annotated[
         Positive, Meta(description="size of the call ledger, about; beyond it the oldest calls are forgotten")

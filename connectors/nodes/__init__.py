@@ -5,9 +5,12 @@ from typing import Literal, Protocol, runtime_checkable
 from schemas.errors import TryAgainError
 from schemas.node import Answer, Call, NodeCapabilities, NodeReport
 
-Failure = Literal["failed", "timeout", "rate_limited", "server_error", "refused", "closed", "garbage", "rejected"]
+Failure = Literal[
+    "failed", "timeout", "rate_limited", "server_error", "refused", "closed", "garbage", "denied", "rejected"
+]
 """What went wrong with a call: something unknown; no answer in time; HTTP 429; HTTP 5xx; no connection; the connection
-ended half-way; an answer that is none; the request itself is at fault, HTTP 4xx."""
+ended half-way; an answer that is none; the key or the model is wrong, HTTP 401 to 404; this very request is at fault,
+other HTTP 4xx."""
 
 
 class NodeError(TryAgainError):
@@ -27,7 +30,7 @@ class NodeError(TryAgainError):
     @property
     def may_pass(self) -> bool:
         """Whether the same call, asked again, may be answered."""
-        return self.failure != "rejected"
+        return self.failure not in ("denied", "rejected")
 
 
 class Node(Protocol):

@@ -182,6 +182,8 @@ def _failure_of(status: int) -> Failure:
         return "rate_limited"
     if status == 408:
         return "timeout"
+    if 401 <= status <= 404:
+        return "denied"
     return "server_error" if status >= 500 else "rejected"
 
 

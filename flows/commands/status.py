@@ -33,6 +33,8 @@ from schemas.node import NodeState
 
 PREFLIGHT_S = 3.0
 """A broker that takes longer is reported as away: whoever asks for the status wants it now."""
+HEARD_WITHIN_S = 10.0
+"""Cells say every two seconds how their nodes are; one that has not for so long is not there."""
 MIN_WIDTH = 100
 """Columns; where a terminal has fewer, it wraps the lines. A table that is squeezed cannot be read at all."""
 
@@ -93,7 +95,7 @@ def gather(settings: Settings) -> Status:
         kafka = KafkaLook(config, settings.group).figures()
         found["kafka"], found["waiting"] = kafka, kafka.waiting if kafka else None
         if kafka is not None:
-            found["nodes"] = latest_states(config, time.time() - settings.node_silence_s)
+            found["nodes"] = latest_states(config, time.time() - HEARD_WITHIN_S)
     except AureonError as error:
         found["broker_error"] = str(error)
     try:

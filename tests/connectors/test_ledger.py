@@ -78,7 +78,7 @@ def test_the_next_life_knows_what_was_finished_and_what_was_in_flight(tmp_path: 
             ledger,
             Begun(KEY, NAME, 100, 0.5),
             Begun(KEY, ("n", "m", 1), 100, 0.5),
-            Ended(KEY, answer(tokens_in=3, tokens_out=4, cost=0.1)),
+            Ended(KEY, answer(tokens_in=3, tokens_out=4, cost=0.1), 7 - 100, 0.1 - 0.5),
         )
         await ledger.close()
         again = CallLedger(tmp_path / "calls.sqlite")
@@ -91,22 +91,26 @@ def test_the_next_life_knows_what_was_finished_and_what_was_in_flight(tmp_path: 
         assert again.past(KEY) is None
         assert again.past(OTHER) is None
         assert not again.has_past
-        assert again.reused == 1
         await again.close()
 
     on_loop(steps)
 
 
 def test_a_failed_call_is_not_used_again(tmp_path: Path) -> None:
-    """It was not paid for, and asking again may help; its charge is taken back."""
+    """Asking again may help; what it was charged is taken back where it cost nothing, and stays where it may have."""
 
     async def steps() -> None:
         ledger = CallLedger(tmp_path / "calls.sqlite")
-        await durable(ledger, Begun(KEY, NAME, 100, 0.5), Ended(KEY, answer("", status="failed", error="503")))
+        refused, late = (answer("", status="failed", error=e) for e in ("503", "no answer within 60 s"))
+        await durable(ledger, Begun(KEY, NAME, 100, 0.5), Ended(KEY, refused, -100, -0.5))
+        await durable(ledger, Begun(OTHER, NAME, 100, 0.5), Ended(OTHER, late))
         await ledger.close()
-        past = CallLedger(tmp_path / "calls.sqlite").past(KEY)
-        assert past is not None
-        assert (past.answers, dict(past.in_flight), past.calls, past.tokens, past.cost) == ({}, {}, 1, 0, 0.0)
+        again = CallLedger(tmp_path / "calls.sqlite")
+        for key, tokens, cost in ((KEY, 0, 0.0), (OTHER, 100, 0.5)):
+            past = again.past(key)
+            assert past is not None
+            assert (past.answers, dict(past.in_flight), past.calls) == ({}, {}, 1)
+            assert (past.tokens, past.cost) == (tokens, cost)
 
     on_loop(steps)
 

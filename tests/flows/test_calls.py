@@ -313,7 +313,7 @@ def test_retry_after_is_honoured_and_the_node_left_alone_meanwhile() -> None:
     async def pushes_back() -> Answer:
         raise NodeError("429", "rate_limited", retry_after_s=0.5)
 
-    node = ScriptedNode(pushes_back, answers, name="n")
+    node = ScriptedNode(pushes_back, answers, name="n", timeout_s=5)
     spare = ScriptedNode(answers, name="spare")
     with runner_of(node, spare, tries=2) as runner:
         lane = runner.new_lane()
@@ -333,7 +333,7 @@ def test_a_node_that_is_not_heard_of_gives_its_calls_to_others() -> None:
     """Long before they would have timed out; it is taken back once it is heard of again."""
     hung, good = ListedNode(hangs, answers, name="hung", timeout_s=60), ListedNode(answers)
     hung.hears = False
-    with runner_of(hung, good, tries=1, silence_s=0.5) as runner:
+    with runner_of(hung, good, tries=1, silence_s=1.0) as runner:
         began = time.monotonic()
         (found,) = answered(runner, routed(call(node="hung"), reserves=(call(),)))
         assert time.monotonic() - began < 6

@@ -56,7 +56,9 @@ def test_one_probe_at_a_time_and_each_that_fails_doubles_the_pause() -> None:
         assert breaker.may_probe(now)
         breaker.probing = True
         assert not breaker.may_probe(now)
-        breaker.failed(now)
+        breaker.failed(now)  # one that was under way before
+        assert not breaker.may_probe(now + 1000.0)
+        breaker.failed(now, probe=True)
         pause = min(2 * pause, LONGEST_PAUSE_S)
     assert pause == LONGEST_PAUSE_S
     breaker.succeeded()
@@ -114,6 +116,7 @@ def test_small_latencies_are_noise_and_a_node_may_declare_that_its_calls_differ(
     fixed = AdaptiveLimit(64, adaptive=False)
     latencies(fixed, 0.1)
     latencies(fixed, 5.0, 10)
+    fixed.pushed_back()
     assert fixed.value == 64
 
 

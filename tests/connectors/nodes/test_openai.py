@@ -240,8 +240,9 @@ def test_calls_run_at_the_same_time_over_as_many_connections(server: OpenAIServe
         (garbage(b'{"error": {"message": "upstream"}}'), "garbage", None),
         (garbage(b"[" * 100_000), "garbage", None),
         (error(400), "rejected", None),
-        (error(401), "rejected", None),
-        (error(404), "rejected", None),
+        (error(413), "rejected", None),
+        (error(401), "denied", None),
+        (error(404), "denied", None),
         (error(408), "timeout", None),
         (Fault(status=302, headers={"Location": "http://127.0.0.1:1/"}), "rejected", None),
     ],
@@ -257,7 +258,7 @@ def test_failures_are_told_apart(server: OpenAIServer, fault: Fault, sort: Failu
 
     failed, answer = use(server.url, work)
     assert (failed.failure, failed.retry_after_s) == (sort, wait_s)
-    assert failed.may_pass is (sort != "rejected")
+    assert failed.may_pass is (sort not in ("denied", "rejected"))
     assert str(failed).startswith("n: ")
     assert len(str(failed)) < client.MAX_TOLD + 200
     assert answer.text == "42"
@@ -444,7 +445,7 @@ def test_a_check_tells_the_models(server: OpenAIServer) -> None:
 
 @pytest.mark.parametrize(
     "fault, sort",
-    [(error(503), "server_error"), (garbage(b"{}"), "garbage"), (HANG, "timeout"), (error(401), "rejected")],
+    [(error(503), "server_error"), (garbage(b"{}"), "garbage"), (HANG, "timeout"), (error(401), "denied")],
 )
 def test_a_check_that_fails_says_why(
     server: OpenAIServer, fault: Fault, sort: Failure, monkeypatch: pytest.MonkeyPatch

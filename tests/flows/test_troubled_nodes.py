@@ -1,0 +1,374 @@
+"""Nodes in trouble, as the calls meet them: each round ends, and each node that is well again is asked again."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connectors.ledger import CallLedger
+from connectors.nodes import Node, NodeError
+from flows import gate
+from flows.budget import Budgets
+from flows.gate import NodeGate, is_far_slower
+from flows.settings import read_settings
+from schemas.errors import RefusedError
+from schemas.node import Answer, NodeCapabilities, NodeReport
+from schemas.task import Allowance
+from tests.flows.test_calls import OK, ScriptedNode, answered, answers, call, fails, hangs, routed, runner_of
+
+
+class SlowLedger(CallLedger):
+    """One whose commits take longer than it takes to look at all calls."""
+
+    def _write(self, *entries: Any) -> int:
+        time.sleep(0.12)
+        return super()._write(*entries)
+
+
+class Nodes:
+    """Nodes that a file gives, as it is read again."""
+
+    def __init__(self, *nodes: Node) -> None:
+        self.nodes: Mapping[str, Node] = {}
+        self.replace(*nodes)
+        self._gone: list[Node] = []
+
+    def replace(self, *nodes: Node) -> None:
+        """From now on it is these."""
+        self._gone = list(self.nodes.values())
+        self.nodes = {node.capabilities.node: node for node in nodes}
+
+    def refresh(self) -> Sequence[Node]:
+        """Those that are no more, once."""
+        gone, self._gone = self._gone, []
+        return gone
+
+
+def rate_limited(retry_after_s: float) -> NodeError:
+    """HTTP 429."""
+    return NodeError("429", "rate_limited", retry_after_s)
+
+
+def raises(error: Exception) -> Callable[[], Any]:
+    """A part of a script."""
+
+    async def part() -> Answer:
+        raise error
+
+    return part
+
+
+def takes(seconds: float) -> Callable[[], Any]:
+    """A part of a script."""
+
+    async def part() -> Answer:
+        await asyncio.sleep(seconds)
+        return OK
+
+    return part
+
+
+def test_a_reserve_that_hangs_is_timed_out_though_nothing_was_under_way_before_it(tmp_path: Path) -> None:
+    """While a failure is written down no call may be under way; who looks at the deadlines comes back."""
+    bad, spare = ScriptedNode(fails), ScriptedNode(hangs, name="spare")
+    with runner_of(bad, spare, tries=1, ledger=lambda: SlowLedger(tmp_path / "calls.sqlite")) as runner:
+        (found,) = answered(runner, routed(call(), reserves=(call(node="spare"),)), limit_s=3)
+    assert "no answer within 0.1 s" in found.answers[1].error
+
+
+def test_calls_that_wait_for_a_node_go_to_the_one_that_comes_in_its_place() -> None:
+    """And those for one that is taken away end, and say so."""
+    bad, gone = ScriptedNode(fails, timeout_s=30), ScriptedNode(fails, name="gone", timeout_s=30)
+    nodes = Nodes(bad, gone)
+    with runner_of(nodes=lambda: nodes, tries=1) as runner:
+        answered(runner, *[routed(call(i)) for i in range(5)], *[routed(call(i, node="gone")) for i in range(5)])
+        lane = runner.new_lane()
+        runner.submit(lane, [*[routed(call(i)) for i in range(10, 13)], routed(call(10, node="gone"))])
+        time.sleep(0.3)
+        mended = ScriptedNode(answers)
+        nodes.replace(mended)
+        deadline = time.monotonic() + 5
+        while len(lane.outbox) < 4:
+            assert time.monotonic() < deadline, "a call waits for a node that is no more"
+            time.sleep(0.01)
+    found = sorted((f.answers[0] for f in lane.outbox), key=lambda a: a.node == "gone")
+    # one of each may have been the probe, which the old node had
+    assert 2 <= sum(a.status == "ok" for a in found) <= 3
+    assert 2 <= mended.tries <= 3
+    assert "no longer in the nodes file" in found[-1].error or "503" in found[-1].error
+
+
+def test_a_node_that_takes_longer_than_a_probe_may_is_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was down before it ever answered, so nobody knows what is usual for it."""
+    monkeypatch.setattr(gate, "PROBE_LIMIT_S", 0.1)
+    node = ScriptedNode(*[fails] * 5, takes(0.3), timeout_s=20)
+    with runner_of(node, tries=1) as runner:
+        answered(runner, *[routed(call(i)) for i in range(5)])
+        lane = runner.new_lane()
+        runner.submit(lane, [routed(call(i)) for i in range(10, 16)])
+        deadline = time.monotonic() + 18
+        while len(lane.outbox) < 6:
+            assert time.monotonic() < deadline, "it never comes back"
+            time.sleep(0.01)
+        served = [f.answers[0].status for f in lane.outbox]
+    assert served.count("ok") >= 4
+
+
+class Listed(ScriptedNode):
+    """One that fails when it is asked which models it has."""
+
+    said = NodeError("500", "server_error")
+
+    async def check(self) -> NodeReport:
+        """It does not know."""
+        raise self.said
+
+
+@pytest.mark.parametrize("failure", ["server_error", "garbage", "rate_limited", "denied"])
+def test_whatever_a_node_says_when_asked_how_it_is_it_is_there(failure: Any) -> None:
+    """A server that has no list of models is no silent one."""
+    node = Listed(answers)
+    node.said = NodeError("?", failure)
+    with runner_of(node, tries=1, silence_s=2.5) as runner:
+        runner.start()
+        time.sleep(5)
+        (found,) = answered(runner, routed(call()))
+        assert found.answers[0].status == "ok"
+
+
+def test_a_silent_node_is_tried_now_and_then() -> None:
+    """Its models may be there although it never says which they are."""
+    node = Listed(answers, timeout_s=20)
+    node.said = NodeError("?", "timeout")
+    with runner_of(node, tries=1, silence_s=1.0) as runner:
+        runner.start()
+        deadline = time.monotonic() + 10
+        while not (runner.states.get("n") and runner.states["n"].open):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        (found,) = answered(runner, routed(call()))
+        assert found.answers[0].status == "ok"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"text": 42},
+        {"text": "\ud800"},
+        {"text": "x", "meta": {"a": object()}},
+        {"text": "x", "meta": {"a": 1 << 200}},
+        {"text": "x", "tokens_in": "many"},
+        {"text": "x", "tokens_out": -1},
+        {"text": "x", "cost": float("nan")},
+        {"text": "x", "cost": -1.0},
+        {"text": "x", "score": "high"},
+        {"text": "x", "status": "great"},
+    ],
+)
+def test_an_answer_that_cannot_be_written_down_is_none(fields: dict[str, Any], tmp_path: Path) -> None:
+    """Neither this life nor the next one ends for it."""
+
+    async def bad() -> Answer:
+        return Answer(node="n", model="m", **fields)
+
+    node = ScriptedNode(bad, answers)
+    for status in ("failed", "ok"):
+        with runner_of(node, tries=1, folder=tmp_path) as runner:
+            (found,) = answered(runner, routed(call()))
+            assert found.answers[0].status == status
+            assert runner._ledger.failed is None
+        if status == "failed":
+            assert "the node returned an Answer" in found.answers[0].error
+
+
+def test_meta_that_json_writes_otherwise_is_an_answer() -> None:
+    """A tuple becomes a list."""
+
+    async def tuples() -> Answer:
+        return Answer(node="n", model="m", text="x", meta={"a": (1, 2)})
+
+    with runner_of(ScriptedNode(tuples), tries=1) as runner:
+        (found,) = answered(runner, routed(call()))
+    assert found.answers[0].meta == {"a": [1, 2]}
+
+
+def test_a_round_does_not_wait_for_a_long_retry_after_that_others_can_do_without() -> None:
+    """The reserve is asked; where there is none, the call ends once it would take longer than any may."""
+    quiet, spare = ScriptedNode(raises(rate_limited(3600.0)), timeout_s=60), ScriptedNode(answers, name="spare")
+    with runner_of(quiet, spare, tries=3) as runner:
+        (found,) = answered(runner, routed(call(), reserves=(call(node="spare"),)), limit_s=2)
+        assert [a.status for a in found.answers] == ["failed", "ok"]
+        (alone,) = answered(runner, routed(call(1)), limit_s=2)
+        assert "left alone" in alone.answers[0].error
+        assert quiet.tries == 1
+
+
+def gate_of(seats: int, **fields: Any) -> NodeGate:
+    """A gate."""
+    return NodeGate(NodeCapabilities(node="n", models=("m",), max_concurrency=seats, **fields), "", 10.0)
+
+
+def test_a_node_that_asked_to_be_left_alone_is_no_free_one() -> None:
+    """Who compares nodes has to know."""
+    quiet, now = gate_of(4), time.monotonic()
+    assert quiet.wait_s(now) == 0.0
+    quiet.failed("m", now, rate_limited(8.0))
+    assert quiet.wait_s(now) == pytest.approx(8.0)
+    assert quiet.wait_s(now + 9.0) == 0.0
+
+
+def test_the_first_burst_after_a_long_time_loses_no_vote() -> None:
+    """How long a turn takes does not count while nobody was there."""
+    one = gate_of(2)
+    one._turned = time.monotonic() - 3600.0
+    assert one.enter_at_once("m")
+    assert one.enter_at_once("m")
+    assert not is_far_slower(one.wait_s(time.monotonic()), 0.0)
+
+
+def test_requests_at_fault_leave_the_node_to_the_others() -> None:
+    """A task that is too long for a model says nothing against it; a wrong key does."""
+    for failure, is_open in (("rejected", True), ("denied", False)):
+        one = gate_of(8)
+        for _ in range(20):
+            assert one.enter_at_once("m")
+            one.failed("m", 0.0, NodeError("4xx", failure))  # type: ignore[arg-type]
+            one.leave()
+            if not one.is_open("m"):
+                break
+        assert one.is_open("m") is is_open
+
+
+def test_a_budget_of_tokens_knows_what_tries_without_an_answer_may_have_taken(tmp_path: Path) -> None:
+    """A restart makes nothing of it free again."""
+
+    async def some() -> Answer:
+        return Answer(node="n", model="m", text="42", tokens_in=10, tokens_out=10)
+
+    node = ScriptedNode(hangs, some, hangs, max_tokens=1000)
+    allowance = Allowance(tokens=1_000_000)
+    round_ = routed(call(), call(1, node="late"), allowance=allowance)
+    late = ScriptedNode(hangs, name="late", max_tokens=1000)
+    spent = []
+    for _ in range(2):
+        with runner_of(node, late, tries=2, folder=tmp_path) as runner:
+            (found,) = answered(runner, round_)
+            spent.append(found.spent.tokens)
+    assert spent[0] > 3000  # one try of the first call and two of the second
+    assert spent[1] > spent[0] + 2000  # the second call is asked again
+    with runner_of(node, late, tries=2, folder=tmp_path) as runner:
+        before = runner.new_lane()
+        runner.submit(before, [])
+        past = runner._ledger.past(next(iter(runner._ledger._past)))
+    assert past is not None
+    assert past.tokens == spent[1]
+
+
+def test_what_began_before_midnight_is_charged_to_that_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new day does not begin in credit."""
+    today = "2026-01-01"
+    monkeypatch.setattr("flows.calls._today", lambda: today)
+    budgets = Budgets(day=Allowance(tokens=1_000_000))
+    node = ScriptedNode(takes(0.3), timeout_s=5, max_tokens=1000)
+    with runner_of(node, tries=1, folder=tmp_path, budgets=lambda: budgets) as runner:
+        lane = runner.new_lane()
+        runner.submit(lane, [routed(call())])
+        while not node.tries:
+            time.sleep(0.005)
+        today = "2026-01-02"
+        while not lane.outbox:
+            time.sleep(0.005)
+        answered(runner, routed(call(1)))
+    ledger = CallLedger(tmp_path / "calls.sqlite")
+    assert ledger.spent_on("2026-01-01")[0][:2] == (1, 0)
+    assert ledger.spent_on("2026-01-02")[0][:2] == (1, 0)
+
+
+class Broken(ScriptedNode):
+    """One that cannot be checked or closed as it should."""
+
+    async def check(self) -> NodeReport:
+        """As a pool does that drops what waits in it."""
+        raise asyncio.CancelledError
+
+    async def close(self) -> None:
+        """It is not."""
+        raise OSError("broken")
+
+
+def test_a_node_that_cannot_be_checked_or_closed_harms_no_other(tmp_path: Path) -> None:
+    """The beat goes on, and what was answered is kept."""
+    beats: list[object] = []
+    broken = Broken(answers, name="broken")
+    with runner_of(broken, ScriptedNode(answers), tries=1, folder=tmp_path, publish=beats.append) as runner:
+        runner.start()
+        time.sleep(4.5)
+        answered(runner, routed(call()))
+    assert len(beats) >= 3
+    ledger = CallLedger(tmp_path / "calls.sqlite")
+    assert ledger.has_past
+
+
+def test_a_call_that_is_cancelled_before_it_has_begun_leaves_nothing_behind() -> None:
+    """Nobody looks at it for ever."""
+    cancelled = False
+    with runner_of(ScriptedNode(hangs, timeout_s=60), tries=1, is_cancelled=lambda _task: cancelled) as runner:
+        runner.start()
+        lane = runner.new_lane()
+
+        def both() -> None:
+            nonlocal cancelled
+            runner._open_all(lane, [routed(call())])
+            cancelled = True
+            runner._cancel_rounds()
+
+        assert runner._loop is not None
+        runner._loop.call_soon_threadsafe(both)
+        time.sleep(0.3)
+        assert [found.cancelled for found in lane.outbox] == [True]
+        assert not runner._under_way
+        assert not runner._looking
+
+
+def test_calls_in_flight_when_their_task_is_cancelled_are_counted() -> None:
+    """They may have cost something."""
+    cancelled = False
+    node = ScriptedNode(hangs, timeout_s=60, max_concurrency=2)
+    with runner_of(node, tries=1, is_cancelled=lambda _task: cancelled) as runner:
+        lane = runner.new_lane()
+        runner.submit(lane, [routed(call(), call(1), call(2))])
+        while node.tries < 2:
+            time.sleep(0.005)
+        cancelled = True
+        runner.cancel()
+        while not lane.outbox:
+            time.sleep(0.005)
+        assert lane.outbox[0].spent.calls == 2
+
+
+def test_a_lane_without_rounds_keeps_nothing_in_the_ledger(tmp_path: Path) -> None:
+    """However much another one does."""
+    with runner_of(ScriptedNode(answers, max_concurrency=100), tries=1, folder=tmp_path) as runner:
+        quiet, busy = runner.new_lane(), runner.new_lane()
+        runner.submit(quiet, [routed(call(999))])
+        while not quiet.outbox:
+            time.sleep(0.005)
+        for _ in range(3):
+            runner.snapshot(quiet)
+        for number in range(120):
+            runner.submit(busy, [routed(call(number))])
+            while len(busy.outbox) <= number:
+                time.sleep(0.001)
+            runner.snapshot(busy)
+        time.sleep(0.1)
+        (kept,) = runner._ledger._db.execute("SELECT count(*) FROM commits").fetchone()
+    assert kept < 100
+
+
+def test_too_short_a_silence_is_refused() -> None:
+    """Nodes are asked every two seconds how they are."""
+    with pytest.raises(RefusedError, match="AUREON_NODE_SILENCE_S"):
+        read_settings({}, {"AUREON_NODE_SILENCE_S": "1"})
