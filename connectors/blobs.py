@@ -90,6 +90,7 @@ class BlobStore:
         digest = hashlib.sha256(data).hexdigest()
         reference = BlobReference(f"sha256-{digest}", len(data))
         if self._recall(reference.name) is None:
+            self.check()  # a folder that is no store is where a disk would be mounted
             with self._reached():
                 self._place.keep(_path(digest), data)
             self._remember(reference.name, data)

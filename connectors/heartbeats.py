@@ -37,11 +37,11 @@ class HeartbeatWriter:
 
     def publish(self, states: Sequence[NodeState]) -> None:
         """Write the states, keyed by cell and node."""
-        with contextlib.suppress(BufferError, KafkaException):
-            for state in states:
-                key = f"{state.cell}/{state.node}"
+        for state in states:
+            key = f"{state.cell}/{state.node}"
+            with contextlib.suppress(BufferError, KafkaException):
                 self._producer.produce(HEARTBEATS, msgspec.json.encode(state), key, partition=0)
-            self._producer.poll(0)
+        self._producer.poll(0)
 
     def close(self) -> None:
         """Give what is left a moment."""

@@ -28,7 +28,7 @@ from flows.steps.equivalence import group
 from schemas.decision import Decision, DecisionKind, RoundResult
 from schemas.errors import BadRecordError
 from schemas.node import Answer, NodeCapabilities
-from schemas.task import AnswerKind, read_payload
+from schemas.task import FORM_CHECKS, AnswerKind, read_payload
 
 RELIABILITY = 0.6
 """Of a model that nothing is known of."""
@@ -54,7 +54,8 @@ MAX_TAUGHT_PER_S = 1000
 """Rounds of a topic that teach. Where there are more, a share of the tasks does, with all of their rounds."""
 MAX_TOPICS = 1000
 MAX_MODELS = 256
-"""Of one topic. Topics are the users' to invent, and nodes come and go: what was not seen for longest is forgotten."""
+"""Of one topic. Topics are the users' to invent, and nodes come and go: the topic that was not seen for longest is
+forgotten, and the model that was first seen longest ago."""
 MAX_TALLIES = 2000
 MAX_EARLIER_TASKS = 4096
 MAX_EARLIER = 64
@@ -482,12 +483,14 @@ def _outcome(decision: Decision, result: RoundResult) -> tuple[float | None, flo
     """Were the leading candidates right, and were the others; None where nobody can tell."""
     if result.verified is False:
         return 0.0, None
-    if result.verified:
+    formal = result.verifier in FORM_CHECKS
+    if result.verified and not formal:
         # a question may have many good programs and texts, of which the verifier saw the first
         one_answer = len(result.leading) == len(result.candidates) or _kind(decision) not in _MANY_ANSWERS
         return 1.0, 0.0 if one_answer else None
-    agreed = decision.kind is DecisionKind.CONVERGED and not decision.forced and result.evidence == "cross-model"
-    if agreed and result.leading and not _one_model(result):
+    agreed = result.evidence == "cross-model" or (formal and len(result.leading) > 1)
+    converged = decision.kind is DecisionKind.CONVERGED and not decision.forced
+    if converged and agreed and result.leading and not _one_model(result):
         return 1.0, 0.0
     return None, None
 
@@ -532,6 +535,14 @@ def kind_of(payload: bytes) -> AnswerKind:
         return read_payload(payload).answer_kind if payload else AnswerKind.TEXT
     except BadRecordError:
         return AnswerKind.TEXT
+
+
+def verifier_of(payload: bytes) -> str | None:
+    """Which verifier a payload names."""
+    try:
+        return read_payload(payload).verifier
+    except BadRecordError:
+        return None
 
 
 def _kind(decision: Decision) -> AnswerKind:

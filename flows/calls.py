@@ -23,7 +23,7 @@ from msgspec import Struct
 from connectors.ledger import Begun, CallLedger, CallName, Charge, Ended, Past, round_key
 from connectors.nodes import CheckedNode, Node, NodeError
 from flows.budget import NOTHING, UNLIMITED, Budgets, Purse, Spent, expected, is_unlimited
-from flows.gate import NodeGate, RetiredError, is_far_slower
+from flows.gate import SLOWER_BY_S, NodeGate, RetiredError, is_far_slower
 from flows.steps.intake import Work
 from flows.steps.route import Routed
 from schemas.ids import home_lane
@@ -533,10 +533,25 @@ class CallRunner:
         routed = round_.routed
         if routed.escalates and round_.reserves and not round_.exceeded:
             answers = [a for a in round_.answers if a is not None]
+            work: Work = routed.message.body
+            if work.view.verifier is not None:
+                self._go_on(self._judge(round_, answers))
+                return
             if not self._parts.enough(routed, answers):
                 self._ask_next(round_)
                 return
         self._end(round_)
+
+    async def _judge(self, round_: _Round, answers: Sequence[Answer]) -> None:
+        """Have a verifier look at the answers, which may take its time, and go on with the round."""
+        loop = asyncio.get_running_loop()
+        enough = await loop.run_in_executor(None, self._parts.enough, round_.routed, answers)
+        if round_.cancelled:
+            return
+        if enough:
+            self._end(round_)
+        else:
+            self._ask_next(round_)
 
     def _end(self, round_: _Round) -> None:
         round_.lane.end(round_)
@@ -635,19 +650,13 @@ class CallRunner:
             except Exception as error:  # noqa: BLE001 - whatever a node raises, the round goes on without it
                 tries += 1
                 text = _told(error)
-                pause = max(self._retry.pause(tries, random.random()), getattr(error, "retry_after_s", None) or 0.0)  # noqa: S311
-                useless = tries >= self._retry.tries or not getattr(error, "may_pass", True)
-                if useless or self._is_too_long(pause, gate, round_, asked.place):
+                if tries >= self._retry.tries or not getattr(error, "may_pass", True):
                     return None, tries, text
+                pause = self._retry.pause(tries, random.random())  # noqa: S311
+                if (after_s := getattr(error, "retry_after_s", None) or 0.0) <= SLOWER_BY_S:
+                    pause = max(pause, after_s)  # where it is longer, the gate tells whether to wait for that
                 await asyncio.sleep(pause)
         return None, tries, text
-
-    def _is_too_long(self, pause_s: float, gate: NodeGate, round_: _Round, place: int) -> bool:
-        """Tell whether it is better to give a call up than to wait that long for its next try."""
-        if pause_s > gate.capabilities.timeout_s:
-            return True
-        others_s = self._others_wait(round_, place)
-        return others_s is not None and is_far_slower(pause_s, others_s)
 
     async def _try(self, asked: "_Asked", gate: NodeGate) -> Answer:
         """One try: a seat, its charge, the question.

@@ -20,8 +20,10 @@ DEGRADED_FROM = 0.2
 """Error rate from which a node counts as degraded."""
 PROBE_LIMIT_S = 5.0
 """A first probe waits for so long, or five times what is usual for its node: its round waits with it."""
-RETIRED_SEEN_S = 1.0
-"""Whoever sleeps looks so often whether the node is still there."""
+LOOK_AGAIN_S = 1.0
+"""Whoever waits because a node asked to be left alone looks so often whether that is still so."""
+LONGEST_QUIET_S = 600.0
+"""No node is left alone for longer, whatever it asks for; then it may ask again."""
 
 
 def is_far_slower(wait_s: float, others_s: float) -> bool:
@@ -143,23 +145,16 @@ class NodeGate:
                 self._blocked.append(blocked)
                 await blocked.future
             elif now < self._quiet_until:
-                await self._leave_alone(self._quiet_until - now, others_wait)
+                quiet_s = self._quiet_until - now
+                if others_wait() is not None:
+                    raise UnavailableError(f"it asked to be left alone for {quiet_s:.1f} s more")
+                await asyncio.sleep(min(quiet_s, LOOK_AGAIN_S))
             elif self.active < self.limit.value:
                 self._quiet_until = 0.0
                 self._sit()
                 return False
             elif await self._queue(now, others_wait):
                 return False
-
-    async def _leave_alone(self, quiet_s: float, others_wait: Callable[[], float | None]) -> None:
-        """Wait for as long as the node has asked for, or a part of it."""
-        others_s = others_wait()
-        why = f"it asked to be left alone for {quiet_s:.1f} s more"
-        if others_s is not None and others_s < quiet_s:
-            raise UnavailableError(why)
-        if quiet_s > self.capabilities.timeout_s:
-            raise NodeError(why, "rate_limited")
-        await asyncio.sleep(min(quiet_s, RETIRED_SEEN_S))
 
     async def _queue(self, now: float, others_wait: Callable[[], float | None]) -> bool:
         """Wait in the queue; True with a seat, False to look anew."""
@@ -219,15 +214,15 @@ class NodeGate:
         if failure not in ("refused", "timeout") and not timed_out:
             self.heard()
         self.meter.failed(timed_out=timed_out)
+        after_s = error.retry_after_s if isinstance(error, NodeError) else None
+        if after_s:
+            self._quiet_until = max(self._quiet_until, now + min(after_s, LONGEST_QUIET_S))
+            self.look_anew()
         breaker = self.breakers[model]
         if failure == "rate_limited":
             self.limit.pushed_back()
             if probe:
                 breaker.probing = False
-            after = error.retry_after_s if isinstance(error, NodeError) else None
-            if after:
-                self._quiet_until = max(self._quiet_until, now + after)
-                self.look_anew()
             return
         if failure == "rejected":
             if probe:
@@ -320,7 +315,7 @@ class NodeGate:
         health = NodeHealth.HEALTHY
         if self.silent or len(open_) == len(self.breakers):
             health = NodeHealth.UNHEALTHY
-        elif open_ or rates.error_rate >= DEGRADED_FROM or self.limit.value * 2 < most:
+        elif open_ or self._quiet_until > now or rates.error_rate >= DEGRADED_FROM or self.limit.value * 2 < most:
             health = NodeHealth.DEGRADED
         return NodeState(
             cell=self._cell,
@@ -329,6 +324,7 @@ class NodeGate:
             load=round(self.active / most, 3),
             queue_depth=len(self._waiting) + len(self._blocked),
             active_calls=self.active,
+            quiet_s=round(max(0.0, self._quiet_until - now), 1),
             limit=self.limit.value,
             error_rate=round(rates.error_rate, 3),
             timeout_rate=round(rates.timeout_rate, 3),

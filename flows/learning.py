@@ -5,18 +5,21 @@
                                 └─► affinities.json, every two seconds at most
 
 The file names the place in each lane's log up to which it goes, so a replay teaches nothing twice, and an old file only
-means that a little is learned again. Without one, or with one that cannot be read, the last rounds in the lake teach.
+means that a little is learned again; of several processes of a cell the first one keeps it. Without one, or with one
+that cannot be read, the last rounds in the lake teach.
 """
 
+import fcntl
 import logging
 import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
-from flows.affinity import Affinities, AffinityState, kind_of
+from flows.affinity import Affinities, AffinityState, kind_of, verifier_of
 from flows.steps.equivalence import group
 from flows.steps.intake import Decided
 from one_lake.query import RecentRound, recent_rounds
@@ -45,6 +48,7 @@ class Learning:
         self.affinities = affinities
         self._path = path
         self._writing = threading.Lock()
+        self._owned: IO[bytes] | None = None
         self._written_at = 0.0
         self._written = 0
         if not self._read():
@@ -69,6 +73,21 @@ class Learning:
         """Keep what there is."""
         with self._writing:
             self._write()
+            if self._owned is not None:
+                self._owned.close()
+                self._owned = None
+
+    def _owns(self) -> bool:
+        """Of the processes of a cell the first one keeps the file; what the others learned ends with them."""
+        if self._owned is None:
+            lock = self._path.with_suffix(".lock").open("wb")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.close()
+                return False
+            self._owned = lock
+        return True
 
     def _write(self) -> None:
         changes = self.affinities.changes
@@ -77,6 +96,8 @@ class Learning:
         draft = self._path.with_name(f"{self._path.name}.{os.getpid()}")
         try:
             # not synced: a file that a power cut leaves in pieces is as good as none, and the lake teaches
+            if not self._owns():
+                return
             draft.write_bytes(msgspec.json.encode(self.affinities.state()))
             draft.replace(self._path)
         except OSError as error:
@@ -126,6 +147,7 @@ def decision_of(row: RecentRound) -> Decision:
                 verified=True if accepted and leading else None,
                 candidates=candidates,
                 leading=leading,
+                verifier=verifier_of(row.payload.encode()) if accepted and row.payload else None,
             )
     except msgspec.DecodeError as error:
         log.debug("rounds, lane %d, decision %d: %s", row.lane, row.decision_offset, error)
@@ -135,6 +157,8 @@ def decision_of(row: RecentRound) -> Decision:
         offset=0,
         task_id="",
         topic=row.topic,
+        logical_id=row.logical_id,
+        generation=row.generation,
         payload=payload,
         forced=row.forced,
         result=result,

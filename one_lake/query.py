@@ -128,8 +128,8 @@ WITH recent AS (
     SELECT lane, decision_offset FROM stored.rounds ORDER BY decided_at DESC, decision_offset DESC LIMIT $limit
 )
 SELECT
-    rounds.lane, rounds.decision_offset, kind, rounds.topic, rounds.forced, rounds.evidence, rounds.answer, candidates,
-    payload, epoch(decided_at)
+    rounds.lane, rounds.decision_offset, kind, rounds.topic, rounds.logical_id, rounds.generation, rounds.forced,
+    rounds.evidence, rounds.answer, candidates, payload, epoch(decided_at)
 FROM stored.rounds JOIN recent USING (lane, decision_offset) LEFT JOIN stored.records USING (lane, decision_offset)
 ORDER BY decided_at, rounds.decision_offset
 """
@@ -150,6 +150,8 @@ class RecentRound(Struct, frozen=True, gc=False):
     decision_offset: int
     kind: str
     topic: str
+    logical_id: str
+    generation: int
     forced: bool
     evidence: str | None
     answer: str | None

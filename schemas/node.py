@@ -70,6 +70,8 @@ class NodeState(Struct, frozen=True, gc=False, kw_only=True):
     active_calls: int
     limit: int
     """How many calls run at a time now, at most max_concurrency."""
+    quiet_s: float = 0.0
+    """For how long it asked to be left alone from now on."""
     error_rate: float
     """Of the last calls, 0 to 1; those that timed out included."""
     timeout_rate: float

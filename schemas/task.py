@@ -124,6 +124,10 @@ class PromptMessage(Struct, frozen=True, gc=False):
     content: str
 
 
+FORM_CHECKS = frozenset({"json", "number", "python"})
+"""Verifiers that are always registered. They see whether an answer has the right form, and so can only refuse it."""
+
+
 class PayloadView(Struct, frozen=True, gc=False):
     """Of a payload, what Aureon reads; all else is the user's and travels untouched."""
 

@@ -1,8 +1,9 @@
 r"""The final answer within what a model wrote: pure.
 
 Models reason first and say last what they found, each in its own way. Of the marks `#### x`, `Answer: x` and
-`\boxed{x}` the last one counts; `A: x` at the beginning of a line where there is none of them, since lists of choices
-look like that too; and, of a question for a number, the last number where there is no mark at all.
+`\boxed{x}` the last one counts; where there is none of them, the last `the answer is x`; then `A: x` at the beginning
+of a line, since lists of choices look like that too; and, of a question for a number, the last number where there is no
+mark at all. `####` also begins a heading, which is no mark.
 """
 
 import re
@@ -17,13 +18,15 @@ MARKS = 20
 LONGEST = 2_000
 """Characters of an answer."""
 
-_THOUGHT_ENDS = "</think>"
+_THOUGHT_ENDS = re.compile(r"(?<![\"'`])</think>(?![\"'`])")
 _MARK = re.compile(
-    r"####[ \t]*"
+    r"####[ \t]*+(?![A-Za-z]{2,}[ \t])"
     r"|\\boxed[ \t]*\{"
-    r"|\b(?:final[ \t]+)?answer[ \t*_]{0,8}(?::|[ \t]is\b:?)[ \t*_]{0,8}(?:\r?\n[ \t]*){0,2}",
+    r"|\b(?:final[ \t]+)?answer[ \t*_]{0,8}(?:[ \t]is[ \t]*)?:[ \t*_]{0,8}(?:\r?\n[ \t]*){0,2}",
     re.IGNORECASE,
 )
+_SAID_MARK = re.compile(r"\b(?:final[ \t]+)?answer[ \t]is\b[ \t*_]{0,8}(?:\r?\n[ \t]*){0,2}", re.IGNORECASE)
+_FENCED = re.compile(r"^```[\w+-]*[ \t]*\n(.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
 _LETTER_MARK = re.compile(r"^[ \t*]{0,8}A[ \t*]{0,4}:[ \t*]*", re.MULTILINE)
 _SIGN = "[-+\u2212]"  # the last one, and the times sign below, as typesetters write them
 _NUMBER = re.compile(
@@ -33,8 +36,18 @@ _NUMBER = re.compile(
 _ONLY_A_NUMBER = re.compile(
     rf"{_SIGN}?[$€£¥]? ?[\d.,/_ ()^*\xd7·%]{{1,400}}|{_SIGN}?\\[dt]?frac\{{[-\d. ]+\}}\{{[-\d. ]+\}}", re.ASCII
 )
-_LETTERED = re.compile(r"\(([A-Za-z])\)(?:\s.*)?|([A-Z])[).:](?:\s.*)?")
-_PAIRS = (("**", "**"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("`", "`"), ("__", "__"))
+_LETTERED = re.compile(r"\(([A-Za-z])\)(?:\s.*)?|([A-Z])(?:[).:,;](?:\s.*)?|\s+(?:because|since|as)\b.*)")
+_ASIDE = re.compile(r"[,(;]|\bbecause\b|\bsince\b")
+_PAIRS = (
+    ("\\text{", "}"),
+    ("**", "**"),
+    ("$$", "$$"),
+    ("$", "$"),
+    ("\\(", "\\)"),
+    ("\\[", "\\]"),
+    ("`", "`"),
+    ("__", "__"),
+)
 
 
 def final_answer(kind: str, text: str) -> str:
@@ -49,6 +62,9 @@ def final_answer(kind: str, text: str) -> str:
         is found.
     """
     text = _said(text)
+    if kind == "code":
+        blocks = _FENCED.findall(text)
+        return blocks[0].strip("\n") if len(blocks) == 1 else text
     if kind not in MARKED:
         return text
     searched = text[-SEARCHED:]
@@ -65,15 +81,14 @@ def final_answer(kind: str, text: str) -> str:
 
 def _said(text: str) -> str:
     """Leave out what a model thought aloud before its answer, where its server has not done so."""
-    before, tag, said = text.rpartition(_THOUGHT_ENDS)
-    if tag and (before.lstrip().startswith("<think>") or "<think>" not in before):
-        return said.strip()
-    return text.strip()
+    begun = text.lstrip().startswith("<think>") or "<think>" not in text  # its beginning may be in the prompt
+    ends = list(_THOUGHT_ENDS.finditer(text)) if begun else []
+    return text[ends[-1].end() :].strip() if ends else text.strip()
 
 
 def _marked(text: str) -> Iterator[str]:
     """Give what follows each mark, the last one first, without what it is wrapped in."""
-    for marks in (_MARK, _LETTER_MARK):
+    for marks in (_MARK, _SAID_MARK, _LETTER_MARK):
         for mark in reversed(list(marks.finditer(text))[-MARKS:]):
             rest = text[mark.end() : mark.end() + LONGEST]
             if found := _unwrapped(_braced(rest) if mark[0].endswith("{") else rest.partition("\n")[0]):
@@ -111,7 +126,8 @@ def _number(marked: str) -> str:
     """Of `12 apples` give 12, of `5 + 7 = 12` too; what is a number as it stands stays as it is; "" is none."""
     if _ONLY_A_NUMBER.fullmatch(marked) and any(map(str.isdigit, marked)):
         return marked
-    found = _NUMBER.search(marked.rpartition("=")[2]) or _NUMBER.search(marked)
+    before, _, last = marked.rpartition("=")
+    found = (None if _ASIDE.search(before) else _NUMBER.search(last)) or _NUMBER.search(marked)
     return found[0] if found is not None else ""
 
 

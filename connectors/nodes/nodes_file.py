@@ -72,7 +72,7 @@ class NodeEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(description="One number, or one a round of which the last repeats; left out: the model's own."),
     ] = None
     seed: Annotated[int | None, Meta(description="From which each call has its own; left out: none is sent.")] = None
-    options: Annotated[dict[str, Any], Meta(description="For `module:callable`, as it likes.")] = {}
+    options: Annotated[dict[str, Any], Meta(description="Fields of each request, or as `module:callable` likes.")] = {}
 
     @property
     def temperatures(self) -> tuple[float, ...]:
@@ -84,6 +84,8 @@ class NodeEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def capabilities(self) -> NodeCapabilities:
         """What the node declares of itself."""
         shared = {f: getattr(self, f) for f in NodeCapabilities.__struct_fields__ if f != "node"}
+        if self.kind == "openai":
+            shared["max_tokens"] = self.options.get("max_completion_tokens", self.max_tokens)
         return NodeCapabilities(node=self.id, **shared)
 
 
@@ -214,19 +216,31 @@ def _not_finite(entry: NodeEntry) -> str:
     return next((f"{field}: Expected a finite number" for field, n in numbers if not math.isfinite(n)), "")
 
 
+_OWN_FIELDS = frozenset({"messages", "model", "n", "seed", "stream", "temperature"})
+
+
 def _wrong_kind(entry: NodeEntry) -> str:
     """Say what an entry has that nodes of its kind have not, or lacks."""
     if entry.kind not in BUILT_IN:
         named = f"kind: {entry.kind!r} is none of {', '.join(BUILT_IN)}, and no module:callable"
         return "" if ":" in entry.kind else named
-    if entry.options:
-        return "options: they are for a kind of your own, module:callable"
+    if entry.options and entry.kind != "openai":
+        return "options: they are for kind openai, and for a kind of your own, module:callable"
     if entry.kind in ("llm", "solver") and (entry.url or entry.key_env):
         return f"{'url' if entry.url else 'key_env'}: a node of kind {entry.kind} runs in this process and needs none"
     if entry.kind == "solver" and (unknown := [m for m in entry.models if m not in METHODS]):
         return f"models: {unknown[0]!r} is no solver; there are: {', '.join(METHODS)}"
     if entry.kind == "openai" and not entry.url:
         return 'url: a node of kind openai needs one, as in url = "http://127.0.0.1:8000/v1"'
+    return _wrong_options(entry.options) if entry.kind == "openai" else ""
+
+
+def _wrong_options(options: Mapping[str, Any]) -> str:
+    if taken := _OWN_FIELDS & options.keys():
+        return f"options.{min(taken)}: each request has its own"
+    most = options.get("max_completion_tokens", 1)
+    if type(most) is not int or most < 1:
+        return f"options.max_completion_tokens: Expected int >= 1, got {most!r}"
     return ""
 
 
@@ -279,7 +293,14 @@ class NodeMaker:
         # checked for kinds of the user's own too, which read it themselves
         key = _read_key(entry.key_env, self._environment) if entry.key_env else None
         if entry.kind == "openai":
-            return OpenAINode(entry.capabilities(), entry.url, key, temperature=entry.temperatures, seed=entry.seed)
+            return OpenAINode(
+                entry.capabilities(),
+                entry.url,
+                key,
+                temperature=entry.temperatures,
+                seed=entry.seed,
+                options=entry.options,
+            )
         return _llm_node(entry) if entry.kind == "llm" else self._own(entry)
 
     def _own(self, entry: NodeEntry) -> Node:

@@ -12,7 +12,7 @@ import io
 import math
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
@@ -47,6 +47,8 @@ LARGE = 1 << 20
 """Bytes of a request that aiohttp wants to read piece by piece."""
 PIECE = 8
 """So many characters of a key are as secret as all of it; servers like to quote the beginning of one."""
+SECRET_FROM = 16
+"""Characters: a shorter key (`EMPTY`, `ollama`) is there because some client wants one."""
 
 
 class Key:
@@ -69,12 +71,14 @@ class Key:
         return f"Bearer {self._secret}"
 
     def hide(self, text: str) -> str:
-        """Take the key out of a text, where it is whole."""
-        return text.replace(self._secret, "[key]")
+        """Take the key out of an answer; one that is too short to be a secret may be a word of it."""
+        return text.replace(self._secret, "[key]") if len(self._secret) >= SECRET_FROM else text
 
     def cut(self, text: str) -> str:
         """Take the key out of an error, and all pieces of it that are as long as `PIECE`."""
-        text = self.hide(text)
+        if len(self._secret) < PIECE:
+            return text
+        text = text.replace(self._secret, "[key]")
         pieces = {self._secret[i : i + PIECE] for i in range(len(self._secret) - PIECE + 1)}
         kept, place = [], 0
         while place < len(text):
@@ -213,6 +217,7 @@ class OpenAINode:
         key: what the server asks for, if anything.
         temperature: one a round, the last for all that follow; none leaves it to the server.
         seed: from which each call has its own; None leaves it to the server.
+        options: more fields of each request, as the server knows them.
     """
 
     def __init__(
@@ -223,8 +228,10 @@ class OpenAINode:
         *,
         temperature: Sequence[float] = (),
         seed: int | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         self.capabilities = capabilities
+        self._options = dict(options or {})
         self._chat = URL(f"{url.rstrip('/')}/chat/completions")
         self._models = URL(f"{url.rstrip('/')}/models")
         self._key = key
@@ -248,14 +255,22 @@ class OpenAINode:
             temperature=temperature[min(call.round_index, len(temperature) - 1)] if temperature else None,
             seed=None if seed is None else seed_of(seed, call.round_index, call.attempt, call.sample),
         )
-        body = await self._fetch("POST", self._chat, _encode(request))
+        body = await self._fetch("POST", self._chat, self._written(request))
         completion = self._decode(_read_completion, body)
         if not completion.choices:
             raise self._error("garbage", "an answer without choices")
         return self._answer(call, messages, completion)
 
+    def _written(self, request: _Request) -> bytes:
+        if not self._options:
+            return _encode(request)
+        fields = msgspec.to_builtins(request) | self._options
+        if "max_completion_tokens" in fields:  # its newer name, beside which some servers refuse the older one
+            del fields["max_tokens"]
+        return _encode(fields)
+
     async def check(self) -> NodeReport:
-        """Ask which models there are.
+        """Ask which of its models there are; what else a server lists is nobody's business.
 
         Raises:
             NodeError: no answer within `CHECK_S`, or one that is none.
@@ -267,8 +282,9 @@ class OpenAINode:
             body = None
         if body is None:
             raise self._error("timeout", f"no list of models within {CHECK_S:g} s")
-        models = self._decode(_read_models, body).data
-        return NodeReport(models=tuple(m.id for m in models), loaded=tuple(m.id for m in models if m.loaded))
+        listed = {m.id: m.loaded for m in self._decode(_read_models, body).data}
+        known = [m for m in self.capabilities.models if m in listed]
+        return NodeReport(models=tuple(known), loaded=tuple([m for m in known if listed[m]]))
 
     async def close(self) -> None:
         """Close the connections; calls under way fail."""
@@ -367,6 +383,9 @@ class OpenAINode:
         choice = completion.choices[0]
         content = choice.message.content
         text = content if isinstance(content, str) else "".join(p.text for p in content or () if p.type == "text")
+        refusal = choice.message.refusal or ""
+        if self._key is not None:  # a server that says back what it was sent
+            text, refusal = self._key.hide(text), self._key.hide(refusal)
         usage = completion.usage or _Usage()
         tokens_in = _count(usage.prompt_tokens)
         if tokens_in is None:
@@ -376,10 +395,10 @@ class OpenAINode:
             tokens_out = _estimate(len(text))
         abstained = _abstention(choice, text)
         found = "" if abstained else final_answer(call.answer_kind, text)
+        if not found and not abstained:  # all of it was thought
+            abstained = "no content"
         meta: dict[str, Any] = {"abstained": abstained} if abstained else {}
-        full = text.strip() or (choice.message.refusal or "").strip()
-        if self._key is not None:  # a server that says back what it was sent
-            found, full = self._key.hide(found), self._key.hide(full)
+        full = text.strip() or refusal.strip()
         if full != found and full:
             # the end of it: that is where the answer was
             meta["text"] = full if len(full) <= MAX_TEXT else "…" + full[1 - MAX_TEXT :]

@@ -87,6 +87,9 @@ def main(options: argparse.Namespace) -> int:
             raise RefusedError(
                 "--fresh starts over on the embedded broker only: empty the Kafka topics of yours yourself"
             )
+        if options.llm:  # refused before anything is deleted
+            demo_settings(options, llm=True)
+            model_path()
         delete_demo(settings)
     state = load_state(home, options.tasks, options.seed, llm=options.llm)
     if state.llm:

@@ -130,7 +130,10 @@ def main(options: argparse.Namespace) -> int:
         lanes = ensure_topics(config, lanes_asked(settings), settings.replication).lanes
         overflow = None
         if settings.blobs or not settings.brokers:  # else the cells, who may be elsewhere, have another store
-            overflow = Overflow(BlobStore(settings.blobs_url), settings.blob_bytes)
+            store = BlobStore(settings.blobs_url)
+            if not settings.blobs:
+                store.create()
+            overflow = Overflow(store, settings.blob_bytes)
         sender_of = TaskSender(config, lanes, settings.max_task_bytes, overflow=overflow)
         with sender_of as sender, _progress(source) as advance:
             lines = read_lines(source, settings.max_task_bytes, advance)

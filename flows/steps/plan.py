@@ -301,8 +301,8 @@ def content_hash(task: TaskDescriptor, answer: str | None) -> str:
 
 def _proposals(result: RoundResult) -> tuple[list[BranchProposal], list[str]]:
     """Read `meta.branches` of the first candidate that gave the leading answer and has any."""
-    meta = next((a.meta for i, a in enumerate(result.candidates) if i in result.leading and a.meta), None)
-    branches = meta.get("branches") if meta else None
+    leading = [a.meta for i, a in enumerate(result.candidates) if i in result.leading and a.meta]
+    branches = next((meta["branches"] for meta in leading if meta.get("branches") is not None), None)
     if branches is None:
         return [], []
     if not isinstance(branches, list):

@@ -15,6 +15,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
+import msgspec
 from msgspec import Struct
 
 from flows.affinity import Affinities, Name, Votes
@@ -24,7 +25,7 @@ from flows.steps.intake import Work
 from flows.steps.validate import Verifier, validate
 from schemas.errors import RefusedError
 from schemas.node import Answer, Call, NodeCapabilities, NodeHealth, NodeState
-from schemas.task import Allowance, Origin, PayloadView, PromptMessage, TaskDescriptor
+from schemas.task import FORM_CHECKS, Allowance, Origin, PayloadView, PromptMessage, TaskDescriptor
 
 EXPLORED = 0.08
 """Of the rounds of `best-N`: in these one of the other models is asked in place of the last of the best."""
@@ -377,6 +378,8 @@ def enough(
 ) -> bool:
     """Tell whether a cascade may stop: a verifier accepted, or several agree that are right with this confidence.
 
+    One that looks at the form alone may only refuse.
+
     Args:
         view: the payload.
         answers: those there are, failures and abstentions included.
@@ -385,8 +388,10 @@ def enough(
         agree: the confidence; not below what the policy accepts from.
     """
     result = validate(view, answers, verifiers, known)
-    if result.verified is not None:
+    if result.verified is not None and (not result.verified or result.verifier not in FORM_CHECKS):
         return result.verified
+    if result.verified:
+        result = validate(msgspec.structs.replace(view, verifier=None), answers, verifiers, known)
     return result.evidence == "cross-model" and result.confidence >= agree
 
 
@@ -396,6 +401,8 @@ def enough(
 def _within(choice: _Choice, allowance: Allowance, write: "_Writer") -> _Choice:
     """Keep what can be paid: if not all, the cheapest first; of the reserves, each that could be paid by itself.
 
+    Where those that a strategy would ask are too dear, reserves go in their place.
+
     A reserve is charged when it is asked, and by then the calls before have taken what they took, which may be less.
     """
     costs = {o.name: expected(o.node, write.call(o.name)) for o in (*choice.now, *choice.later)}
@@ -404,17 +411,22 @@ def _within(choice: _Choice, allowance: Allowance, write: "_Writer") -> _Choice:
         if not purse.lacks(*costs[offer.name]):
             purse.take(*costs[offer.name])
             paid.add(offer.name)
-    now = tuple([o for o in choice.now if o.name in paid])
+    for offer in choice.later:
+        if len(paid) < len(choice.now) and not purse.lacks(*costs[offer.name]):
+            purse.take(*costs[offer.name])
+            paid.add(offer.name)
+    now = tuple([o for o in (*choice.now, *choice.later) if o.name in paid])
     whole = Purse(allowance)
     more = allowance.calls is None or len(now) < allowance.calls
-    later = tuple([o for o in choice.later if more and not whole.lacks(*costs[o.name])])
+    later = tuple([o for o in choice.later if more and o.name not in paid and not whole.lacks(*costs[o.name])])
     spared = [o for o in choice.now if o.name not in paid]
     routing = _short(choice.routing, f"; not in the budget: {_named(spared)}") if spared else choice.routing
     return _Choice(now, later, choice.escalates, routing)
 
 
 def _cheapest(choice: _Choice, write: "_Writer") -> str:
-    cost, tokens, name = min([(*reversed(expected(o.node, write.call(o.name))), str(o)) for o in choice.now])
+    every = (*choice.now, *choice.later)
+    cost, tokens, name = min([(*reversed(expected(o.node, write.call(o.name))), str(o)) for o in every])
     return f"what is left does not pay for the cheapest call: {name}, up to {tokens:,} tokens and {cost:.6g} of money"
 
 

@@ -95,6 +95,17 @@ def test_where_many_answers_are_right_the_verifiers_choice_says_nothing_of_other
     assert quality(affinities, "a") > RELIABILITY == pytest.approx(quality(affinities, "c"))
 
 
+def test_that_an_answer_has_the_right_form_teaches_nothing() -> None:
+    """A wrong number is one too. What several models agree on does as ever, and so does a refusal."""
+    formal = {"verified": True, "evidence": "verifier", "verifier": "number"}
+    alone = taught(decided(said("a"), said("c", "7"), result={**formal, "leading": (0,)}))
+    assert quality(alone, "a") == quality(alone, "c") == pytest.approx(RELIABILITY)
+    agreed = taught(decided(*DISSENT, result=formal))
+    assert quality(agreed, "a") > RELIABILITY > quality(agreed, "c")
+    refused = taught(decided(*DISSENT, result={"verified": False, "verifier": "number"}))
+    assert quality(refused, "a") < RELIABILITY
+
+
 def test_failures_and_abstentions_lower_quality_and_not_the_weight_of_a_vote() -> None:
     """Whom to ask is another question than whom to believe."""
     silent = said("c", "", status="abstained")

@@ -1,5 +1,7 @@
 """What was learned outlives the process: in its file, or else from the lake."""
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -15,11 +17,20 @@ from schemas.decision import Decision, DecisionKind
 from tests.flows.test_affinity import DISSENT, decided, quality, said
 
 SEALER = Sealer(b"k" * 32)
+Begin = Callable[[], Learning]
 
 
-def learning(folder: Path) -> Learning:
-    """Begin a process that keeps what it learns in a folder."""
-    return Learning(Affinities(), folder / "affinities.json", folder / "lake")
+@pytest.fixture
+def learning(tmp_path: Path) -> Iterator[Begin]:
+    """Begin a process that keeps what it learns in a folder, as often as it is called."""
+    with contextlib.ExitStack() as stack:
+
+        def begin() -> Learning:
+            begun = Learning(Affinities(), tmp_path / "affinities.json", tmp_path / "lake")
+            stack.callback(begun.close)
+            return begun
+
+        yield begin
 
 
 def batch(*decisions: Decision, start: int = 0) -> Decided:
@@ -27,20 +38,34 @@ def batch(*decisions: Decision, start: int = 0) -> Decided:
     return Decided(0, list(enumerate(decisions, start)))
 
 
-def test_what_was_learned_is_there_after_a_restart(tmp_path: Path) -> None:
+def test_what_was_learned_is_there_after_a_restart(tmp_path: Path, learning: Begin) -> None:
     """And a replay of it teaches nothing again."""
-    first = learning(tmp_path)
+    first = learning()
     first.learn(batch(*[decided(*DISSENT)] * 5), 100.0)
     first.close()
-    again = learning(tmp_path)
+    again = learning()
     again.learn(batch(*[decided(*DISSENT)] * 5), 200.0)
     assert again.affinities.state() == first.affinities.state()
-    assert [p.name for p in tmp_path.iterdir()] == ["affinities.json"]
+    assert {p.name for p in tmp_path.iterdir()} == {"affinities.json", "affinities.lock"}
 
 
-def test_the_file_is_written_now_and_then(tmp_path: Path) -> None:
+def test_of_several_processes_the_first_one_keeps_the_file(tmp_path: Path, learning: Begin) -> None:
+    """Each knows the decisions of its own lanes; what one wrote would be gone with what the next one writes."""
+    first, second = learning(), learning()
+    first.learn(batch(decided(*DISSENT)), 100.0)
+    kept = (tmp_path / "affinities.json").read_bytes()
+    second.learn(Decided(1, [(0, decided(*DISSENT))]), 100.0)
+    second.close()
+    assert (tmp_path / "affinities.json").read_bytes() == kept
+    first.close()
+    last = learning()
+    last.learn(batch(decided(*DISSENT), start=1), 200.0)
+    assert msgspec.json.decode((tmp_path / "affinities.json").read_bytes())["next_offsets"] == {"0": 2}
+
+
+def test_the_file_is_written_now_and_then(tmp_path: Path, learning: Begin) -> None:
     """Every two seconds at most, whatever is learned between."""
-    path, kept = tmp_path / "affinities.json", learning(tmp_path)
+    path, kept = tmp_path / "affinities.json", learning()
     kept.learn(batch(decided(*DISSENT)), 100.0)
     first = path.read_bytes()
     kept.learn(batch(decided(*DISSENT), start=1), 100.0 + WRITE_EVERY_S / 2)
@@ -49,13 +74,15 @@ def test_the_file_is_written_now_and_then(tmp_path: Path) -> None:
     assert msgspec.json.decode(path.read_bytes())["next_offsets"] == {"0": 3}
 
 
-def test_a_file_that_cannot_be_read_is_as_good_as_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_that_cannot_be_read_is_as_good_as_none(
+    tmp_path: Path, learning: Begin, caplog: pytest.LogCaptureFixture
+) -> None:
     """It is said, and written anew."""
     (tmp_path / "affinities.json").write_bytes(b'{"version": 1, "topics": [')
-    kept = learning(tmp_path)
+    kept = learning()
     assert "affinities.json" in caplog.text
     kept.learn(batch(decided(*DISSENT)), 100.0)
-    assert learning(tmp_path).affinities.state() == kept.affinities.state()
+    assert learning().affinities.state() == kept.affinities.state()
 
 
 def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -66,9 +93,16 @@ def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path: Path, caplog: p
     assert quality(kept.affinities, "c") < 0.6
 
 
-def test_without_a_file_the_lake_teaches(tmp_path: Path) -> None:
-    """The same as the log did, as far as the lake goes."""
+def test_without_a_file_the_lake_teaches(tmp_path: Path, learning: Begin) -> None:
+    """The same as the log did, as far as the lake goes, also where the rounds of several tasks alternate."""
+    early = decided(said("a"), said("c", "7"), kind=DecisionKind.NEXT_ROUND, logical_id="one", at=90.0)
+    between = decided(said("c"), said("d", "7"), logical_id="two", at=91.0, kind=DecisionKind.NEXT_ROUND)
     history = [
+        early,
+        between,
+        decided(said("a"), said("b"), logical_id="one", at=92.0),
+        decided(said("c"), said("a"), logical_id="two", at=93.0),
+        decided(said("a"), said("c", "7"), at=94.0, result={"verified": True, "verifier": "number", "leading": (0,)}),
         decided(*DISSENT, at=100.0),
         decided(*DISSENT, at=101.0, forced=True),
         decided(said("a"), said("c", "7"), said("b", "", status="abstained"), at=102.0, kind=DecisionKind.NEXT_ROUND),
@@ -82,4 +116,4 @@ def test_without_a_file_the_lake_teaches(tmp_path: Path) -> None:
     writer.close()
     live = Affinities()
     live.learn(0, enumerate(history))
-    assert learning(tmp_path).affinities.state() == live.state()
+    assert learning().affinities.state() == live.state()

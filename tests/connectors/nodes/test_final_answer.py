@@ -34,6 +34,11 @@ from connectors.nodes.final_answer import MARKED, final_answer
         ("choice", "A: a knight\nB: a knave\nAnswer: Yes", "Yes"),
         ("choice", "Zoey is a knight, and Riley is a knave.", "Zoey is a knight, and Riley is a knave."),
         ("choice", "Answer: A knight", "A knight"),
+        ("choice", "Answer: C, since it is blue", "C"),
+        ("choice", "Answer: \\text{B}", "B"),
+        ("choice", "Answer: B. My answer is final.", "B"),
+        ("number", "#### Step 2\nso 7 * 6\n#### Result of it all\n42", "42"),
+        ("number", "Answer: 12, since 3 + 9 = 13 - 1", "12"),
         ("expression", "Thus \\boxed{x^{2} + \\frac{1}{2}}", "x^{2} + \\frac{1}{2}"),
         ("expression", "Final answer: \\( x^2 + 1 \\)", "x^2 + 1"),
         ("expression", "Answer: $2x$ and $3x$", "$2x$ and $3x$"),
@@ -42,7 +47,11 @@ from connectors.nodes.final_answer import MARKED, final_answer
         ("text", "<think>so that</think>\n\nHello", "Hello"),
         ("text", "thought without its beginning</think>Hello", "Hello"),
         ("text", "Write <think>a</think> like this.", "Write <think>a</think> like this."),
+        ("text", "<think>first</think>It says `</think>` there.", "It says `</think>` there."),
+        ("text", "It says `</think>` there.", "It says `</think>` there."),
         ("code", "x = 1\n", "x = 1"),
+        ("code", "Here it is:\n```python\nx = 1\n```\nIt sets x.", "x = 1"),
+        ("code", "```\nx = 1\n```\nor\n```\nx = 2\n```", "```\nx = 1\n```\nor\n```\nx = 2\n```"),
     ],
 )
 def test_the_answer_is_found(kind: str, text: str, answer: str) -> None:

@@ -58,6 +58,12 @@ system = "Be brief."
 [prompts.math]
 first = "$question"
 """
+SOLVER = """
+[[node]]
+id = "exact"
+kind = "solver"
+models = ["symbolic"]
+"""
 
 
 def entries(text: str) -> tuple[NodeEntry, ...]:
@@ -116,7 +122,9 @@ def test_what_is_left_out_is_as_nodes_have_it() -> None:
         (BASE + "affinity = {math = nan}", "node 'local': affinity."),
         (BASE + "topics = [1]", "node 'local': topics[0]: Expected str, got int"),
         (BASE + "colour = 1", "node 'local': unknown field colour; there are: id, kind, url, key_env, models"),
-        (BASE + "options = {a = 1}", "node 'local': options: they are for a kind of your own, module:callable"),
+        (SOLVER + "options = {a = 1}", "node 'exact': options: they are for kind openai, and for a kind of your own"),
+        (BASE + "options = {model = 'x'}", "node 'local': options.model: each request has its own"),
+        (BASE + "options = {max_completion_tokens = 0}", "node 'local': options.max_completion_tokens: Expected"),
         (BASE + BASE, "node 'local': id: another node has it too; each needs its own"),
         (BASE.replace('"small"', ""), "node 'local': models: name those that are to be asked"),
         (BASE.replace('"small"', '"a", "a"'), "node 'local': models: one of them is named twice"),

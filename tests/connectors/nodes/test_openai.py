@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from connectors.nodes import CheckedNode, Failure, NodeError
 from connectors.nodes import openai as client
-from connectors.nodes.openai import Key, OpenAINode, retry_after, seed_of
+from connectors.nodes.openai import PIECE, Key, OpenAINode, retry_after, seed_of
 from schemas.node import Answer, Call, NodeCapabilities, NodeReport
 from schemas.task import PromptMessage
 from tests.openai_server import (
@@ -61,8 +61,8 @@ def call(**differently: Any) -> Call:
 
 def use(url: str, work: Callable[[OpenAINode], Awaitable[T]], *, key: str = "", **differently: Any) -> T:
     """Do something with a node on a loop of its own."""
-    own = {name: differently.pop(name) for name in ("temperature", "seed") if name in differently}
-    capabilities = NodeCapabilities(node="n", models=("m",), **differently)
+    own = {name: differently.pop(name) for name in ("temperature", "seed", "options") if name in differently}
+    capabilities = NodeCapabilities(node="n", **{"models": ("m",), **differently})
 
     async def run() -> T:
         node = OpenAINode(capabilities, url, Key(key) if key else None, **own)
@@ -142,6 +142,31 @@ def test_temperature_and_seed_are_those_of_the_round(server: OpenAIServer) -> No
     seeds = [b["seed"] for b in bodies]
     assert seeds[:12] == seeds[12:]
     assert len(set(seeds)) == 12
+
+
+def test_options_are_fields_of_each_request(server: OpenAIServer) -> None:
+    """And the newer name of a field stands in place of the older one."""
+    ask(server, options={"max_completion_tokens": 9, "top_p": 0.5, "stop": ["\n"]})
+    (body,) = [served.body for served in server.served]
+    assert {name: body[name] for name in body if name not in ("model", "messages")} == {
+        "max_completion_tokens": 9,
+        "top_p": 0.5,
+        "stop": ["\n"],
+    }
+
+
+def test_what_was_thought_to_the_end_is_no_answer(server: OpenAIServer) -> None:
+    """The budget of tokens went before there was one."""
+    server.answer = lambda _question: "<think>6*7, let me see</think>"
+    answer = ask(server, call(answer_kind="text"))
+    assert (answer.status, answer.text) == ("abstained", "")
+
+
+def test_a_key_that_is_no_secret_is_a_word_of_an_answer(server: OpenAIServer) -> None:
+    """Servers without keys are given `ollama`, or `42`; of a secret one nothing is found, not even as an answer."""
+    server.answer = lambda _question: f"Answer: {server.served[-1].headers['Authorization'].removeprefix('Bearer ')}"
+    assert ask(server, key="42").text == "42"
+    assert SECRET not in repr(ask(server, call(answer_kind="choice"), key=SECRET))
 
 
 @given(st.integers(), st.integers(0, 1000), st.integers(0, 100), st.integers(0, 100))
@@ -412,7 +437,7 @@ def test_the_key_hides() -> None:
         pickle.dumps(key)
 
 
-@given(st.text(min_size=1), st.text(), st.text())
+@given(st.text(min_size=PIECE), st.text(), st.text())
 def test_the_key_is_cut_out_of_any_text(secret: str, before: str, after: str) -> None:
     """Whatever stands around it."""
     kept = Key(secret).cut(before + secret + after)
@@ -424,7 +449,7 @@ def test_the_key_is_cut_out_of_any_text(secret: str, before: str, after: str) ->
 
 
 def test_a_check_tells_the_models(server: OpenAIServer) -> None:
-    """And which of them are loaded, where the server says so: llama.cpp's router, LM Studio, all others."""
+    """Of its own, and which of them are loaded, where the server says so: llama.cpp's router, LM Studio, all others."""
     server.models = [
         "plain",
         {"id": "router-loaded", "status": {"value": "loaded"}},
@@ -438,9 +463,10 @@ def test_a_check_tells_the_models(server: OpenAIServer) -> None:
         assert isinstance(node, CheckedNode)
         return await node.check()
 
-    report = use(server.url, work)
-    assert report.models == ("plain", "router-loaded", "router-not", "studio-loaded", "studio-not", "other")
-    assert report.loaded == ("plain", "router-loaded", "studio-loaded", "other")
+    known = ("plain", "router-loaded", "router-not", "studio-loaded", "studio-not", "missing")
+    report = use(server.url, work, models=known)
+    assert report.models == known[:-1]
+    assert report.loaded == ("plain", "router-loaded", "studio-loaded")
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,15 @@ def branch(**fields: Any) -> dict[str, Any]:
     return {"topic": "logic", "payload": {"prompt": "is it so?"}, **fields}
 
 
+def test_branches_are_those_of_the_first_leading_answer_that_has_any() -> None:
+    """Not only of the very first one, and never of one that was outvoted."""
+    meta = {"branches": [branch()]}
+    decision = decide(message(), said("a", meta={"text": "so"}), said("b", meta=meta))
+    assert [f.task_id for f in decision.follow_ups] == ["t:branch-0:r0"]
+    outvoted = decide(message(), said("c", "7", meta=meta), said("a"), said("b"))
+    assert not outvoted.follow_ups
+
+
 def test_branches_follow_with_names_home_and_priority() -> None:
     """Each goes to its own home lane."""
     meta = {"branches": [branch(priority=1, score=0.9), branch(topic="math")]}
@@ -467,6 +476,7 @@ def test_what_cannot_be_carried_out_does_not_win_where_its_payload_is_large(over
 def test_any_answer_comes_back_as_it_was(text: str) -> None:
     """Whether it is kept by its size, by what it looks like, or not at all."""
     store = BlobStore("memory://answers")
+    store.create()
     written = Overflow(store, 1024).text_out(text)
     reference = reference_in(written)
     assert len(written.encode()) <= 1024

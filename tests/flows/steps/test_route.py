@@ -25,7 +25,7 @@ READING = Reading(0, 1, Sealer(b"k" * 32), 1 << 25, RETRY, 5.0)
 NODES = [
     NodeCapabilities(node=n, models=("m",), price_in=p, price_out=p) for n, p in (("a", 4.0), ("b", 1.0), ("c", 2.0))
 ]
-VERIFIERS = built_in_verifiers()
+VERIFIERS = built_in_verifiers() | {"product": lambda _view, answer: answer == "42"}
 
 
 def message(logical_id: str = "t", **payload: Any) -> Message:
@@ -160,8 +160,17 @@ def test_a_cascade_stops_where_several_agree_and_not_at_one_models_word() -> Non
 def test_a_cascade_stops_at_what_the_verifier_accepts() -> None:
     """One answer is enough then; several that it refuses are not."""
     asked = past_learning(router(Strategy("cascade", 1, 0.9)))
-    round_ = asked.route(message(verifier="number"), 100.0)
+    round_ = asked.route(message(verifier="product"), 100.0)
     assert asked.enough(round_, answers(a="42"))
+    assert not asked.enough(round_, answers(a="7", b="7"))
+
+
+def test_a_cascade_does_not_stop_at_one_models_word_in_good_form() -> None:
+    """That it is a number makes it no better; that it is none makes it worthless."""
+    asked = past_learning(router(Strategy("cascade", 1, 0.9)))
+    round_ = asked.route(message(verifier="number"), 100.0)
+    assert not asked.enough(round_, answers(a="42"))
+    assert asked.enough(round_, answers(a="42", b="42"))
     assert not asked.enough(round_, answers(a="no idea", b="no idea"))
 
 
@@ -249,6 +258,19 @@ def test_an_allowance_that_pays_for_nothing_ends_the_task() -> None:
     assert round_.refusal is not None
     assert round_.refusal[0] == BUDGET_SPENT
     assert "b/m" in round_.refusal[1]
+
+
+def test_where_the_best_is_too_dear_the_next_one_is_asked() -> None:
+    """A task ends for its budget only where nobody can be paid."""
+    best = NodeCapabilities(node="a", models=("m",), price_out=100.0, weight=9.0)
+    second = NodeCapabilities(node="b", models=("m",), price_out=0.01)
+    asked = router(Strategy("best", 1), nodes=[best, second])
+    assert names(asked.route(message(), 100.0).calls) == "a"
+    round_ = asked.route(message(), 100.0, Allowance(cost=0.001))
+    assert (names(round_.calls), round_.refusal) == ("b", None)
+    nothing = asked.route(message(), 100.0, Allowance(cost=1e-9))
+    assert nothing.refusal is not None
+    assert "b/m" in nothing.refusal[1]
 
 
 @given(
