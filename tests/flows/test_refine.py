@@ -462,6 +462,7 @@ def test_a_large_payload_is_in_the_store_and_not_in_kafka(own_broker: Broker, tm
     """300 KB of it through three rounds, inline and by reference, and an answer of 80 KB: the lake has them whole."""
     payload = {"prompt": "x" * 300_000, "mine": [1, None]}
     store = BlobStore(str(tmp_path / "blobs"))
+    store.create()
     reference = msgspec.to_builtins(store.put(msgspec.json.encode(payload)))
     lost = {"$blob": "sha256-" + "0" * 64, "bytes": 5}
     away = [{**task, "payload": reference} for task in tasks(5)]
