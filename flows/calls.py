@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
+from time import monotonic
 from typing import Any, Protocol
 
 import msgspec
@@ -140,18 +141,18 @@ class LaneCalls:
 class _Asked:
     """One call under way."""
 
-    __slots__ = ("call", "corrected", "cut", "deadline", "gate", "limit_s", "place", "round", "started", "task")
+    __slots__ = ("call", "corrected", "cut", "deadline", "gate", "limit_s", "place", "round", "task")
 
     task: asyncio.Task[None]
+    """That of the worker which asks it."""
 
     def __init__(self, round_: "_Round", place: int, call: Call) -> None:
         self.round = round_
         self.place = place
         self.call = call
-        self.started = False
         self.gate: NodeGate | None = None
         self.limit_s = self.deadline = math.inf
-        """Of the present try, by the loop's clock."""
+        """Of the present try, by `time.monotonic`."""
         self.cut: NodeError | TimeoutError | None = None
         """Why the present try was ended."""
         self.corrected = (0, 0.0)
@@ -238,6 +239,9 @@ class CallRunner:
         """Those that have asked anything."""
         self._days: dict[int, _Day] = {}
         """By lane."""
+        self._to_ask: deque[_Asked] = deque()
+        self._worker_comes = False
+        """One is about to look what there is to ask."""
         self._under_way: set[_Asked] = set()
         """One look at the deadlines of all of them now and then; a timer each (`asyncio.timeout`) costs more than all
         the rest here, 4 of 10 microseconds a call."""
@@ -264,11 +268,7 @@ class CallRunner:
             self._started_on = _today()
             self._spent_before = self._ledger.spent_on(self._started_on) if self._has_day else {}
             self._loop = asyncio.new_event_loop()
-            self._now, self._create_task, self._call_later = (
-                self._loop.time,
-                self._loop.create_task,
-                self._loop.call_later,
-            )
+            self._create_task, self._call_later = self._loop.create_task, self._loop.call_later
             self._thread = threading.Thread(target=self._run, args=(self._loop,), name="calls", daemon=True)
             self._thread.start()
 
@@ -421,7 +421,7 @@ class CallRunner:
 
     def _shorten_queues(self) -> None:
         """Where a node has become far slower than another, calls that wait for it look around again."""
-        now = self._now()
+        now = monotonic()
         waits = {gate: gate.wait_s(now) for gate in self._gates.values()}
         best = min(waits.values(), default=0.0)
         for gate, wait_s in waits.items():
@@ -429,18 +429,18 @@ class CallRunner:
                 gate.look_anew()
 
     def _note_states(self) -> None:
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         self.states = {name: gate.state(now) for name, gate in self._gates.items()}
 
     def _look(self) -> None:
         """End the tries whose time is over, and let probes go."""
-        now = self._now()
+        now = monotonic()
         for asked in self._under_way:
             if asked.deadline < now:
                 asked.cut_short(TimeoutError(f"no answer within {asked.limit_s:g} s"))
         for gate in self._gates.values():
             gate.look(now)
-        self._looking = bool(self._under_way)
+        self._looking = bool(self._under_way or self._to_ask)
         if self._looking:
             self._call_later(LOOK_EVERY_S, self._look)
 
@@ -506,12 +506,37 @@ class CallRunner:
             self._ledger.reused += 1
             self._take(round_, place, known)
             return
-        asked = _Asked(round_, place, call)
-        asked.task = self._create_task(self._ask(asked))
-        self._under_way.add(asked)
+        self._to_ask.append(_Asked(round_, place, call))
+        if not self._worker_comes:
+            self._call_worker()
         if not self._looking:
             self._looking = True
             self._call_later(LOOK_EVERY_S, self._look)
+
+    def _call_worker(self) -> None:
+        self._worker_comes = True
+        self._create_task(self._work())
+
+    async def _work(self) -> None:
+        """Ask what there is to ask, one call after the other; where one has to wait, another worker goes on.
+
+        So calls that are answered at once share a task, and any other has one to itself: one each costs as much as all
+        the rest of a call here.
+        """
+        self._worker_comes = False
+        me = asyncio.current_task()
+        assert me is not None  # noqa: S101 - it runs in one
+        while self._to_ask and not self._ending:
+            asked = self._to_ask.popleft()
+            if asked.round.cancelled:
+                continue
+            if self._to_ask and not self._worker_comes:
+                self._call_worker()
+            asked.task = me
+            self._under_way.add(asked)
+            await self._ask(asked)
+            if me.cancelling():
+                return
 
     def _take(self, round_: _Round, place: int, answer: Answer) -> None:
         """Take one answer, durable by now; with the last one the round is answered."""
@@ -563,13 +588,11 @@ class CallRunner:
         for lane in self._lanes:
             for round_ in list(lane.open):
                 round_.cancelled = self._parts.is_cancelled(round_.task)
-        for asked in list(self._under_way):
+        for asked in self._under_way:
             if not asked.round.cancelled:
                 continue
             if asked.deadline < math.inf:  # it is being asked, and is not going to tell what it took
                 asked.round.in_flight_before += 1
-            if not asked.started:
-                self._under_way.remove(asked)
             asked.task.cancel()
         for lane in self._lanes:
             for round_ in [r for r in lane.open if r.cancelled]:
@@ -599,16 +622,14 @@ class CallRunner:
 
     def _wait_s(self, call: Call) -> float | None:
         gate = self._gates.get(call.node)
-        return gate.wait_s(self._now()) if gate is not None and gate.is_open(call.model) else None
+        return gate.wait_s(monotonic()) if gate is not None and gate.is_open(call.model) else None
 
     # -- one call --------------------------------------------------------------------------------------------------
 
     async def _ask(self, asked: "_Asked") -> None:
         """One call with its tries; a failure in the end is an answer that says so."""
         round_, call = asked.round, asked.call
-        asked.started = True
-        now = self._now
-        started = now()
+        started = monotonic()
         try:
             answer, tries, text = await self._try_often(asked)
         except asyncio.CancelledError:
@@ -621,7 +642,7 @@ class CallRunner:
             return
         if answer is None:
             answer = Answer(node=call.node, model=call.model, status="failed", error=text)
-        latency = round(now() - started, 6)
+        latency = round(monotonic() - started, 6)
         answer = msgspec.structs.replace(
             answer, node=call.node, model=call.model, sample=call.sample, tries=tries, latency_s=latency
         )
@@ -678,11 +699,11 @@ class CallRunner:
             else:
                 charged = await self._charge(round_, purse, call, gate)
             limit_s = gate.probe_limit_s(model) if probe else gate.capabilities.timeout_s
-            began = self._now()
+            began = monotonic()
             asked.limit_s = limit_s
             asked.deadline = began + limit_s
             answer = _checked(await node.ask(call))
-            ended = self._now()
+            ended = monotonic()
             gate.answered(model, ended, ended - began, answer.tokens_out)
             counted = True
             if probe:
@@ -692,7 +713,7 @@ class CallRunner:
             raise
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - `_ask` goes on whatever it was
             failure = self._failure(asked, error)
-            gate.failed(model, self._now(), failure, probe=probe)
+            gate.failed(model, monotonic(), failure, probe=probe)
             counted = True
             if not _may_have_cost(failure):
                 self._correct(asked, charged, 0, 0.0)

@@ -203,6 +203,33 @@ def test_answers_come_in_the_order_of_the_calls_and_within_the_limit_of_the_node
     assert most == 3
 
 
+def test_calls_that_are_answered_at_once_share_a_task_and_one_that_waits_holds_up_none() -> None:
+    """However they end, and in whichever order they come."""
+    parts = (answers, hangs, answers, cancels_itself, will_not_be_cancelled, answers, fails, tidies_up_slowly)
+    tasks: list[asyncio.Task[Any] | None] = []
+
+    class Mixed(ScriptedNode):
+        async def ask(self, call: Call) -> Answer:
+            part = parts[call.sample] if call.sample < len(parts) else answers
+            if part is answers:
+                tasks.append(asyncio.current_task())
+            return await part()
+
+    began = time.monotonic()
+    with runner_of(Mixed(max_concurrency=100), tries=1) as runner:
+        given = ask(runner, calls=80)
+        assert len(set(tasks)) < 10, "one for all behind the last that waits"
+        at_once = answered(runner, *[routed(call(0)) for _ in range(50)])
+        assert len(set(tasks[-50:])) == 1
+        assert runner._gates["n"].active == 0
+    assert time.monotonic() - began < 2
+    assert [a.sample for a in given] == list(range(80))
+    errors = ["", "Timeout", "", "the node cancelled the call", "", "", "503", "Timeout"]
+    assert [bool(a.error) for a in given] == [bool(e) for e in errors] + [False] * 72
+    assert all(error in a.error for error, a in zip(errors, given, strict=False))
+    assert all(one.answers[0].status == "ok" for one in at_once)
+
+
 def test_the_end_abandons_what_is_open() -> None:
     """Without waiting for its time-out, and without another try."""
     node = ScriptedNode(hangs, timeout_s=60)
@@ -477,8 +504,12 @@ def test_a_day_s_budget_holds_over_lives(tmp_path: Path) -> None:
 def test_a_cancelled_task_s_calls_are_abandoned_and_none_begins(tmp_path: Path) -> None:
     """Those of other tasks go on."""
     cancelled = False
-    node = ScriptedNode(hangs, timeout_s=60, max_concurrency=2)
-    with runner_of(node, tries=1, folder=tmp_path, is_cancelled=lambda _task: cancelled) as runner:
+    node, quick = ScriptedNode(hangs, timeout_s=60, max_concurrency=2), ScriptedNode(answers, name="quick")
+    other_task, _ = read_task(b'{"topic": "math", "logical_id": "b", "payload": {"prompt": "?"}}')
+    other = Message(kafka_topic="t", offset=1, task_id="b:r0", body=Work(other_task, VIEW))
+    with runner_of(
+        node, quick, tries=1, folder=tmp_path, is_cancelled=lambda task: cancelled and task is TASK
+    ) as runner:
         lane = runner.new_lane()
         runner.submit(lane, [routed(call(i)) for i in range(5)])
         while node.tries < 2:
@@ -492,6 +523,8 @@ def test_a_cancelled_task_s_calls_are_abandoned_and_none_begins(tmp_path: Path) 
         assert all(found.cancelled for found in lane.outbox)
         (late,) = answered(runner, routed(call(9)))
         assert late.cancelled
+        (going_on,) = answered(runner, Routed(other, 0.0, tuple([call(i, "quick") for i in range(5)])))
+        assert [a.status for a in going_on.answers] == ["ok"] * 5
         time.sleep(0.1)
         assert node.tries == 2
         assert runner._gates["n"].active == 0
