@@ -13,18 +13,17 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from time import monotonic
-from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct
 
 from connectors.ledger import Begun, CallLedger, CallName, Charge, Ended, Past, round_key
-from connectors.nodes import CheckedNode, Node, NodeError
+from connectors.nodes import NodeError
 from flows.budget import NOTHING, UNLIMITED, Budgets, Purse, Spent, expected, is_unlimited
-from flows.gate import SLOWER_BY_S, NodeGate, RetiredError, is_far_slower
+from flows.gate import SLOWER_BY_S, NodeGate, RetiredError
+from flows.node_watch import Nodes, NodeWatch
 from flows.steps.intake import Work
 from flows.steps.route import Routed
 from schemas.ids import home_lane
@@ -35,12 +34,10 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.05
 """How often it is looked whether a call has taken too long."""
-BEAT_EVERY_S = 2.0
-CHECK_LIMIT_S = 5.0
-CLOSE_LIMIT_S = 5.0
 MAX_COUNT = 1 << 53
 """Tokens beyond are no count."""
 
+_NO_STATES: Mapping[str, NodeState] = {}
 _write_answer = msgspec.json.Encoder().encode
 _read_answer = msgspec.json.Decoder(Answer).decode
 
@@ -66,30 +63,6 @@ class RetryPolicy(Struct, frozen=True, gc=False):
     def pause(self, failures: int, chance: float) -> float:
         """Seconds to wait after so many failures; `chance` is drawn from [0, 1)."""
         return float(self.backoff_s * 2 ** (failures - 1)) * (0.5 + chance / 2)
-
-
-class Nodes(Protocol):
-    """The nodes that there are; they may change at run time."""
-
-    @property
-    def nodes(self) -> Mapping[str, Node]:
-        """By id."""
-        ...
-
-    def refresh(self) -> Sequence[Node]:
-        """Look whether they have changed; return those that are no more."""
-        ...
-
-
-class FixedNodes:
-    """Nodes that stay the same."""
-
-    def __init__(self, nodes: Sequence[Node]) -> None:
-        self.nodes: Mapping[str, Node] = {node.capabilities.node: node for node in nodes}
-
-    def refresh(self) -> Sequence[Node]:
-        """Nothing changes."""
-        return ()
 
 
 class RunnerParts(Struct, frozen=True, kw_only=True):
@@ -231,15 +204,13 @@ class CallRunner:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._gates: dict[str, NodeGate] = {}
-        self._asked: dict[str, Node] = {}
-        """The nodes as the gates know them."""
         self._numbered = 0
         self._lanes: set[LaneCalls] = set()
         """Those that have asked anything."""
         self._days: dict[int, _Day] = {}
         """By lane."""
         self._to_ask: deque[_Asked] = deque()
+        """Those that no worker has taken yet."""
         self._worker_comes = False
         """One is about to look what there is to ask."""
         self._under_way: set[_Asked] = set()
@@ -247,21 +218,22 @@ class CallRunner:
         the rest here, 4 of 10 microseconds a call."""
         self._looking = False
         self._ending = False
-        self._beating: asyncio.Task[None] | None = None
-        self._beside: set[asyncio.Task[None]] = set()
-        """Nodes being checked, or closed."""
-        self._retiring: list[Node] = []
-        self.states: Mapping[str, NodeState] = {}
-        """How the nodes are, as of the last beat or the last change; a new mapping each time."""
+        self._judging: set[asyncio.Task[None]] = set()
 
     # -- from any thread -------------------------------------------------------------------------------------------
+
+    @property
+    def states(self) -> Mapping[str, NodeState]:
+        """How the nodes are; the same object as long as nothing has changed."""
+        return _NO_STATES if self._loop is None else self._watch.states
 
     def start(self) -> None:
         """Start the loop, once."""
         with self._lock:
             if self._loop is not None:
                 return
-            self._nodes = self._parts.nodes()
+            parts = self._parts
+            self._watch = NodeWatch(parts.nodes(), parts.cell, parts.silence_s, parts.publish, self._move_calls)
             self._budgets = self._parts.budgets()
             self._ledger = self._parts.ledger()
             self._has_day = not is_unlimited(self._budgets.day)
@@ -327,118 +299,32 @@ class CallRunner:
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)
-        loop.call_soon(self._begin)
+        loop.call_soon(self._watch.begin)
         loop.run_forever()
-
-    def _begin(self) -> None:
-        self._take_nodes()
-        self._beating = asyncio.get_running_loop().create_task(self._beat())
 
     async def _shut_down(self) -> None:
         self._ending = True
-        tasks: list[asyncio.Task[Any]] = [*(asked.task for asked in self._under_way), *self._beside]
-        if self._beating is not None:
-            tasks.append(self._beating)
+        tasks = [*(asked.task for asked in self._under_way), *self._judging]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*map(_close, [*self._asked.values(), *self._retiring]), return_exceptions=True)
+        await self._watch.close()
         await self._ledger.close()
-
-    def _take_nodes(self) -> None:
-        """Have a gate for each node that there is."""
-        for name, node in self._nodes.nodes.items():
-            if self._asked.get(name) is not node:
-                self._asked[name] = node
-                silence_s = self._parts.silence_s if isinstance(node, CheckedNode) else math.inf
-                gone = self._gates.get(name)
-                self._gates[name] = NodeGate(node.capabilities, self._parts.cell, silence_s)
-                if gone is not None:
-                    gone.retire()
-        for name in self._gates.keys() - self._nodes.nodes.keys():
-            self._gates.pop(name).retire()
-            del self._asked[name]
-        self._note_states()
-
-    async def _beat(self) -> None:
-        """Every two seconds: ask the nodes how they are, and say it."""
-        while True:
-            try:
-                self._beat_once()
-            except Exception:
-                log.exception("how the nodes are")
-            await asyncio.sleep(BEAT_EVERY_S)
-
-    def _beat_once(self) -> None:
-        gone = self._nodes.refresh()
-        self._take_nodes()
-        for node in gone:
-            self._retiring.append(node)
-            self._go_on(self._retire(node))
-        for name, gate in self._gates.items():
-            node = self._asked[name]
-            if isinstance(node, CheckedNode) and not gate.being_checked:
-                gate.being_checked = True
-                self._go_on(self._check(gate, node))
-        for gate in self._gates.values():
-            if gate.check_silence():
-                self._move_calls(gate)
-        self._shorten_queues()
-        self._note_states()
-        self._parts.publish(list(self.states.values()))
-
-    def _go_on(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something beside the calls, to its end or that of the loop."""
-        self._beside.add(task := self._create_task(work))
-        task.add_done_callback(self._beside.discard)
-
-    async def _check(self, gate: NodeGate, node: CheckedNode) -> None:
-        try:
-            gate.loaded = (await asyncio.wait_for(node.check(), CHECK_LIMIT_S)).loaded
-            gate.heard()
-        except (NodeError, TimeoutError) as error:
-            if isinstance(error, NodeError) and error.failure not in ("refused", "timeout"):
-                gate.heard()  # whatever it is that it says
-            log.debug("%s: %s", gate.capabilities.node, error)
-        except Exception:
-            log.exception("%s: check", gate.capabilities.node)
-        finally:
-            gate.being_checked = False
-            self._note_states()
-
-    async def _retire(self, node: Node) -> None:
-        """Close a node that is no more, once its calls are over."""
-        await asyncio.sleep(node.capabilities.timeout_s)
-        self._retiring.remove(node)
-        await _close(node)
 
     def _move_calls(self, gate: NodeGate) -> None:
         """A node has become silent: its calls under way go to others."""
-        log.warning("%s: not heard of for %g s", gate.capabilities.node, self._parts.silence_s)
         for asked in self._under_way:
             if asked.gate is gate and asked.deadline < math.inf:
-                asked.cut_short(NodeError(f"the node was not heard of for {self._parts.silence_s:g} s", "timeout"))
-
-    def _shorten_queues(self) -> None:
-        """Where a node has become far slower than another, calls that wait for it look around again."""
-        now = monotonic()
-        waits = {gate: gate.wait_s(now) for gate in self._gates.values()}
-        best = min(waits.values(), default=0.0)
-        for gate, wait_s in waits.items():
-            if is_far_slower(wait_s, best):
-                gate.look_anew()
-
-    def _note_states(self) -> None:
-        now = monotonic()
-        self.states = {name: gate.state(now) for name, gate in self._gates.items()}
+                why = f"the node was not heard of for {self._parts.silence_s:g} s"
+                asked.cut_short(NodeError(why, "timeout"))
 
     def _look(self) -> None:
         """End the tries whose time is over, and let probes go."""
-        now = monotonic()
+        now = time.monotonic()
         for asked in self._under_way:
             if asked.deadline < now:
                 asked.cut_short(TimeoutError(f"no answer within {asked.limit_s:g} s"))
-        for gate in self._gates.values():
+        for gate in self._watch.gates.values():
             gate.look(now)
         self._looking = bool(self._under_way or self._to_ask)
         if self._looking:
@@ -507,15 +393,15 @@ class CallRunner:
             self._take(round_, place, known)
             return
         self._to_ask.append(_Asked(round_, place, call))
-        if not self._worker_comes:
-            self._call_worker()
+        self._call_worker()
         if not self._looking:
             self._looking = True
             self._call_later(LOOK_EVERY_S, self._look)
 
     def _call_worker(self) -> None:
-        self._worker_comes = True
-        self._create_task(self._work())
+        if not self._worker_comes:
+            self._worker_comes = True
+            self._create_task(self._work())
 
     async def _work(self) -> None:
         """Ask what there is to ask, one call after the other; where one has to wait, another worker goes on.
@@ -530,7 +416,7 @@ class CallRunner:
             asked = self._to_ask.popleft()
             if asked.round.cancelled:
                 continue
-            if self._to_ask and not self._worker_comes:
+            if self._to_ask:
                 self._call_worker()
             asked.task = me
             self._under_way.add(asked)
@@ -560,7 +446,8 @@ class CallRunner:
             answers = [a for a in round_.answers if a is not None]
             work: Work = routed.message.body
             if work.view.verifier is not None:
-                self._go_on(self._judge(round_, answers))
+                self._judging.add(task := self._create_task(self._judge(round_, answers)))
+                task.add_done_callback(self._judging.discard)
                 return
             if not self._parts.enough(routed, answers):
                 self._ask_next(round_)
@@ -613,23 +500,19 @@ class CallRunner:
         for other, answer in enumerate(round_.answers):
             if other == place or (answer is not None and answer.status == "failed"):
                 continue
-            wait_s = 0.0 if answer is not None else self._wait_s(round_.calls[other])
+            wait_s = 0.0 if answer is not None else self._watch.wait_s(round_.calls[other])
             if wait_s is not None:
                 longest = wait_s if longest is None else max(longest, wait_s)
         if longest is not None:
             return longest
-        return min((w for w in map(self._wait_s, round_.reserves) if w is not None), default=None)
-
-    def _wait_s(self, call: Call) -> float | None:
-        gate = self._gates.get(call.node)
-        return gate.wait_s(monotonic()) if gate is not None and gate.is_open(call.model) else None
+        return min((w for w in map(self._watch.wait_s, round_.reserves) if w is not None), default=None)
 
     # -- one call --------------------------------------------------------------------------------------------------
 
     async def _ask(self, asked: "_Asked") -> None:
         """One call with its tries; a failure in the end is an answer that says so."""
         round_, call = asked.round, asked.call
-        started = monotonic()
+        started = time.monotonic()
         try:
             answer, tries, text = await self._try_often(asked)
         except asyncio.CancelledError:
@@ -642,7 +525,7 @@ class CallRunner:
             return
         if answer is None:
             answer = Answer(node=call.node, model=call.model, status="failed", error=text)
-        latency = round(monotonic() - started, 6)
+        latency = round(time.monotonic() - started, 6)
         answer = msgspec.structs.replace(
             answer, node=call.node, model=call.model, sample=call.sample, tries=tries, latency_s=latency
         )
@@ -658,7 +541,7 @@ class CallRunner:
         round_, call = asked.round, asked.call
         tries, text = 0, ""
         while not round_.cancelled:
-            gate = self._gates.get(call.node)
+            gate = self._watch.gates.get(call.node)
             if gate is None or call.model not in gate.breakers:
                 return None, tries, text or "NodeError: the node, or its model, is no longer in the nodes file"
             asked.gate = gate
@@ -689,7 +572,7 @@ class CallRunner:
             NodeError: the node gave up the call, or what it returned is no answer.
         """
         round_, call = asked.round, asked.call
-        model, purse, node = call.model, round_.purse, self._asked[call.node]
+        model, purse, node = call.model, round_.purse, self._watch.nodes[call.node]
         probe = False if gate.enter_at_once(model) else await self._enter(asked, gate)
         counted = False
         charged: _Charged | None = None
@@ -699,26 +582,26 @@ class CallRunner:
             else:
                 charged = await self._charge(round_, purse, call, gate)
             limit_s = gate.probe_limit_s(model) if probe else gate.capabilities.timeout_s
-            began = monotonic()
+            began = time.monotonic()
             asked.limit_s = limit_s
             asked.deadline = began + limit_s
             answer = _checked(await node.ask(call))
-            ended = monotonic()
+            ended = time.monotonic()
             gate.answered(model, ended, ended - began, answer.tokens_out)
             counted = True
             if probe:
-                self._note_states()
+                self._watch.note_states()
             self._correct(asked, charged, answer.tokens_in + answer.tokens_out, answer.cost)
         except _Refused:
             raise
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - `_ask` goes on whatever it was
             failure = self._failure(asked, error)
-            gate.failed(model, monotonic(), failure, probe=probe)
+            gate.failed(model, time.monotonic(), failure, probe=probe)
             counted = True
             if not _may_have_cost(failure):
                 self._correct(asked, charged, 0, 0.0)
             if not gate.is_open(model):
-                self._note_states()
+                self._watch.note_states()
             raise failure from None
         finally:
             asked.over()
@@ -863,14 +746,6 @@ def _checked(answer: object) -> Answer:
         told = f"{checked.tokens_in} and {checked.tokens_out} tokens, cost {checked.cost}"
         raise NodeError(f"the node returned an Answer of {told}", "garbage")
     return checked
-
-
-async def _close(node: Node) -> None:
-    """Close a node; one that cannot be closed is no reason not to go on."""
-    try:
-        await asyncio.wait_for(node.close(), CLOSE_LIMIT_S)
-    except Exception:
-        log.exception("%s: close", node.capabilities.node)
 
 
 def _told(error: Exception) -> str:

@@ -7,7 +7,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from time import monotonic
 
 from connectors.nodes import NodeError
 from flows.health import AdaptiveLimit, Breaker, Meter
@@ -70,7 +69,7 @@ class NodeGate:
         self.loaded = capabilities.models
         self.being_checked = False
         self.retired = False
-        self._heard = monotonic()
+        self._heard = time.monotonic()
         self._ever_heard = False
         self._cell = cell
         self._silence_s = silence_s
@@ -97,7 +96,7 @@ class NodeGate:
     def _sit(self) -> None:
         self.active += 1
         if self.active >= self.limit.value:
-            self._turned = monotonic()
+            self._turned = time.monotonic()
 
     def wait_s(self, now: float) -> float:
         """Say how long a call would wait for a seat: as many turns as calls wait, each as long as one usually takes.
@@ -128,11 +127,11 @@ class NodeGate:
             NodeError: it was not available for as long as a call may take.
         """
         loop = asyncio.get_running_loop()
-        since = monotonic()
+        since = time.monotonic()
         while True:
             if self.retired:
                 raise RetiredError("the node is no more")
-            now = monotonic()
+            now = time.monotonic()
             breaker = self.breakers[model]
             if not breaker.is_closed:
                 if breaker.may_probe(now):
@@ -175,7 +174,7 @@ class NodeGate:
 
     def leave(self) -> None:
         """Give a seat back, to whoever waits longest."""
-        self._turned = monotonic()
+        self._turned = time.monotonic()
         if self.active <= self.limit.value:
             while self._waiting:
                 future = self._waiting.popleft()
@@ -239,7 +238,7 @@ class NodeGate:
 
     def heard(self) -> None:
         """The node has given a sign of life."""
-        self._heard = monotonic()
+        self._heard = time.monotonic()
         self._ever_heard = True
         if self.silent:
             self._back()
@@ -294,11 +293,11 @@ class NodeGate:
 
     def check_silence(self) -> bool:
         """Tell whether the node has just become silent: its calls under way are to go elsewhere."""
-        if self.silent or monotonic() - self._heard < self._silence_s:
+        if self.silent or time.monotonic() - self._heard < self._silence_s:
             return False
         self.silent = True
         for breaker in self.breakers.values():
-            breaker.trip(monotonic())
+            breaker.trip(time.monotonic())
         self.look_anew()
         return True
 
@@ -331,7 +330,7 @@ class NodeGate:
             latency_s=rates.latency_s,
             tokens_per_s=rates.tokens_per_s,
             calls=self.meter.calls,
-            last_seen=round(time.time() - (monotonic() - self._heard), 3) if self._ever_heard else 0.0,
+            last_seen=round(time.time() - (time.monotonic() - self._heard), 3) if self._ever_heard else 0.0,
             loaded=self.loaded,
             open=open_,
             at=round(time.time(), 3),

@@ -204,7 +204,7 @@ def test_a_round_waits_for_a_long_retry_after_only_where_nobody_else_can_serve(m
         (found,) = answered(runner, routed(call(), reserves=(call(node="spare"),)), limit_s=2)
         assert [a.status for a in found.answers] == ["failed", "ok"]
         began = time.monotonic()
-        assert runner._gates["n"].state(began).quiet_s > 2
+        assert runner._watch.gates["n"].state(began).quiet_s > 2
         (alone,) = answered(runner, routed(call(1)), limit_s=4)
         assert time.monotonic() - began > 1
         assert (alone.answers[0].status, quiet.tries) == ("ok", 2)
