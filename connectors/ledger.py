@@ -260,7 +260,9 @@ class CallLedger:
                 ended, self._ended = self._ended, []
                 charges, self._charges = self._charges, []
                 waiting, self._waiting = self._waiting, []
-                self.position = await loop.run_in_executor(self._executor, self._write, begun, ended, charges)
+                # encoded here: what these threads share they hand from one processor's cache to the other's
+                body = _encode(Commit(LEDGER_VERSION, tuple(begun), tuple(ended)))
+                self.position = await loop.run_in_executor(self._executor, self._write, body, charges)
                 for then in waiting:
                     then()
         except Exception as error:
@@ -270,19 +272,22 @@ class CallLedger:
         finally:
             self._writer = None
 
-    def _write(self, begun: list[Begun], ended: list[Ended], charges: Iterable[Charge]) -> int:
+    def _write(self, body: bytes, charges: Iterable[Charge]) -> int:
         """Write one commit; return the position of the next one."""
-        body = _encode(Commit(LEDGER_VERSION, tuple(begun), tuple(ended)))
         now = time.time()
+        self._commits += 1
+        trims = self._commits % TRIM_EVERY == 0
         try:
-            self._db.execute("BEGIN IMMEDIATE")
+            # one statement alone is a transaction; after each this thread waits for its turn among those that compute
+            if charges or trims:
+                self._db.execute("BEGIN IMMEDIATE")
             position = self._db.execute(_APPEND, (self._writer_id, now, len(body), body)).lastrowid or 0
             if charges:
                 self._db.executemany(_CHARGE, [(c.day, c.lane, c.calls, c.tokens, c.cost) for c in charges])
-            self._commits += 1
-            if self._commits % TRIM_EVERY == 0:
+            if trims:
                 self._trim(now, position)
-            self._db.execute("COMMIT")
+            if charges or trims:
+                self._db.execute("COMMIT")
         except sqlite3.Error as error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
