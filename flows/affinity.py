@@ -271,6 +271,8 @@ class Affinities:
             cascade rests on dearer models being better, and then says so here.
     """
 
+    name = "affinities"
+
     def __init__(self, dearest: float = RELIABILITY) -> None:
         self._dearest = dearest
         self._lock = threading.Lock()
@@ -452,6 +454,10 @@ class Affinities:
 
     # -- keeping it ------------------------------------------------------------------------------------------------
 
+    def encoded(self) -> bytes:
+        """Write down what was learned."""
+        return msgspec.json.encode(self.state())
+
     def state(self) -> AffinityState:
         """Copy out what was learned."""
         with self._lock:
@@ -467,8 +473,13 @@ class Affinities:
             ]
             return AffinityState(next_offsets=dict(self._next), topics=topics)
 
-    def restore(self, state: AffinityState) -> None:
-        """Begin with what was learned before."""
+    def restore(self, encoded: bytes) -> None:
+        """Begin with what was learned before.
+
+        Raises:
+            ValueError: it is nothing that `encoded` wrote.
+        """
+        state = msgspec.json.decode(encoded, type=AffinityState)
         with self._lock:
             self._next = dict(state.next_offsets)
             self._topics.clear()

@@ -40,7 +40,7 @@ from flows.affinity import RELIABILITY, Affinities
 from flows.budget import Budgets
 from flows.calls import CallRunner, RetryPolicy, RunnerParts
 from flows.lane import Cut, Owner, Sealer, decode_cut, encode_cut, id_key
-from flows.learning import Learning
+from flows.learning import Learning, Memories
 from flows.overflow import Overflow
 from flows.policies import ConvergencePolicy
 from flows.prompts import Prompts
@@ -189,7 +189,7 @@ class Cell:
                 self._router = Router(
                     self.present_nodes,
                     self.verifiers,
-                    self.learning().affinities,
+                    self.learning().memories.affinities,
                     read_strategy(settings.routing, settings.cascade_first, agree),
                     states=self._node_states,
                     render=self._messages,
@@ -203,8 +203,8 @@ class Cell:
                 settings = self.settings
                 self.connect()  # which makes the state folder, or refuses another cluster's
                 dearest = PRESUMED_BEST if settings.routing == "cascade" else RELIABILITY
-                path = settings.state_dir / "affinities.json"
-                self._learning = Learning(Affinities(dearest), path, settings.lake_dir)
+                memories = Memories(affinities=Affinities(dearest))
+                self._learning = Learning(memories, settings.state_dir, settings.lake_dir)
             return self._learning
 
     def _node_states(self) -> Mapping[str, NodeState]:

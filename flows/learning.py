@@ -1,11 +1,11 @@
-"""What a cell has learned of the models, kept in its state folder: `affinities.json`.
+"""What a cell has learned from decisions, kept in its state folder, a file for each memory: `affinities.json`, …
 
-    decisions as read back ─► learn ─► affinities ─► route, validate
+    decisions as read back ─► learn ─► memories ─► route, validate, supervise, plan
                                 │
-                                └─► affinities.json, every two seconds at most
+                                └─► their files, every two seconds at most
 
-The file names the place in each lane's log up to which it goes, so a replay teaches nothing twice, and an old file only
-means that a little is learned again; of several processes of a cell the first one keeps it. Without one, or with one
+A file names the place in each lane's log up to which it goes, so a replay teaches nothing twice, and an old file only
+means that a little is learned again; of several processes of a cell the first one keeps them. Without one, or with one
 that cannot be read, the last rounds in the lake teach.
 """
 
@@ -13,13 +13,14 @@ import fcntl
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 import msgspec
+from msgspec import Struct
 
-from flows.affinity import Affinities, AffinityState, kind_of, verifier_of
+from flows.affinity import Affinities, kind_of, verifier_of
 from flows.steps.equivalence import group
 from flows.steps.intake import Decided
 from one_lake.query import RecentRound, recent_rounds
@@ -35,24 +36,60 @@ ROUNDS_OF_THE_LAKE = 4000
 _read_candidates = msgspec.json.Decoder(tuple[Answer, ...]).decode
 
 
+class Memory(Protocol):
+    """Something that learns from winning decisions, and can be put into a file."""
+
+    name: str
+    """Of its file, without the ending."""
+    changes: int
+    """Rises with all that is learned."""
+
+    def learn(self, lane: int, decisions: Iterable[tuple[int, Decision]]) -> None:
+        """Learn from winning decisions as read back, in log order; what was learned from before is skipped."""
+        ...
+
+    def encoded(self) -> bytes:
+        """Write down what was learned, and the place in each lane's log that it stands for."""
+        ...
+
+    def restore(self, encoded: bytes) -> None:
+        """Begin with what was learned before.
+
+        Raises:
+            ValueError: it is nothing that `encoded` wrote.
+        """
+        ...
+
+
+class Memories(Struct, frozen=True, kw_only=True):
+    """All that a cell learns."""
+
+    affinities: Affinities
+
+    def each(self) -> tuple[Memory, ...]:
+        """Give them one by one."""
+        return tuple([getattr(self, field) for field in self.__struct_fields__])
+
+
 class Learning:
-    """Affinities that outlive the process; threads may share it.
+    """Memories that outlive the process; threads may share it.
 
     Args:
-        affinities: what is to be filled.
-        path: the file.
-        lake_dir: the lake that teaches where there is no file.
+        memories: what is to be filled.
+        folder: where their files are.
+        lake_dir: the lake that teaches those that have none.
     """
 
-    def __init__(self, affinities: Affinities, path: Path, lake_dir: Path) -> None:
-        self.affinities = affinities
-        self._path = path
+    def __init__(self, memories: Memories, folder: Path, lake_dir: Path) -> None:
+        self.memories = memories
+        self._each = memories.each()
+        self._folder = folder
         self._writing = threading.Lock()
         self._owned: IO[bytes] | None = None
         self._written_at = 0.0
-        self._written = 0
-        if not self._read():
-            self._learn_from_lake(lake_dir)
+        self._written: dict[str, int] = {}
+        if new := [m for m in self._each if not self._read(m)]:
+            _learn_from_lake(new, lake_dir)
 
     def learn(self, decided: Decided, now: float) -> None:
         """Learn from winning decisions of a lane, and keep it now and then.
@@ -61,26 +98,27 @@ class Learning:
             decided: in log order.
             now: seconds since the epoch.
         """
-        self.affinities.learn(decided.lane, decided.decisions)
+        for memory in self._each:
+            memory.learn(decided.lane, decided.decisions)
         if now - self._written_at >= WRITE_EVERY_S and self._writing.acquire(blocking=False):
             try:
                 self._written_at = now
-                self._write()
+                self._write_all()
             finally:
                 self._writing.release()
 
     def close(self) -> None:
         """Keep what there is."""
         with self._writing:
-            self._write()
+            self._write_all()
             if self._owned is not None:
                 self._owned.close()
                 self._owned = None
 
     def _owns(self) -> bool:
-        """Of the processes of a cell the first one keeps the file; what the others learned ends with them."""
+        """Of the processes of a cell the first one keeps the files; what the others learned ends with them."""
         if self._owned is None:
-            lock = self._path.with_suffix(".lock").open("wb")
+            lock = (self._folder / "learned.lock").open("wb")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -89,42 +127,50 @@ class Learning:
             self._owned = lock
         return True
 
-    def _write(self) -> None:
-        changes = self.affinities.changes
-        if changes == self._written:
-            return
-        draft = self._path.with_name(f"{self._path.name}.{os.getpid()}")
-        try:
-            # not synced: a file that a power cut leaves in pieces is as good as none, and the lake teaches
-            if not self._owns():
-                return
-            draft.write_bytes(msgspec.json.encode(self.affinities.state()))
-            draft.replace(self._path)
-        except OSError as error:
-            log.warning("%s: %s; what was learned is kept in memory alone", self._path, error)
-        else:
-            self._written = changes
+    def _write_all(self) -> None:
+        for memory in self._each:
+            changes = memory.changes
+            if changes == self._written.get(memory.name, 0):
+                continue
+            path = self._path(memory)
+            draft = path.with_name(f"{path.name}.{os.getpid()}")
+            try:
+                # not synced: a file that a power cut leaves in pieces is as good as none, and the lake teaches
+                if not self._owns():
+                    return
+                draft.write_bytes(memory.encoded())
+                draft.replace(path)
+            except OSError as error:
+                log.warning("%s: %s; what was learned is kept in memory alone", path, error)
+            else:
+                self._written[memory.name] = changes
 
-    def _read(self) -> bool:
+    def _read(self, memory: Memory) -> bool:
+        path = self._path(memory)
         try:
-            self.affinities.restore(msgspec.json.decode(self._path.read_bytes(), type=AffinityState))
+            memory.restore(path.read_bytes())
         except FileNotFoundError:
             return False
         except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
-            log.warning("%s: %s; the lake's last rounds are learned from instead", self._path, error)
+            log.warning("%s: %s; the lake's last rounds are learned from instead", path, error)
             return False
-        self._written = self.affinities.changes
+        self._written[memory.name] = memory.changes
         return True
 
-    def _learn_from_lake(self, lake_dir: Path) -> None:
-        try:
-            rounds = recent_rounds(lake_dir, ROUNDS_OF_THE_LAKE)
-        except RefusedError:
-            return  # there is no lake yet
-        for row in rounds:
-            self.affinities.learn(row.lane, [(row.decision_offset, decision_of(row))])
-        if rounds:
-            log.info("learned from the last %d rounds in the lake how well the models do", len(rounds))
+    def _path(self, memory: Memory) -> Path:
+        return self._folder / f"{memory.name}.json"
+
+
+def _learn_from_lake(memories: Sequence[Memory], lake_dir: Path) -> None:
+    try:
+        rounds = recent_rounds(lake_dir, ROUNDS_OF_THE_LAKE)
+    except RefusedError:
+        return  # there is no lake yet
+    for row in rounds:
+        for memory in memories:
+            memory.learn(row.lane, [(row.decision_offset, decision_of(row))])
+    if rounds:
+        log.info("learned from the last %d rounds in the lake: %s", len(rounds), ", ".join(m.name for m in memories))
 
 
 def decision_of(row: RecentRound) -> Decision:

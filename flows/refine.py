@@ -88,7 +88,7 @@ class Steps:
 
     def validate(self, rounds: list[Answered]) -> list[Supervised]:
         """Judge each round's answers; none where no model was asked."""
-        verifiers, affinities, now = self._cell.verifiers, self._learning.affinities, time.time()
+        verifiers, affinities, now = self._cell.verifiers, self._learning.memories.affinities, time.time()
         judged = []
         for answered in rounds:
             body = answered.routed.message.body

@@ -1,6 +1,7 @@
 """Decisions: what is appended to `tasks.results`, and all that follows from them."""
 
 import enum
+from typing import Literal
 
 import msgspec
 from msgspec import Raw, Struct
@@ -10,6 +11,9 @@ from schemas.node import Answer
 from schemas.task import DEFAULT_PRIORITY, Allowance, Cause, EvidenceKind, Origin, read_head
 
 WIRE_VERSION = 1
+FindingAction = Literal["accept", "flag", "more_reasoning", "cap", "reject", "stop_topic"]
+"""What a supervision policy may do: nothing, a note, another round that reasons more, a bound to the score, keep the
+result out of ONE, and that with all further tasks of its topic for a while."""
 NO_PAYLOAD = Raw(b"")
 """Left out."""
 
@@ -24,6 +28,31 @@ class DecisionKind(enum.StrEnum):
     CANCELLED = "cancelled"
     MOVED = "moved"
     STARTED = "started"
+
+
+class Dissent(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """An answer that does not lead."""
+
+    answer: str
+    """As its first candidate wrote it, up to a limit."""
+    confidence: float
+    """The probability that it is right, 0 to 1."""
+    votes: int
+    """Candidates that gave it."""
+
+
+class Finding(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """What a supervision policy did about a result, and why."""
+
+    policy: str
+    """The policy with its parameters."""
+    action: FindingAction
+    reason: str
+    """For the prompt of the next round and for people."""
+    evidence: str = ""
+    """What it saw, up to a limit."""
+    cap: float | None = None
+    """The most that the score may be."""
 
 
 class RoundResult(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
@@ -43,8 +72,21 @@ class RoundResult(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=Tru
     candidates: tuple[Answer, ...] = ()
     leading: tuple[int, ...] = ()
     """Which of the candidates are equivalent to the answer."""
+    abstained: int = 0
+    """Models that were asked and gave no answer."""
+    effective_votes: float = 0.0
+    """How many independent models would tell as much as those who gave the answer."""
+    dissent: tuple[Dissent, ...] = ()
+    """The other answers, the likeliest first."""
+    z_score: float | None = None
+    """What those who gave the answer thought of it themselves, in standard deviations from what each of them usually
+    thinks on the topic; None where they did not say."""
+    parameters: str = ""
+    """The version of what was learned that the confidence rests on."""
     flags: tuple[str, ...] = ()
-    """What supervision noted."""
+    """What supervision noted, in words."""
+    findings: tuple[Finding, ...] = ()
+    """What supervision noted: by which policy, with its evidence."""
     warnings: tuple[str, ...] = ()
     """What was wrong with an answer's own data and was left out."""
 

@@ -125,6 +125,8 @@ class Answer(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     score: float | None = None
     """The model's own estimate that it is right, 0 to 1; None when it gave none."""
     meta: dict[str, Any] | None = None
+    signals: dict[str, float] = {}
+    """What its text tells of how sure it may be, by name."""
     error: str = ""
     tries: int = 1
     latency_s: float = 0.0

@@ -82,6 +82,7 @@ class Origin(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, fo
     """What this task and all that follows from it may still spend; None where nothing has been decided yet."""
     answer: str | None = None
     score: float = 0.0
+    confidence: float = 0.0
     critique: str = ""
     """What validation and supervision found wrong with the round before."""
     calls: int = 0
@@ -135,6 +136,10 @@ class PayloadView(Struct, frozen=True, gc=False):
     messages: tuple[PromptMessage, ...] | None = None
     answer_kind: AnswerKind = AnswerKind.TEXT
     verifier: str | None = None
+    tests: str | None = None
+    """Of a question for code: a program that is run after the answer, and fails where that is wrong."""
+    tolerance: float | None = None
+    """Of a question for a number: how far two answers may be apart and be the same, relative to the larger."""
 
     @property
     def text(self) -> str:

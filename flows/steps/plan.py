@@ -1,6 +1,7 @@
 """plan: the decision on one message, with all that follows from it spelled out, encoded and measured."""
 
 import hashlib
+from collections.abc import Callable
 
 import msgspec
 from msgspec import Raw, Struct
@@ -9,7 +10,8 @@ from connectors.topics import RETRY, TASKS, TASKS_HIGH, TASKS_NEXT
 from flows.budget import Budgets, after, is_unlimited, spent_up, split
 from flows.calls import Answered
 from flows.overflow import Overflow
-from flows.policies import ConvergencePolicy, Verdict
+from flows.policies import ConvergencePolicy, Outlook, Situation, Verdict
+from flows.steps.equivalence import group
 from flows.steps.intake import Rejected, Work
 from flows.steps.route import BUDGET_SPENT
 from flows.steps.supervise import Supervised, critique
@@ -61,6 +63,7 @@ class Planner:
         limits: what bounds recursion and retries.
         budgets: what may be spent; without limit if left out.
         overflow: where what is large goes; it stays if left out.
+        outlook: what one more round is expected to bring: (topic, index of the round that is judged, confidence).
     """
 
     def __init__(
@@ -69,9 +72,11 @@ class Planner:
         limits: Limits,
         budgets: Budgets | None = None,
         overflow: Overflow | None = None,
+        outlook: Callable[[str, int, float], Outlook | None] = lambda _topic, _round_index, _confidence: None,
     ) -> None:
         self._out = overflow.decision_out if overflow is not None else _as_it_is
         self._policy = policy
+        self._outlook = outlook
         self._limits = limits
         self._budgets = budgets or Budgets()
 
@@ -163,7 +168,7 @@ class Planner:
         self, lane: int, answered: Answered, result: RoundResult, now: float, left: Allowance, spent: str
     ) -> Decision:
         task = _task_of(answered)
-        verdict = self._policy.judge(result, task.round_index)
+        verdict = self._policy.judge(result, self._situation(answered, result))
         policy = self._policy.name
         if spent and not verdict.converged:
             verdict = Verdict(converged=True, reason=spent, forced=True)
@@ -216,6 +221,21 @@ class Planner:
             cut_off=cut_off,
         )
 
+    def _situation(self, answered: Answered, result: RoundResult) -> Situation:
+        work: Work = answered.routed.message.body
+        task, kind = work.task, work.view.answer_kind
+        outlook = self._outlook(task.topic, task.round_index, result.confidence)
+        if task.origin is None or task.origin.answer is None:
+            return Situation(round_index=task.round_index, outlook=outlook)
+        before = task.origin.answer
+        return Situation(
+            round_index=task.round_index,
+            previous_answer=before,
+            previous_confidence=task.origin.confidence,
+            is_stable=result.answer is not None and group(kind, [before, result.answer]) == [0, 0],
+            outlook=outlook,
+        )
+
     def _carried(self, task: TaskDescriptor, answered: Answered, result: RoundResult | None, left: Allowance) -> Origin:
         """What the next round or attempt is told of this one."""
         old = task.origin or _NO_ORIGIN
@@ -225,6 +245,7 @@ class Planner:
             branches_left=old.branches_left if old.ancestors else self._limits.max_branches,
             answer=result.answer if result is not None and answered_now else old.answer,
             score=result.score if result is not None and answered_now else old.score,
+            confidence=result.confidence if result is not None and answered_now else old.confidence,
             critique=critique(result) if result is not None else old.critique,
             allowance=None if is_unlimited(left) else left,
             calls=old.calls + answered.spent.calls,

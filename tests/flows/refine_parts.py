@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from connectors.nodes import Node
-from flows.policies import Verdict
+from flows.policies import Situation, Verdict
 from flows.settings import Settings
 from one_lake.sink import LakeWriter
 from schemas.decision import RoundResult
@@ -145,9 +145,10 @@ class SecondRoundPolicy:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def judge(self, result: RoundResult, round_index: int) -> Verdict:
+    def judge(self, result: RoundResult, situation: Situation) -> Verdict:
         """Look at the round alone."""
-        return Verdict(converged=round_index == 1, reason=f"round {round_index} of {result.answer}")
+        index = situation.round_index
+        return Verdict(converged=index == 1, reason=f"round {index} of {result.answer}")
 
 
 def ends_in_seven(_view: PayloadView, answer: str) -> bool:

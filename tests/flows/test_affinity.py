@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows import affinity
-from flows.affinity import HALF_LIFE_S, MAX_TOPICS, RELIABILITY, Affinities, AffinityState
+from flows.affinity import HALF_LIFE_S, MAX_TOPICS, RELIABILITY, Affinities
 from flows.steps.route import Strategy
 from flows.steps.validate import posterior, validate
 from schemas.decision import Decision, DecisionKind, RoundResult
@@ -183,7 +183,7 @@ def test_what_is_restored_goes_on_as_if_nothing_had_been(texts: list[str], cut: 
     whole = taught(*decisions)
     first = taught(*decisions[:cut])
     restored = Affinities()
-    restored.restore(msgspec.json.decode(msgspec.json.encode(first.state()), type=AffinityState))
+    restored.restore(first.encoded())
     restored.learn(0, enumerate(decisions))
     assert restored.state() == whole.state()
 

@@ -106,7 +106,7 @@ def test_an_error_in_a_step_ends_the_run_in_one_line(own_broker: Broker, tmp_pat
         "class Policy:\n"
         "    name = 'picky'\n"
         "    def __init__(self, settings): pass\n"
-        "    def judge(self, result, round_index): raise RefusedError('this policy likes nothing')\n"
+        "    def judge(self, result, situation): raise RefusedError('this policy likes nothing')\n"
     )
     brokers = own_broker.brokers
     assert aureon("submit", "-", cwd=tmp_path, stdin=TASKS, AUREON_BROKERS=brokers).returncode == 0
