@@ -36,7 +36,7 @@ from connectors.topics import (
     ensure_topics,
     establish_cluster,
 )
-from flows.affinity import RELIABILITY, Affinities
+from flows.affinity import Affinities
 from flows.budget import Budgets
 from flows.calls import CallRunner, RetryPolicy, RunnerParts
 from flows.lane import Cut, Owner, Sealer, decode_cut, encode_cut, id_key
@@ -49,6 +49,7 @@ from flows.steps.intake import LaneParts, Reading, Stopping
 from flows.steps.plan import MAX_DECISION_BYTES, Limits, Planner
 from flows.steps.route import PRESUMED_BEST, Router, read_strategy
 from flows.steps.validate import Verifier, built_in_verifiers
+from flows.votes import RELIABILITY
 from one_lake.sink import LakeWriter
 from schemas.errors import RefusedError
 from schemas.node import NodeCapabilities, NodeState

@@ -20,7 +20,8 @@ from typing import IO, Protocol
 import msgspec
 from msgspec import Struct
 
-from flows.affinity import Affinities, kind_of, verifier_of
+from flows.affinity import Affinities
+from flows.lessons import kind_of, verifier_of
 from flows.steps.equivalence import group
 from flows.steps.intake import Decided
 from one_lake.query import RecentRound, recent_rounds

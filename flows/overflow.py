@@ -74,6 +74,14 @@ class Overflow:
             return payload
         return Raw(encode(self._store.put(bytes(payload))))
 
+    def keep(self, data: bytes) -> None:
+        """Keep what decisions name by its hash.
+
+        Raises:
+            TryAgainError: the store cannot be reached.
+        """
+        self._store.put(data)
+
     def text_out(self, text: str) -> str:
         """Keep an answer that is above the limit, or looks like a reference; any other stays what it is.
 

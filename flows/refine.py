@@ -40,12 +40,14 @@ from flows.steps.plan import Planner
 from flows.steps.route import Routed, Router
 from flows.steps.supervise import Supervised, supervise
 from flows.steps.validate import validate
+from flows.votes import Votes
 from one_lake.output import OneSink
 from schemas.errors import tells_errors
 from schemas.one import Row
 from schemas.task import Allowance, encode
 
 X = TypeVar("X")
+MAX_KEPT = 10_000
 
 
 @tells_errors
@@ -54,6 +56,8 @@ class Steps:
 
     def __init__(self, cell: Cell) -> None:
         self._cell = cell
+        self._kept: set[str] = set()
+        """Versions of votes that are in the blob store."""
 
     @cached_property
     def _router(self) -> Router:
@@ -95,9 +99,18 @@ class Steps:
             result = None
             if isinstance(body, Work) and answered.answers:
                 known = affinities.votes(body.task.topic, now)
+                if known is not None and known.version not in self._kept:
+                    self._keep(known)
                 result = validate(body.view, answered.answers, verifiers, known)
             judged.append(Supervised(answered, result))
         return judged
+
+    def _keep(self, votes: Votes) -> None:
+        """Keep what a decision's confidence can be computed again from, before any decision names it."""
+        self._cell.overflow.keep(votes.encoded)
+        if len(self._kept) >= MAX_KEPT:
+            self._kept.clear()
+        self._kept.add(votes.version)
 
     def supervise(self, rounds: list[Supervised]) -> list[Supervised]:
         """Let each result pass, or flag it."""

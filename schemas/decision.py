@@ -72,8 +72,10 @@ class RoundResult(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=Tru
     candidates: tuple[Answer, ...] = ()
     leading: tuple[int, ...] = ()
     """Which of the candidates are equivalent to the answer."""
+    checks: tuple[bool | None, ...] = ()
+    """What the verifier said of each candidate; None where it was not asked, or gave no verdict."""
     abstained: int = 0
-    """Models that were asked and gave no answer."""
+    """Candidates without an answer: failures and abstentions."""
     effective_votes: float = 0.0
     """How many independent models would tell as much as those who gave the answer."""
     dissent: tuple[Dissent, ...] = ()

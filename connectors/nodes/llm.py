@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from connectors.nodes import Node, NodeError
 from connectors.nodes.embedded import TOPICS, embedded_nodes
 from connectors.nodes.final_answer import final_answer
+from connectors.nodes.signals import signals_of
 from schemas.errors import RefusedError
 from schemas.node import Answer, Call, NodeCapabilities, NodeReport
 from schemas.task import PromptMessage
@@ -121,6 +122,7 @@ class LlmNode:
             status="ok" if found else "abstained",
             text=found,
             meta=meta or None,
+            signals=signals_of(call.answer_kind, written.text) if found else {},
         )
 
     async def close(self) -> None:

@@ -23,6 +23,7 @@ from yarl import URL
 
 from connectors.nodes import Failure, NodeError
 from connectors.nodes.final_answer import final_answer
+from connectors.nodes.signals import signals_of
 from schemas.node import Answer, Call, NodeCapabilities, NodeReport
 from schemas.task import PromptMessage
 
@@ -409,6 +410,7 @@ class OpenAINode:
             status="abstained" if abstained else "ok",
             text=found,
             meta=meta or None,
+            signals={} if abstained else signals_of(call.answer_kind, text),
             tokens_in=tokens_in,
             tokens_out=tokens_out,
             cost=(tokens_in * self.capabilities.price_in + tokens_out * self.capabilities.price_out) / 1e6,

@@ -18,11 +18,12 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from flows.affinity import Affinities, Name, Votes
+from flows.affinity import Affinities
 from flows.budget import Purse, expected
 from flows.lane import Message
 from flows.steps.intake import Work
 from flows.steps.validate import Verifier, validate
+from flows.votes import Name, Votes
 from schemas.errors import RefusedError
 from schemas.node import Answer, Call, NodeCapabilities, NodeHealth, NodeState
 from schemas.task import FORM_CHECKS, Allowance, Origin, PayloadView, PromptMessage, TaskDescriptor

@@ -14,9 +14,10 @@ from functools import lru_cache
 
 import msgspec
 
-from flows.affinity import ALTERNATIVES, RELIABILITY, Votes
+from flows.evidence import evidence_of
 from flows.steps.equivalence import group, number
-from schemas.decision import RoundResult
+from flows.votes import ALTERNATIVES, UNKNOWN, Votes
+from schemas.decision import Dissent, RoundResult
 from schemas.node import Answer
 from schemas.task import EvidenceKind, PayloadView
 
@@ -26,7 +27,9 @@ VERIFIED = 0.99
 Verifier = Callable[[PayloadView, str], bool]
 """A registered check: (payload, answer) -> is the answer right. It may raise; that counts as no verdict."""
 
-_VOTE = math.log(RELIABILITY * ALTERNATIVES / (1 - RELIABILITY))
+MAX_DISSENT = 5
+MAX_DISSENT_CHARACTERS = 200
+_VOTE = UNKNOWN
 _NO_VOTE = math.log(ALTERNATIVES)
 """All answers that nobody gave, together: m of them at weight 0, prior to any vote."""
 
@@ -58,6 +61,7 @@ def validate(
             agreement=0.0,
             evidence="none",
             candidates=candidates,
+            abstained=len(candidates),
             warnings=tuple(warnings),
         )
     groups = group(view.answer_kind, [a.text for a in given])
@@ -65,8 +69,12 @@ def validate(
     for g in groups:
         sizes[g] = sizes.get(g, 0) + 1
     chances: Mapping[int, float] = sizes
+    effective: Mapping[int, float] = sizes
+    z_score = None
     if known is not None:
-        chances = dict(enumerate(known.tally(tuple([(a.node, a.model) for a in given]), tuple(groups))))
+        said = evidence_of(view, given, groups, known) if known.parameters.evidence else None
+        tally = known.tally(tuple([(a.node, a.model) for a in given]), tuple(groups), said)
+        chances, effective = dict(enumerate(tally.chances)), dict(enumerate(tally.effective))
     verified: bool | None = None
     leading = groups[0]
     for g, chance in chances.items():
@@ -77,7 +85,11 @@ def validate(
         leading, verified = _verify(check, view, given, groups, chances, leading, warnings)
     answer = given[groups.index(leading)].text
     votes = sizes[leading]
-    confidence = posterior(tuple(sizes.values()), votes) if known is None else chances[leading]
+    if known is None:
+        chances = {g: posterior(tuple(sizes.values()), size) for g, size in sizes.items()}
+    else:
+        z_score = _z_score(known, [a for a, g in zip(given, groups, strict=True) if g == leading])
+    confidence = chances[leading]
     evidence: EvidenceKind = "cross-model" if votes > 1 else "self"
     if verified is not None:
         confidence = VERIFIED if verified else min(confidence, 1 - VERIFIED)
@@ -92,8 +104,31 @@ def validate(
         verified=verified,
         candidates=candidates,
         leading=tuple([i for i, g in zip(places, groups, strict=True) if g == leading]),
+        abstained=len(candidates) - len(given),
+        effective_votes=effective[leading],
+        dissent=_dissent(given, groups, sizes, chances, leading) if len(sizes) > 1 else (),
+        z_score=z_score,
+        parameters=known.version if known is not None else "",
         warnings=tuple(warnings),
     )
+
+
+def _dissent(
+    given: Sequence[Answer],
+    groups: Sequence[int],
+    sizes: Mapping[int, int],
+    chances: Mapping[int, float],
+    leading: int,
+) -> tuple[Dissent, ...]:
+    others = sorted([g for g in sizes if g != leading], key=lambda g: -chances[g])[:MAX_DISSENT]
+    texts = {g: given[groups.index(g)].text[:MAX_DISSENT_CHARACTERS] for g in others}
+    return tuple([Dissent(answer=texts[g], confidence=chances[g], votes=sizes[g]) for g in others])
+
+
+def _z_score(known: Votes, answers: Sequence[Answer]) -> float | None:
+    scores = [known.z_score((a.node, a.model), a.score) for a in answers if a.score is not None]
+    found = [z for z in scores if z is not None]
+    return round(math.fsum(found) / len(found), 4) if found else None
 
 
 @lru_cache(maxsize=4096)

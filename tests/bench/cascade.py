@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from connectors.topics import RETRY, TASKS
-from flows.affinity import RELIABILITY, Affinities
+from flows.affinity import Affinities
 from flows.budget import expected
 from flows.calls import Answered
 from flows.lane import Message, Sealer
@@ -31,6 +31,7 @@ from flows.steps.plan import Limits, Planner
 from flows.steps.route import PRESUMED_BEST, Router, Strategy
 from flows.steps.supervise import Supervised, supervise
 from flows.steps.validate import built_in_verifiers, validate
+from flows.votes import RELIABILITY
 from schemas.decision import Decision, DecisionKind, read_decision
 from schemas.node import Answer, Call, NodeCapabilities
 

@@ -10,10 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows import affinity
-from flows.affinity import HALF_LIFE_S, MAX_TOPICS, RELIABILITY, Affinities
+from flows import affinity, counts
+from flows.affinity import MAX_TOPICS, Affinities
+from flows.counts import HALF_LIFE_S
+from flows.lessons import lesson_of
 from flows.steps.route import Strategy
 from flows.steps.validate import posterior, validate
+from flows.votes import RELIABILITY
 from schemas.decision import Decision, DecisionKind, RoundResult
 from schemas.node import Answer, Call, NodeCapabilities
 from schemas.task import AnswerKind, PayloadView
@@ -135,15 +138,15 @@ def test_answers_of_rounds_that_never_converge_are_forgotten(monkeypatch: pytest
 
 def test_of_a_busy_topic_a_share_of_the_tasks_teaches_with_all_of_their_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is learned is the same, and in the next quiet second every task counts again."""
-    monkeypatch.setattr(affinity, "MAX_TAUGHT_PER_S", 100)
+    monkeypatch.setattr(counts, "MAX_TAUGHT_PER_S", 100)
     taught_by: list[str] = []
-    outcome = affinity._outcome
+    outcome = lesson_of
 
     def spied(decision: Decision, result: RoundResult) -> Any:
         taught_by.append(decision.logical_id)
         return outcome(decision, result)
 
-    monkeypatch.setattr(affinity, "_outcome", spied)
+    monkeypatch.setattr(affinity, "lesson_of", spied)
     affinities = Affinities()
     apart, agreed = (said("a"), said("c", "7")), (said("a"), said("b"), said("c"))
     for second in range(4):
@@ -218,7 +221,7 @@ def test_topics_are_forgotten_that_were_not_seen_for_longest() -> None:
 
 def test_models_of_a_topic_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nodes come and go."""
-    monkeypatch.setattr(affinity, "MAX_MODELS", 4)
+    monkeypatch.setattr(counts, "MAX_MODELS", 4)
     affinities = taught(*[decided(said(f"n{i}"), said(f"n{i + 1}")) for i in range(20)])
     (topic,) = affinities.state().topics
     assert len(topic.models) == 4
@@ -243,7 +246,7 @@ def test_votes_of_unknown_models_are_those_of_a_plain_vote(texts: list[str]) -> 
     groups = [list(dict.fromkeys(texts)).index(t) for t in texts]
     sizes = tuple(groups.count(g) for g in range(max(groups) + 1))
     tally = votes.tally(tuple((f"n{i}", "m") for i in range(len(texts))), tuple(groups))
-    assert tally == pytest.approx([posterior(sizes, size) for size in sizes], abs=2e-6)
+    assert tally.chances == pytest.approx([posterior(sizes, size) for size in sizes], abs=2e-6)
 
 
 @given(
@@ -259,8 +262,8 @@ def test_chances_are_chances(history: list[tuple[str, str]], choice: list[int]) 
     groups = tuple(sorted(set(choice)).index(g) for g in choice)
     in_order = tuple(list(dict.fromkeys(groups)).index(g) for g in groups)
     tally = votes.tally(tuple(("abcd"[i], "m") for i in range(len(choice))), in_order)
-    assert all(0.0 <= chance <= 1.0 for chance in tally)
-    assert sum(tally) <= 1.0 + 1e-5
+    assert all(0.0 <= chance <= 1.0 for chance in tally.chances)
+    assert sum(tally.chances) <= 1.0 + 1e-5
 
 
 def test_one_strong_model_outweighs_two_weak_ones_that_agree() -> None:
@@ -286,7 +289,7 @@ def test_models_that_err_alike_are_no_two_witnesses() -> None:
     for history in (alike, apart):
         votes = taught(*history, *[decided(said("a"), said("b"), said("c"), said("d"))] * 200).votes("math", 100.0)
         assert votes is not None
-        chances.append(votes.tally((("c", "m"), ("d", "m")), (0, 0))[0])
+        chances.append(votes.tally((("c", "m"), ("d", "m")), (0, 0)).chances[0])
     assert chances[0] < chances[1]
 
 
