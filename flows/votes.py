@@ -177,7 +177,7 @@ class Votes:
                 if model is not None:
                     score += share * model.deviation
             if evidence is not None:
-                score += math.fsum([known.evidence[what] * x for what, x in evidence[g].items()])
+                score += math.fsum([worth * evidence[g][what] for what, worth in known.evidence.items()])
             scores.append(score)
             effective.append(round(math.fsum(shares.values()), 3))
         top = max(scores)
