@@ -17,7 +17,7 @@ import numpy as np
 from msgspec import Struct
 
 from flows.evidence import EVIDENCE
-from flows.votes import ALTERNATIVES, Name, Votes
+from flows.votes import Name, Votes
 
 FEWEST = 8
 """Verdicts below which nothing is fitted."""
@@ -66,6 +66,7 @@ def calibrate(examples: Sequence[Example], votes: Votes) -> Calibration:
     """
     if len(examples) < FEWEST:
         return Calibration()
+    examples = [*examples, *filter(None, map(_asked_fewer, range(len(examples)), examples))]
     names = sorted({name for example in examples for g in example.groups for name in g.members})
     place = {name: 1 + i for i, name in enumerate(names)}
     nobody = 1 + len(names)
@@ -83,6 +84,23 @@ def calibrate(examples: Sequence[Example], votes: Votes) -> Calibration:
         deviations={name: fitted[i] for name, i in place.items()},
         evidence={what: worth for what, worth in evidence.items() if worth},
     )
+
+
+def _asked_fewer(number: int, example: Example) -> Example | None:
+    """Make of a round one in which fewer were asked: what all together tell must hold for a few of them as well.
+
+    Which ones goes round with the number of the example.
+    """
+    members = sorted({name for g in example.groups for name in g.members})
+    if len(members) < 2:
+        return None
+    count = 1 + number % (len(members) - 1)
+    first = number // (len(members) - 1) % len(members)
+    asked = {members[(first + i) % len(members)] for i in range(count)}
+    left = [(place, [n for n in g.members if n in asked]) for place, g in enumerate(example.groups)]
+    places = [place for place, names in left if names]
+    groups = [Group(tuple(names), example.groups[place].evidence) for place, names in left if names]
+    return Example(tuple(groups), places.index(example.right) if example.right in places else -1)
 
 
 def _features(
@@ -105,7 +123,7 @@ def _features(
             for name, share in shares.items():
                 row[place[name]] = share
             row[nobody + 1 :] = group.evidence
-        features[i, widest, 0] = np.log(ALTERNATIVES)
+        features[i, widest, 0] = votes.nobody(len(example.groups))
         features[i, widest, nobody] = 1.0
         missing[i, len(example.groups) : widest] = True
         if example.right >= 0:

@@ -24,7 +24,7 @@ DECAY_EVERY_S = 60.0
 """Time is looked at in steps of a minute."""
 PAIR_WEIGHT = 8.0
 """How many cases it weighs that two models are expected to be independent."""
-DOUBT = 0.1
+DOUBT = 0.05
 """What is taken off all that a vote adds to another: what is not known to be independent is not taken for it."""
 FEWEST_SCORES = 5.0
 NARROWEST = 0.01
@@ -237,10 +237,12 @@ class Topic:
         for name, c in self.models.items():
             right, wrong = c.vote_right * left, c.vote_wrong * left
             reliabilities[name] = (right + VOTE_WEIGHT * prior(name[0])) / (right + wrong + VOTE_WEIGHT)
-        beside = [b for pair in self.pairs.values() for b in _beside(pair, reliabilities, left)]
+        alternatives = self._alternatives(left)
+        beside = [b for pair in self.pairs.values() for b in _beside(pair, reliabilities, alternatives, left)]
         plain = Parameters(
             topic=topic,
-            models=tuple([self._model(name, r) for name, r in sorted(reliabilities.items())]),
+            alternatives=alternatives,
+            models=tuple([self._model(name, weight_of(r, alternatives)) for name, r in sorted(reliabilities.items())]),
             beside=tuple(sorted(beside, key=msgspec.structs.astuple)),
         )
         made = Votes(plain, now)
@@ -264,12 +266,24 @@ class Topic:
         self.votes = made
         return made
 
-    def _model(self, name: Name, reliability: float) -> ModelParameters:
+    def _alternatives(self, left: float) -> float:
+        """Estimate how many wrong answers there are: one in so many times do two models err alike that are independent.
+
+        Of all pairs the one that errs alike least often is taken for that.
+        """
+        shares = [
+            (p.alike * left + PAIR_WEIGHT / ALTERNATIVES) / ((p.alike + p.apart) * left + PAIR_WEIGHT)
+            for p in self.pairs.values()
+            if p.alike or p.apart
+        ]
+        return round(max(1.0, 1.0 / min(shares)), 2) if shares else ALTERNATIVES
+
+    def _model(self, name: Name, weight: float) -> ModelParameters:
         c = self.models.get(name)
         mean = deviation = 0.0
         if c is not None and c.scores >= FEWEST_SCORES and c.score_variance > NARROWEST**2:
             mean, deviation = round(c.score_mean, 4), round(math.sqrt(c.score_variance), 4)
-        return ModelParameters(*name, round(weight_of(reliability), 4), 0.0, mean, deviation)
+        return ModelParameters(*name, round(weight, 4), 0.0, mean, deviation)
 
 
 def left_after(seconds: float) -> float:
@@ -277,7 +291,7 @@ def left_after(seconds: float) -> float:
     return 0.5 ** (seconds / HALF_LIFE_S) if seconds > DECAY_EVERY_S else 1.0
 
 
-def _beside(pair: PairCounts, reliabilities: Mapping[Name, float], left: float) -> list[Beside]:
+def _beside(pair: PairCounts, reliabilities: Mapping[Name, float], alternatives: float, left: float) -> list[Beside]:
     """Tell what each of two models adds beside the other, where that is less than all of its own."""
     found = []
     both, alike, apart = pair.both_right * left, pair.alike * left, pair.apart * left
@@ -288,9 +302,10 @@ def _beside(pair: PairCounts, reliabilities: Mapping[Name, float], left: float) 
     ):
         r = min(max(reliabilities.get(name, 0.0), LEAST), MOST)
         says_so_right = (both + PAIR_WEIGHT * r) / (both + other_alone + PAIR_WEIGHT)
-        wrong = PAIR_WEIGHT * (1.0 - r) / ALTERNATIVES
+        wrong = PAIR_WEIGHT * (1.0 - r) / alternatives
         says_so_wrong = (alike + wrong) / (name_alone + alike + apart + PAIR_WEIGHT)
-        adds = max(0.0, math.log(says_so_right / says_so_wrong) - DOUBT)
-        if adds < weight_of(r):
+        tells, weight = math.log(says_so_right / says_so_wrong), weight_of(r, alternatives)
+        adds = max(0.0, tells - DOUBT) if weight > 0.0 else min(0.0, tells + DOUBT)
+        if abs(adds) < abs(weight):
             found.append(Beside(*name, *other, round(adds, 4)))
     return found

@@ -1,7 +1,7 @@
 """What each model's vote counts on one topic: how probable each answer is, given who gave it. Pure.
 
 An answer's score is the sum of its votes, and the chances are the scores' exponentials in proportion, beside all
-answers that nobody gave (a naive Bayes vote with m alternatives to the right answer):
+answers that nobody gave, log(m + 1 - answers given) (a naive Bayes vote with m alternatives to the right answer):
 
     the first vote     log(r·m / (1 - r))                        r: how often the model is right
     each further one   log(P(says so | the other is right) / P(says so | the other is wrong))
@@ -23,8 +23,10 @@ from msgspec import Struct
 
 RELIABILITY = 0.6
 """How often a model is right that nothing is known of."""
-ALTERNATIVES = 10
-"""Answers that a wrong model chooses among."""
+ALTERNATIVES = 10.0
+"""Wrong answers that a model chooses among, where nothing is known of a topic."""
+FEW = 0.05
+"""What is left of the alternatives where more answers were given than there are thought to be."""
 LEAST, MOST = 0.02, 0.98
 """No vote counts for less or for more."""
 MAX_TALLIES = 2000
@@ -62,6 +64,8 @@ class Parameters(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     format: int = 1
     topic: str
+    alternatives: float = ALTERNATIVES
+    """How many wrong answers there are to choose among: 1 where the answer is yes or no."""
     models: tuple[ModelParameters, ...] = ()
     """In the order of their names."""
     beside: tuple[Beside, ...] = ()
@@ -94,7 +98,7 @@ class Votes:
         self.made_at = made_at
         self._models = {(m.node, m.model): m for m in parameters.models}
         self._adds = {((b.node, b.model), (b.other_node, b.other_model)): b.adds for b in parameters.beside}
-        self._nobody = parameters.temperature * math.log(ALTERNATIVES) + parameters.nobody
+        self._unknown = weight_of(RELIABILITY, parameters.alternatives)
         self._tallies: dict[tuple[tuple[Name, ...], tuple[int, ...]], Tally] = {}
 
     @cached_property
@@ -143,10 +147,9 @@ class Votes:
         for weight, name in ranked:
             adds = weight
             if before and self._adds:
-                for other in before:
-                    adds = min(adds, self._adds.get((name, other), weight))
+                adds = min([self._adds.get((name, other), weight) for other in before], key=abs)
             total += adds
-            shares[name] = adds / weight if weight > 0.0 else 1.0
+            shares[name] = adds / weight if weight else 1.0
             before.append(name)
         return total, shares
 
@@ -159,7 +162,11 @@ class Votes:
 
     def _weight(self, name: Name) -> float:
         found = self._models.get(name)
-        return found.weight if found is not None else UNKNOWN
+        return found.weight if found is not None else self._unknown
+
+    def nobody(self, answers: int) -> float:
+        """The score of all answers that nobody gave, uncalibrated, where so many were given."""
+        return math.log(max(FEW, self.parameters.alternatives + 1.0 - answers))
 
     def _count(
         self, names: Sequence[Name], groups: Sequence[int], evidence: Sequence[Mapping[str, float]] | None
@@ -180,18 +187,16 @@ class Votes:
                 score += math.fsum([worth * evidence[g][what] for what, worth in known.evidence.items()])
             scores.append(score)
             effective.append(round(math.fsum(shares.values()), 3))
-        top = max(scores)
-        whole = math.fsum([math.exp(self._nobody - top), *[math.exp(s - top) for s in scores]])
+        nobody = known.temperature * self.nobody(len(scores)) + known.nobody
+        top = max(*scores, nobody)
+        whole = math.fsum([math.exp(nobody - top), *[math.exp(s - top) for s in scores]])
         return Tally(tuple([round(math.exp(s - top) / whole, 6) for s in scores]), tuple(effective))
 
 
-def weight_of(reliability: float) -> float:
+def weight_of(reliability: float, alternatives: float = ALTERNATIVES) -> float:
     """Tell what the vote of a model counts that is right so often and errs independently of all others."""
     reliability = min(max(reliability, LEAST), MOST)
-    return math.log(reliability * ALTERNATIVES / (1 - reliability))
-
-
-UNKNOWN = weight_of(RELIABILITY)
+    return math.log(reliability * alternatives / (1 - reliability))
 
 
 def read_parameters(encoded: bytes) -> Parameters:

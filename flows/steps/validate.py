@@ -16,7 +16,7 @@ import msgspec
 
 from flows.evidence import evidence_of
 from flows.steps.equivalence import group, number
-from flows.votes import ALTERNATIVES, UNKNOWN, Votes
+from flows.votes import ALTERNATIVES, FEW, RELIABILITY, Votes, weight_of
 from schemas.decision import Dissent, RoundResult
 from schemas.node import Answer
 from schemas.task import EvidenceKind, PayloadView
@@ -29,9 +29,7 @@ Verifier = Callable[[PayloadView, str], bool]
 
 MAX_DISSENT = 5
 MAX_DISSENT_CHARACTERS = 200
-_VOTE = UNKNOWN
-_NO_VOTE = math.log(ALTERNATIVES)
-"""All answers that nobody gave, together: m of them at weight 0, prior to any vote."""
+_VOTE = weight_of(RELIABILITY)
 
 
 def validate(
@@ -135,7 +133,8 @@ def _z_score(known: Votes, answers: Sequence[Answer]) -> float | None:
 def posterior(sizes: tuple[int, ...], votes: int) -> float:
     """The probability that the answer with `votes` candidates is right, given the sizes of all groups."""
     scale = votes * _VOTE
-    total = math.exp(_NO_VOTE - scale)
+    # all answers that nobody gave, together, at weight 0
+    total = max(FEW, ALTERNATIVES + 1.0 - len(sizes)) * math.exp(-scale)
     for size in sizes:
         total += math.exp(size * _VOTE - scale)
     return round(1.0 / total, 6)
