@@ -150,10 +150,11 @@ class Affinities:
             leads = result.leading and lesson.rights[result.leading[0]]
             if earlier and leads and result.answer is not None:
                 _teach_late(topic, kind_of(bytes(decision.payload)), result.answer, earlier, lesson.others)
-        topic.taught += 1
-        topic.fresh += 1
-        if topic.is_stale(now):
-            self._make_votes(topic, decision.topic, now)
+        if told:
+            topic.taught += 1
+            topic.fresh += 1
+            if topic.is_stale(now):
+                self._make_votes(topic, decision.topic, now)
 
     def _keep_example(self, topic: Topic, example: Example | None) -> None:
         if example is None:
@@ -201,6 +202,12 @@ class Affinities:
             if len(self._unlearned) < MAX_TOPICS:
                 self._unlearned[topic] = votes
             return votes
+
+    def renew(self, now: float) -> None:
+        """Make the votes of all topics anew, of all that was learned."""
+        with self._lock:
+            for topic, known in self._topics.items():
+                self._make_votes(known, topic, now)
 
     def _make_votes(self, known: Topic, topic: str, now: float) -> Votes:
         return known.make_votes(topic, lambda node: self._prior(topic, node), self._priors(topic), now)
@@ -324,6 +331,10 @@ def _teach_models(topic: Topic, result: RoundResult, lesson: Lesson) -> list[tup
 def _teach_pairs(topic: Topic, kind: AnswerKind, told: Sequence[tuple[Answer, bool]]) -> None:
     """Note how each two of those fared of whom it is known."""
     wrong = [a.text for a, right in told if not right]
+    if not wrong:
+        for first, second in combinations(sorted([(a.node, a.model) for a, _ in told]), 2):
+            (topic.pairs.get((first, second)) or topic.pair((first, second))).add_both_right()
+        return
     group_of_wrong = iter(group(kind, wrong) if len(wrong) > 1 else [0] * len(wrong))
     # (model, whether it was right, which of the wrong answers it gave)
     fared = [((a.node, a.model), right, -1 if right else next(group_of_wrong)) for a, right in told]

@@ -95,6 +95,14 @@ class PairCounts(Struct, kw_only=True, gc=False):
     """Both wrong, with the same answer."""
     apart: float = 0.0
 
+    def add_both_right(self) -> None:
+        """Both were right once more."""
+        self.both_right = self.both_right * PAIR_MEMORY + 1.0
+        self.first_right *= PAIR_MEMORY
+        self.second_right *= PAIR_MEMORY
+        self.alike *= PAIR_MEMORY
+        self.apart *= PAIR_MEMORY
+
     def add(self, first_right: bool, second_right: bool, alike: bool) -> None:  # noqa: FBT001 - they are a pair's
         """Both answered once more."""
         self.both_right *= PAIR_MEMORY

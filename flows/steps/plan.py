@@ -23,6 +23,7 @@ from schemas.task import (
     URGENT_PRIORITY,
     Allowance,
     Ancestor,
+    AnswerKind,
     BranchProposal,
     Origin,
     TaskDescriptor,
@@ -232,7 +233,7 @@ class Planner:
             round_index=task.round_index,
             previous_answer=before,
             previous_confidence=task.origin.confidence,
-            is_stable=result.answer is not None and group(kind, [before, result.answer]) == [0, 0],
+            is_stable=_is_same(kind, before, result.answer),
             outlook=outlook,
         )
 
@@ -472,3 +473,7 @@ def _task_of(answered: Answered) -> TaskDescriptor:
 
 def _history(task: TaskDescriptor) -> tuple[str, ...]:
     return task.origin.errors if task.origin is not None else ()
+
+
+def _is_same(kind: AnswerKind, before: str, answer: str | None) -> bool:
+    return answer == before or (answer is not None and group(kind, [before, answer]) == [0, 0])
