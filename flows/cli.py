@@ -153,6 +153,7 @@ def make_parser() -> argparse.ArgumentParser:
     _status(commands)
     _nodes(commands)
     _sql(commands)
+    _eval(commands)
     _schema(commands)
     return parser
 
@@ -300,6 +301,32 @@ def _sql(commands: Any) -> None:
     sql.add_argument("--json", action="store_true", help="print a JSON array with one object a row")
     _logging_flags(sql)
     _settings_flags(sql, ("home", "lake", "blobs"))
+
+
+def _eval(commands: Any) -> None:
+    evaluate = commands.add_parser(
+        "eval",
+        help="measure the ensemble on questions with known answers",
+        description="Send questions with known answers through the steps of the flow, without a broker: learn from "
+        "some, measure on the others, and tell how often the ensemble is right, beside the best single model and the "
+        "plurality, and how far its confidence can be trusted. A line of FILE is a JSON object with `question` (or "
+        "`prompt`, or `payload`) and `truth`; with `responses`, from model to text, no model is asked, otherwise each "
+        "model of the nodes is, once. A bad line is reported by its number; then the exit code is 1.",
+    )
+    evaluate.add_argument("file", metavar="FILE", help="the questions, one JSON object a line")
+    evaluate.add_argument(
+        "--train",
+        metavar="FILE",
+        help="learn from this file, and measure all of the other (default: random halves of the one)",
+    )
+    evaluate.add_argument(
+        "--splits", type=_positive, default=20, metavar="N", help="how many random halves (default: 20)"
+    )
+    evaluate.add_argument("--seed", type=int, default=0, metavar="N", help="which halves (default: 0)")
+    evaluate.add_argument("--json", action="store_true", help="print the figures as one JSON object")
+    evaluate.add_argument("--picture", metavar="FILE", help="draw them into this file, as SVG")
+    _logging_flags(evaluate)
+    _settings_flags(evaluate, ("nodes", "score_threshold", "call_tries", "call_backoff_s", "node_silence_s"))
 
 
 def _schema(commands: Any) -> None:

@@ -79,8 +79,11 @@ def validate(
         if chance > chances[leading]:  # of equals, the first that was given leads
             leading = g
     check = _find(view, verifiers, warnings)
+    checks: tuple[bool | None, ...] = ()
     if check is not None:
-        leading, verified = _verify(check, view, given, groups, chances, leading, warnings)
+        leading, verified, verdicts = _verify(check, view, given, groups, chances, leading, warnings)
+        of_group = dict(zip(places, groups, strict=True))
+        checks = tuple([verdicts.get(of_group.get(i, -1)) for i in range(len(candidates))])
     answer = given[groups.index(leading)].text
     votes = sizes[leading]
     if known is None:
@@ -102,6 +105,7 @@ def validate(
         verified=verified,
         candidates=candidates,
         leading=tuple([i for i, g in zip(places, groups, strict=True) if g == leading]),
+        checks=checks,
         abstained=len(candidates) - len(given),
         effective_votes=effective[leading],
         dissent=_dissent(given, groups, sizes, chances, leading) if len(sizes) > 1 else (),
@@ -166,9 +170,13 @@ def _verify(
     chances: Mapping[int, float],
     leading: int,
     warnings: list[str],
-) -> tuple[int, bool | None]:
-    """Ask the verifier about one answer of each group, the likeliest first; the first that it accepts leads."""
-    verdict: bool | None = None
+) -> tuple[int, bool | None, dict[int, bool]]:
+    """Ask the verifier about one answer of each group, the likeliest first; the first that it accepts leads.
+
+    Returns:
+        The group that leads, whether it was accepted, and the verdicts by group.
+    """
+    verdicts: dict[int, bool] = {}
     for g in sorted(chances, key=lambda g: -chances[g]):
         text = next(a.text for a, in_group in zip(given, groups, strict=True) if in_group == g)
         try:
@@ -176,11 +184,10 @@ def _verify(
         except Exception as error:  # noqa: BLE001 - a user's function; its failure is no verdict
             warnings.append(f"verifier {view.verifier!r}: {type(error).__name__}: {error}"[:300])
             continue
+        verdicts[g] = accepted
         if accepted:
-            return g, True
-        if g == leading:
-            verdict = False
-    return leading, verdict
+            return g, True, verdicts
+    return leading, verdicts.get(leading), verdicts
 
 
 def built_in_verifiers() -> dict[str, Verifier]:

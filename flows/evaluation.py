@@ -1,0 +1,375 @@
+"""Evaluation: questions with known answers through the steps of the flow, and what comes out, in figures. Pure.
+
+    question ─► answers ─► validate ─► supervise ─► plan ─► decision, encoded and read back ─► learn
+
+In training the truth is a verifier, `truth`: its verdicts are in the decisions, and these teach. What is measured has
+no verifier, so no truth can be seen in it.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from connectors.nodes.final_answer import final_answer
+from connectors.nodes.signals import signals_of
+from connectors.topics import RETRY, TASKS
+from flows.affinity import Affinities
+from flows.calls import Answered
+from flows.lane import Message, Sealer
+from flows.policies import SimpleThresholdPolicy
+from flows.settings import Settings
+from flows.steps.equivalence import group, number
+from flows.steps.intake import Reading, classify
+from flows.steps.plan import Limits, Planner
+from flows.steps.route import Routed
+from flows.steps.supervise import Supervised, supervise
+from flows.steps.validate import Verifier, validate
+from schemas.decision import Decision, DecisionKind, read_decision
+from schemas.errors import BadRecordError
+from schemas.node import Answer
+from schemas.task import AnswerKind, PayloadView, Topic, read_payload
+
+TRUTH = "truth"
+CONFIDENT = 0.95
+BINS = 15
+READING = Reading(0, 1, Sealer(bytes(32)), 1 << 25, RETRY, 0.0)
+"""Nothing is sealed here that anybody would read."""
+_MARK = re.compile(r"####|\bA:")
+_NUMBER = re.compile(r"-?\d[\d,]*\.?\d*|-?\.\d+", re.ASCII)
+
+
+class Line(Struct, frozen=True, kw_only=True):
+    """One line of a file of questions."""
+
+    question: str | None = None
+    prompt: str | None = None
+    payload: dict[str, Any] | None = None
+    truth: str | float | int | None = None
+    answer: str | float | int | None = None
+    """The truth, by another name."""
+    topic: Topic = "eval"
+    logical_id: Annotated[str, Meta(min_length=1)] | None = None
+    answer_kind: AnswerKind | None = None
+    responses: dict[str, str] | None = None
+    """What each model once said, by its name."""
+
+
+class Question(Struct, frozen=True, kw_only=True):
+    """A question with its true answer, and what models said to it."""
+
+    logical_id: str
+    topic: str
+    payload: bytes
+    view: PayloadView
+    truth: str
+    said: Mapping[str, str] = {}
+    answers: tuple[Answer, ...] = ()
+
+    def is_right(self, answer: str | None) -> bool:
+        """Tell whether an answer says the same as the truth."""
+        return answer is not None and group(self.view.answer_kind, [self.truth, answer]) == [0, 0]
+
+
+class Measured(Struct, frozen=True, kw_only=True):
+    """One question, answered by the ensemble."""
+
+    question: Question
+    decision: Decision
+    calls: int = 0
+    tokens: int = 0
+    cost: float = 0.0
+
+    @property
+    def is_right(self) -> bool:
+        """The decision's answer is the truth."""
+        result = self.decision.result
+        return result is not None and self.question.is_right(result.answer)
+
+    @property
+    def confidence(self) -> float:
+        """That of the decision, 0 to 1."""
+        return self.decision.result.confidence if self.decision.result is not None else 0.0
+
+
+class Bin(Struct, frozen=True, kw_only=True):
+    """Answers of like confidence, or of like agreement."""
+
+    low: float
+    answers: float
+    confidence: float
+    """Mean."""
+    accuracy: float
+
+
+class Figures(Struct, frozen=True, kw_only=True):
+    """What a measurement came to; shares are 0 to 1."""
+
+    questions: int
+    accuracy: float
+    best_single: float
+    """Of the best model by itself, chosen on the same questions, its answer read as in a list of recorded answers: a
+    number is what follows the last `####` or `A:`, or the last one there is."""
+    best_single_model: str
+    best_single_reread: float
+    """Of the best model by itself, its answer read as Aureon reads it."""
+    plurality: float
+    """Of the answer that most models give; of equals, the first that was given."""
+    ece: float
+    """Expected calibration error: the mean distance of confidence and accuracy, over 15 bins of equal width."""
+    confident_share: float
+    """Answers with a confidence of .95 or more."""
+    confident_accuracy: float
+    false_convergence: float
+    """Wrong ones among what converged without being forced."""
+    converged_unforced: float
+    effective_votes: float
+    """Mean: how many independent models would tell as much as those that gave the leading answer."""
+    ceiling: float
+    """Questions to which at least one model knew the answer."""
+    calls: float
+    """By question, as are tokens and cost."""
+    tokens: float
+    cost: float
+    reliability: tuple[Bin, ...]
+    agreement: tuple[Bin, ...]
+    """By the number of models that gave the leading answer."""
+
+
+def read_line(line: bytes, number_of_line: int) -> Question:
+    """Read one line of a file of questions.
+
+    Raises:
+        BadRecordError: it is none; says what was expected and where.
+    """
+    try:
+        read = msgspec.json.decode(line, type=Line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRecordError(str(error)) from None
+    truth = read.truth if read.truth is not None else read.answer
+    if truth is None or not str(truth).strip():
+        raise BadRecordError("needs `truth`, the known answer - at `$.truth`")
+    prompt = read.question if read.question is not None else read.prompt
+    payload = dict(read.payload or {})
+    if prompt is not None:
+        payload["prompt"] = prompt
+    kind = read.answer_kind or (AnswerKind.NUMBER if number(str(truth)) is not None else AnswerKind.TEXT)
+    payload.setdefault("answer_kind", kind.value)
+    payload.pop("verifier", None)
+    encoded = msgspec.json.encode(payload)
+    view = read_payload(encoded)
+    question = Question(
+        logical_id=read.logical_id or f"line-{number_of_line}",
+        topic=read.topic,
+        payload=encoded,
+        view=view,
+        truth=str(truth),
+        said=read.responses or {},
+    )
+    answers = tuple([answer_of(model, model, view.answer_kind, text) for model, text in question.said.items()])
+    return msgspec.structs.replace(question, answers=answers)
+
+
+def answer_of(node: str, model: str, kind: AnswerKind, text: str) -> Answer:
+    """Make of what a model once said the answer that its node would have given."""
+    found = final_answer(kind, text)
+    return Answer(
+        node=node, model=model, status="ok" if found else "abstained", text=found, signals=signals_of(kind, text)
+    )
+
+
+class Trial:
+    """An ensemble that learns from some questions, and is measured on others.
+
+    Args:
+        settings: of the policy.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.affinities = Affinities()
+        self._planner = Planner(SimpleThresholdPolicy(settings), Limits(1, 1, 0, 0))
+        self._offset = 0
+
+    def learn(self, questions: Iterable[Question]) -> None:
+        """Learn from questions whose truth is told."""
+        for question in questions:
+            view = msgspec.structs.replace(question.view, verifier=TRUTH)
+            decision = self._decide(question, view, {TRUTH: _verifier_of(question)})
+            self.affinities.learn(0, [(self._offset, decision)])
+        self.affinities.renew(float(self._offset))
+
+    def measure(self, questions: Iterable[Question]) -> list[Measured]:
+        """Answer questions, and learn nothing from them."""
+        measured = []
+        for question in questions:
+            decision = self._decide(question, question.view, {})
+            measured.append(
+                Measured(
+                    question=question,
+                    decision=decision,
+                    calls=sum(a.tries for a in question.answers),
+                    tokens=sum(a.tokens_in + a.tokens_out for a in question.answers),
+                    cost=sum(a.cost for a in question.answers),
+                )
+            )
+        return measured
+
+    def _decide(self, question: Question, view: PayloadView, verifiers: Mapping[str, Verifier]) -> Decision:
+        """Send one question through the steps."""
+        self._offset += 1
+        now = float(self._offset)
+        known = self.affinities.votes(question.topic, now)
+        result = supervise(validate(view, question.answers, verifiers, known))
+        routed = Routed(message_of(question, self._offset, now), now, ())
+        judged = Supervised(Answered(routed, question.answers), result)
+        return read_decision(self._planner.plan(0, judged, now))
+
+
+def _verifier_of(question: Question) -> Verifier:
+    return lambda _view, text: question.is_right(text)
+
+
+def message_of(question: Question, offset: int, now: float) -> Message:
+    """Put a question as a task on Kafka would be."""
+    task = {
+        "topic": question.topic,
+        "logical_id": question.logical_id,
+        "payload": msgspec.Raw(question.payload),
+    }
+    return classify(READING, TASKS, offset, msgspec.json.encode(task), now)
+
+
+# -- figures -------------------------------------------------------------------------------------------------------
+
+
+def figures_of(measured: Sequence[Measured]) -> Figures:
+    """Tell what a measurement came to; at least one question."""
+    n = len(measured)
+    rights = [m.is_right for m in measured]
+    confident = [right for m, right in zip(measured, rights, strict=True) if m.confidence >= CONFIDENT]
+    unforced = [
+        right
+        for m, right in zip(measured, rights, strict=True)
+        if m.decision.kind is DecisionKind.CONVERGED and not m.decision.forced
+    ]
+    plain, reread = _by_model(measured)
+    best = max(plain, key=lambda model: plain[model], default="")
+    return Figures(
+        questions=n,
+        accuracy=sum(rights) / n,
+        best_single=plain[best] / n if best else 0.0,
+        best_single_model=best,
+        best_single_reread=max(reread.values(), default=0) / n,
+        plurality=sum(m.question.is_right(_plurality(m)) for m in measured) / n,
+        ece=_ece(measured, rights),
+        confident_share=len(confident) / n,
+        confident_accuracy=sum(confident) / len(confident) if confident else 0.0,
+        false_convergence=unforced.count(False) / len(unforced) if unforced else 0.0,
+        converged_unforced=len(unforced) / n,
+        effective_votes=sum(m.decision.result.effective_votes for m in measured if m.decision.result) / n,
+        ceiling=sum(any(m.question.is_right(a.text) for a in _answers(m)) for m in measured) / n,
+        calls=sum(m.calls for m in measured) / n,
+        tokens=sum(m.tokens for m in measured) / n,
+        cost=sum(m.cost for m in measured) / n,
+        reliability=_bins(measured, rights, [min(int(m.confidence * BINS), BINS - 1) / BINS for m in measured]),
+        agreement=_bins(measured, rights, [float(_votes(m)) for m in measured]),
+    )
+
+
+def mean_of(every: Sequence[Figures]) -> Figures:
+    """Average the figures of several measurements."""
+    numbers = {
+        f: sum(getattr(each, f) for each in every) / len(every)
+        for f in Figures.__struct_fields__
+        if isinstance(getattr(every[0], f), float)
+    }
+    models = Counter([each.best_single_model for each in every])
+    return msgspec.structs.replace(
+        every[0],
+        **numbers,
+        best_single_model=models.most_common(1)[0][0],
+        reliability=_pooled([each.reliability for each in every]),
+        agreement=_pooled([each.agreement for each in every]),
+    )
+
+
+def plain_answer(kind: AnswerKind, text: str) -> str:
+    """Read an answer as lists of recorded answers do: after the last mark, or else the last number there is."""
+    if kind is not AnswerKind.NUMBER:
+        return final_answer(kind, text)
+    marks = list(_MARK.finditer(text))
+    found = _NUMBER.search(text, marks[-1].end()) if marks else None
+    every = [found[0]] if found is not None else _NUMBER.findall(text)
+    return every[-1].rstrip(".").replace(",", "") if every else ""
+
+
+def _by_model(measured: Sequence[Measured]) -> tuple[Counter[str], Counter[str]]:
+    """Count how often each model is right by itself: read plainly, and as Aureon reads it."""
+    plain, reread = Counter[str](), Counter[str]()
+    for m in measured:
+        kind = m.question.view.answer_kind
+        for answer in _answers(m):
+            name = answer.model if answer.node == answer.model else f"{answer.node}/{answer.model}"
+            said = m.question.said.get(answer.model) if m.question.said else None
+            reads = plain_answer(kind, said) if said is not None else answer.text
+            plain[name] += m.question.is_right(reads)
+            reread[name] += answer.status == "ok" and m.question.is_right(answer.text)
+    return plain, reread
+
+
+def _answers(measured: Measured) -> Sequence[Answer]:
+    result = measured.decision.result
+    return result.candidates if result is not None else ()
+
+
+def _plurality(measured: Measured) -> str | None:
+    texts = [a.text for a in _answers(measured) if a.status == "ok"]
+    if not texts:
+        return None
+    groups = group(measured.question.view.answer_kind, texts)
+    most = max(set(groups), key=lambda g: (groups.count(g), -g))
+    return texts[groups.index(most)]
+
+
+def _votes(measured: Measured) -> int:
+    result = measured.decision.result
+    return len(result.leading) if result is not None else 0
+
+
+def _ece(measured: Sequence[Measured], rights: Sequence[bool]) -> float:
+    bins = _bins(measured, rights, [min(int(m.confidence * BINS), BINS - 1) / BINS for m in measured])
+    return sum(b.answers * abs(b.confidence - b.accuracy) for b in bins) / len(measured)
+
+
+def _bins(measured: Sequence[Measured], rights: Sequence[bool], lows: Sequence[float]) -> tuple[Bin, ...]:
+    found = []
+    for low in sorted(set(lows)):
+        of = [(m.confidence, right) for m, right, where in zip(measured, rights, lows, strict=True) if where == low]
+        found.append(
+            Bin(
+                low=low,
+                answers=len(of),
+                confidence=sum(c for c, _ in of) / len(of),
+                accuracy=sum(right for _, right in of) / len(of),
+            )
+        )
+    return tuple(found)
+
+
+def _pooled(every: Sequence[tuple[Bin, ...]]) -> tuple[Bin, ...]:
+    pooled = []
+    for low in sorted({b.low for bins in every for b in bins}):
+        of = [b for bins in every for b in bins if b.low == low]
+        answers = sum(b.answers for b in of)
+        pooled.append(
+            Bin(
+                low=low,
+                answers=answers / len(every),
+                confidence=sum(b.confidence * b.answers for b in of) / answers,
+                accuracy=sum(b.accuracy * b.answers for b in of) / answers,
+            )
+        )
+    return tuple(pooled)
