@@ -139,7 +139,7 @@ def _report(every: Sequence[Figures], trained_on: int, bad: int) -> Report:
 
 def _print(report: Report) -> None:
     console = Console()
-    several = report.splits > 1
+    several, best = report.splits > 1, report.best_single_model
     how = f"{report.splits} random halves, means" if several else "of another file"
     say_plain = functools.partial(console.print, highlight=False)
     say_plain(f"{report.questions:,} questions measured, {report.trained_on:,} learned from ({how})")
@@ -155,7 +155,7 @@ def _print(report: Report) -> None:
         (
             "best single model",
             f"{report.best_single:.2%}",
-            f"{report.best_single_model}: {report.gap_mean:+.2%}{worst}",
+            f"{best}: {report.gap_mean:+.2%}{worst}",
         ),
         ("  its text reread", f"{report.best_single_reread:.2%}", f"{report.gap_reread_mean:+.2%}{reread}"),
         ("plurality", f"{report.plurality:.2%}", "the answer that most models give"),

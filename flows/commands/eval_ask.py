@@ -30,11 +30,8 @@ def ask_models(settings: Settings, questions: Sequence[Question]) -> list[Questi
         RefusedError: no node serves a topic; it is named, with the question.
     """
     registry = NodeRegistry(settings.nodes, import_object, Prompts)
-    router = Router(
-        lambda: (1, [node.capabilities for node in registry.nodes.values()]),
-        {},
-        render=registry.present.prompts.messages,
-    )
+    nodes = [node.capabilities for node in registry.nodes.values()]
+    router = Router(lambda: (1, nodes), {}, render=registry.present.prompts.messages)
     rounds = []
     for place, question in enumerate(questions):
         if question.said:

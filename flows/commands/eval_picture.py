@@ -14,8 +14,8 @@ INK, FAINT, BLUE, GREY = "#1f2933", "#d9dfe5", "#2563a8", "#9aa5b1"
 def picture_of(figures: Figures) -> str:
     """Draw the figures; the text of a file of questions is not in it."""
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
-        f'font-family="system-ui, sans-serif" font-size="13" fill="{INK}">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}">',
+        f'<g font-family="system-ui, sans-serif" font-size="13" fill="{INK}">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
         _text(LEFT_A, 34, f"{figures.accuracy:.1%} right of {figures.questions:,} questions", size=22),
         _text(
@@ -28,7 +28,7 @@ def picture_of(figures: Figures) -> str:
         ),
         _text(LEFT_A, TOP - 16, "confidence against accuracy; a disc's area is the number of answers", size=14),
         *_frame(LEFT_A),
-        f'<line x1="{LEFT_A}" y1="{TOP + SIDE}" x2="{LEFT_A + SIDE}" y2="{TOP}" stroke="{GREY}" stroke-dasharray="4 4"/>',
+        f'<path d="M{LEFT_A} {TOP + SIDE}L{LEFT_A + SIDE} {TOP}" stroke="{GREY}" stroke-dasharray="4 4"/>',
         *_discs(figures.reliability),
         *[_text(LEFT_A + SIDE * x, TOP + SIDE + 20, f"{x:g}", anchor="middle") for x in (0, 0.25, 0.5, 0.75, 1)],
         _text(LEFT_A + SIDE / 2, TOP + SIDE + 42, "confidence", anchor="middle"),
@@ -36,6 +36,7 @@ def picture_of(figures: Figures) -> str:
         *_frame(LEFT_B),
         *_bars(figures.agreement),
         _text(LEFT_B + SIDE / 2, TOP + SIDE + 42, "models that agree", anchor="middle"),
+        "</g>",
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
