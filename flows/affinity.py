@@ -24,11 +24,11 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from flows.steps.equivalence import group
+from flows.steps.equivalence import comparison_for, group
 from schemas.decision import Decision, DecisionKind, RoundResult
 from schemas.errors import BadRecordError
 from schemas.node import Answer, NodeCapabilities
-from schemas.task import FORM_CHECKS, AnswerKind, read_payload
+from schemas.task import AWAY, FORM_CHECKS, AnswerKind, PayloadView, read_payload
 
 RELIABILITY = 0.6
 """Of a model that nothing is known of."""
@@ -332,13 +332,13 @@ class Affinities:
                 if not leads:
                     outvoted.append(answer)
         if len(outvoted) > 1:
-            _teach_pairs(topic, _kind(decision), outvoted)
+            _teach_pairs(topic, _view(decision), outvoted)
         if decision.kind is DecisionKind.NEXT_ROUND:
             self._remember(decision, result, leading)
         elif self._earlier:
             earlier = self._earlier.pop(_task_of(decision), ())
             if earlier and leading and result.answer is not None:
-                _teach_late(topic, _kind(decision), result.answer, earlier, others)
+                _teach_late(topic, _view(decision), result.answer, earlier, others)
 
     def _remember(self, decision: Decision, result: RoundResult, leading: float | None) -> None:
         """Keep what was said in a round that went on: the one that converges tells who was right."""
@@ -497,7 +497,7 @@ def _outcome(decision: Decision, result: RoundResult) -> tuple[float | None, flo
     formal = result.verifier in FORM_CHECKS
     if result.verified and not formal:
         # a question may have many good programs and texts, of which the verifier saw the first
-        one_answer = len(result.leading) == len(result.candidates) or _kind(decision) not in _MANY_ANSWERS
+        one_answer = len(result.leading) == len(result.candidates) or _view(decision).answer_kind not in _MANY_ANSWERS
         return 1.0, 0.0 if one_answer else None
     agreed = result.evidence == "cross-model" or (formal and len(result.leading) > 1)
     converged = decision.kind is DecisionKind.CONVERGED and not decision.forced
@@ -506,19 +506,19 @@ def _outcome(decision: Decision, result: RoundResult) -> tuple[float | None, flo
     return None, None
 
 
-def _teach_pairs(topic: _Topic, kind: AnswerKind, outvoted: Sequence[Answer]) -> None:
+def _teach_pairs(topic: _Topic, view: PayloadView, outvoted: Sequence[Answer]) -> None:
     """Note which of those that were outvoted gave the same answer."""
     names = [(a.node, a.model) for a in outvoted]
-    groups = group(kind, [a.text for a in outvoted])
+    groups = group(view.answer_kind, [a.text for a in outvoted], comparison_for(view))
     for (a, of_a), (b, of_b) in combinations(zip(names, groups, strict=True), 2):
         pair = topic.pair(_pair(a, b))
         pair.alike = pair.alike * VOTE_MEMORY + (of_a == of_b)
         pair.both = pair.both * VOTE_MEMORY + 1.0
 
 
-def _teach_late(topic: _Topic, kind: AnswerKind, answer: str, earlier: Sequence[_Said], others: float | None) -> None:
+def _teach_late(topic: _Topic, view: PayloadView, answer: str, earlier: Sequence[_Said], others: float | None) -> None:
     """Tell of answers in earlier rounds whether they were that of the one that converged."""
-    groups = group(kind, [answer, *[text for _, text in earlier]])
+    groups = group(view.answer_kind, [answer, *[text for _, text in earlier]], comparison_for(view))
     for (name, _), of_group in zip(earlier, groups[1:], strict=True):
         right = 1.0 if of_group == groups[0] else others
         if right is not None:
@@ -540,12 +540,12 @@ def _one_model(result: RoundResult) -> bool:
     )
 
 
-def kind_of(payload: bytes) -> AnswerKind:
+def view_of(payload: bytes) -> PayloadView:
     """How answers to a payload are compared; by words where it does not tell, or is a reference to where it is."""
     try:
-        return read_payload(payload).answer_kind if payload else AnswerKind.TEXT
+        return read_payload(payload) if payload else AWAY
     except BadRecordError:
-        return AnswerKind.TEXT
+        return AWAY
 
 
 def verifier_of(payload: bytes) -> str | None:
@@ -556,8 +556,8 @@ def verifier_of(payload: bytes) -> str | None:
         return None
 
 
-def _kind(decision: Decision) -> AnswerKind:
-    return kind_of(bytes(decision.payload))
+def _view(decision: Decision) -> PayloadView:
+    return view_of(bytes(decision.payload))
 
 
 def _pair(a: Any, b: Any) -> tuple[Name, Name]:

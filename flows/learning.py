@@ -20,8 +20,8 @@ from typing import IO, Protocol
 import msgspec
 from msgspec import Struct
 
-from flows.affinity import Affinities, kind_of, verifier_of
-from flows.steps.equivalence import group
+from flows.affinity import Affinities, verifier_of, view_of
+from flows.steps.equivalence import comparison_for, group
 from flows.steps.intake import Decided
 from one_lake.query import RecentRound, recent_rounds
 from schemas.decision import Decision, DecisionKind, RoundResult
@@ -217,7 +217,9 @@ def _leading(candidates: tuple[Answer, ...], row: RecentRound) -> Iterator[int]:
     if not row.payload:
         return  # it did not converge, so it does not matter
     places = [i for i, a in enumerate(candidates) if a.status == "ok"]
-    groups = group(kind_of(row.payload.encode()), [row.answer or "", *(candidates[i].text for i in places)])
+    view = view_of(row.payload.encode())
+    texts = [row.answer or "", *(candidates[i].text for i in places)]
+    groups = group(view.answer_kind, texts, comparison_for(view))
     for place, of_group in zip(places, groups[1:], strict=True):
         if of_group == groups[0]:
             yield place

@@ -95,7 +95,7 @@ class Steps:
             result = None
             if isinstance(body, Work) and answered.answers:
                 known = affinities.votes(body.task.topic, now)
-                result = validate(body.view, answered.answers, verifiers, known)
+                result = validate(body.view, answered.answers, verifiers, known, self._cell.comparison)
             judged.append(Supervised(answered, result))
         return judged
 

@@ -11,7 +11,7 @@ from flows.budget import Budgets, after, is_unlimited, spent_up, split
 from flows.calls import Answered
 from flows.overflow import Overflow
 from flows.policies import ConvergencePolicy, Outlook, Situation, Verdict
-from flows.steps.equivalence import group
+from flows.steps.equivalence import comparison_for, group
 from flows.steps.intake import Rejected, Work
 from flows.steps.route import BUDGET_SPENT
 from flows.steps.supervise import Supervised, critique
@@ -223,7 +223,7 @@ class Planner:
 
     def _situation(self, answered: Answered, result: RoundResult) -> Situation:
         work: Work = answered.routed.message.body
-        task, kind = work.task, work.view.answer_kind
+        task, view = work.task, work.view
         outlook = self._outlook(task.topic, task.round_index, result.confidence)
         if task.origin is None or task.origin.answer is None:
             return Situation(round_index=task.round_index, outlook=outlook)
@@ -232,7 +232,8 @@ class Planner:
             round_index=task.round_index,
             previous_answer=before,
             previous_confidence=task.origin.confidence,
-            is_stable=result.answer is not None and group(kind, [before, result.answer]) == [0, 0],
+            is_stable=result.answer is not None
+            and group(view.answer_kind, [before, result.answer], comparison_for(view)) == [0, 0],
             outlook=outlook,
         )
 

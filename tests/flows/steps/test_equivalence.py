@@ -52,7 +52,7 @@ def test_spellings_of_one_answer_are_one_group(kind: AnswerKind, texts: list[str
 @pytest.mark.parametrize(
     "kind, texts",
     [
-        (NUMBER, ["1", "-1", "2", "1.1", "1/1.1e9", "one"]),
+        (NUMBER, ["1", "-1", "2", "1.1", "1/1.1e9", "two or three"]),
         (NUMBER, ["1000000000000", "1000000000001"]),
         (NUMBER, ["1,23", "123"]),
         (NUMBER, ["", "  ", "nan", "NaN", "inf", "-inf"]),
