@@ -179,8 +179,6 @@ _CHANGES = frozenset(
         "millions",
         "billions",
         "dozens",
-        "less",
-        "more",
         "than",
         "if",
         "else",
@@ -217,7 +215,7 @@ _WRITTEN = re.compile(
     rf"(?P<sign>[+-]?)\s?(?P<currency>{_CURRENCY}?)\s?(?P<sign2>[+-]?)"
     rf"(?:(?P<whole>\d{{1,12}})(?:\s|\s?&\s?|\sand\s)(?P<over>\d{{1,12}})/(?P<under>\d{{1,12}})"
     rf"|(?P<top>{_DIGITS})(?P<power>{_POWER}?)(?:\s?/\s?(?P<bottom>{_DIGITS}))?)"
-    r"(?P<rest>(?:[\s-]?[^\d\s,;:=+*/^!?()-][^\d,;:=+*^!?()]*(?:\^[23])?)?)",
+    r"(?P<rest>(?:[\s-]?[^\d\s,;:=+*/^!?()-][^\d,;:=+*^!?()]*(?:\^?[23])?)?)",
     re.ASCII | re.DOTALL,
 )
 _CLOCK = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?\s?(?:([ap])\.?\s?m\.?)?", re.ASCII | re.IGNORECASE)
