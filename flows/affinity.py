@@ -35,12 +35,12 @@ from flows.counts import (
     TopicCounts,
     left_after,
 )
-from flows.lessons import Lesson, example_of, kind_of, lesson_of
-from flows.steps.equivalence import group
+from flows.lessons import Lesson, example_of, lesson_of, view_of
+from flows.steps.equivalence import comparison_for, group
 from flows.votes import RELIABILITY, ModelParameters, Name, Parameters, Votes, weight_of
 from schemas.decision import Decision, DecisionKind, RoundResult
 from schemas.node import Answer, NodeCapabilities
-from schemas.task import AnswerKind
+from schemas.task import PayloadView
 
 QUALITY_WEIGHT = 2.0
 """So many outcomes weighs the prior."""
@@ -140,7 +140,7 @@ class Affinities:
         lesson = lesson_of(decision, result)
         told = _teach_models(topic, result, lesson)
         if len(told) > 1:
-            _teach_pairs(topic, kind_of(bytes(decision.payload)), told)
+            _teach_pairs(topic, view_of(bytes(decision.payload)), told)
         if lesson.is_verdict:
             self._keep_example(topic, example_of(decision, result, lesson, topic.votes))
         if decision.kind is DecisionKind.NEXT_ROUND:
@@ -149,7 +149,7 @@ class Affinities:
             earlier = self._earlier.pop(_task_of(decision), ())
             leads = result.leading and lesson.rights[result.leading[0]]
             if earlier and leads and result.answer is not None:
-                _teach_late(topic, kind_of(bytes(decision.payload)), result.answer, earlier, lesson.others)
+                _teach_late(topic, view_of(bytes(decision.payload)), result.answer, earlier, lesson.others)
         if told:
             topic.taught += 1
             topic.fresh += 1
@@ -328,14 +328,14 @@ def _teach_models(topic: Topic, result: RoundResult, lesson: Lesson) -> list[tup
     return told
 
 
-def _teach_pairs(topic: Topic, kind: AnswerKind, told: Sequence[tuple[Answer, bool]]) -> None:
+def _teach_pairs(topic: Topic, view: PayloadView, told: Sequence[tuple[Answer, bool]]) -> None:
     """Note how each two of those fared of whom it is known."""
     wrong = [a.text for a, right in told if not right]
     if not wrong:
         for first, second in combinations(sorted([(a.node, a.model) for a, _ in told]), 2):
             (topic.pairs.get((first, second)) or topic.pair((first, second))).add_both_right()
         return
-    group_of_wrong = iter(group(kind, wrong) if len(wrong) > 1 else [0] * len(wrong))
+    group_of_wrong = iter(group(view.answer_kind, wrong, comparison_for(view)) if len(wrong) > 1 else [0] * len(wrong))
     # (model, whether it was right, which of the wrong answers it gave)
     fared = [((a.node, a.model), right, -1 if right else next(group_of_wrong)) for a, right in told]
     fared.sort(key=operator.itemgetter(0))
@@ -344,9 +344,9 @@ def _teach_pairs(topic: Topic, kind: AnswerKind, told: Sequence[tuple[Answer, bo
         pair.add(first_right, second_right, said == also)
 
 
-def _teach_late(topic: Topic, kind: AnswerKind, answer: str, earlier: Sequence[_Said], others: float | None) -> None:
+def _teach_late(topic: Topic, view: PayloadView, answer: str, earlier: Sequence[_Said], others: float | None) -> None:
     """Tell of answers in earlier rounds whether they were that of the one that converged."""
-    groups = group(kind, [answer, *[text for _, text in earlier]])
+    groups = group(view.answer_kind, [answer, *[text for _, text in earlier]], comparison_for(view))
     for (name, _), of_group in zip(earlier, groups[1:], strict=True):
         right = 1.0 if of_group == groups[0] else others
         if right is not None:

@@ -18,6 +18,7 @@ from confluent_kafka import TopicPartition
 from connectors.blobs import BlobStore
 from connectors.cancels import Cancels
 from connectors.embedded import EmbeddedBroker
+from connectors.embeddings import Alike
 from connectors.heartbeats import HeartbeatWriter
 from connectors.kafka import CheckedProducer, CutBackup, client_config, preflight
 from connectors.lane_reader import LaneReader, Watermarks
@@ -45,9 +46,11 @@ from flows.overflow import Overflow
 from flows.policies import ConvergencePolicy
 from flows.prompts import Prompts
 from flows.settings import Settings, import_object
+from flows.steps.equivalence import Comparison
 from flows.steps.intake import LaneParts, Reading, Stopping
 from flows.steps.plan import MAX_DECISION_BYTES, Limits, Planner
 from flows.steps.route import PRESUMED_BEST, Router, read_strategy
+from flows.steps.symbolic import Prover
 from flows.steps.validate import Verifier, built_in_verifiers
 from flows.votes import RELIABILITY
 from one_lake.sink import LakeWriter
@@ -78,6 +81,7 @@ class Cell:
         self._runner: CallRunner | None = None
         self._router: Router | None = None
         self._learning: Learning | None = None
+        self._prover: Prover | None = None
         self._capabilities: tuple[int, Sequence[NodeCapabilities]] = (0, ())
 
     # -- what the flow is built from -------------------------------------------------------------------------------
@@ -140,6 +144,14 @@ class Cell:
             found[path.rpartition(":")[2].rpartition(".")[2]] = import_object(path, "verifiers")
         return found
 
+    @cached_property
+    def comparison(self) -> Comparison:
+        """How answers are compared, beyond what each question says of it."""
+        least, limit_s = self.settings.text_similarity, self.settings.symbolic_s
+        if limit_s:
+            self._prover = Prover(limit_s)
+        return Comparison(alike=Alike(least) if least else None, proof=self._prover)
+
     def runner(self) -> CallRunner:
         """Where the calls run; one a process."""
         with self._lock:
@@ -194,6 +206,7 @@ class Cell:
                     read_strategy(settings.routing, settings.cascade_first, agree),
                     states=self._node_states,
                     render=self._messages,
+                    by=Comparison(alike=self.comparison.alike),  # without proofs: calls must not wait for them
                 )
             return self._router
 
@@ -245,7 +258,7 @@ class Cell:
     def close(self) -> None:
         """Let go of everything."""
         with self._lock, contextlib.ExitStack() as parts:  # one that cannot be closed keeps none of the others open
-            for part in (self._connected, self._learning, self._runner):
+            for part in (self._prover, self._connected, self._learning, self._runner):
                 if part is not None:
                     parts.callback(part.close)
             self._runner = self._router = self._learning = self._connected = None

@@ -22,7 +22,7 @@ from flows.calls import Answered
 from flows.lane import Message, Sealer
 from flows.policies import SimpleThresholdPolicy
 from flows.settings import Settings
-from flows.steps.equivalence import group, number
+from flows.steps.equivalence import comparison_for, group, number
 from flows.steps.intake import Reading, classify
 from flows.steps.plan import Limits, Planner
 from flows.steps.route import Routed
@@ -71,7 +71,10 @@ class Question(Struct, frozen=True, kw_only=True):
 
     def is_right(self, answer: str | None) -> bool:
         """Tell whether an answer says the same as the truth."""
-        return answer is not None and group(self.view.answer_kind, [self.truth, answer]) == [0, 0]
+        return answer is not None and group(self.view.answer_kind, [self.truth, answer], comparison_for(self.view)) == [
+            0,
+            0,
+        ]
 
 
 class Measured(Struct, frozen=True, kw_only=True):

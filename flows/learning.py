@@ -21,8 +21,8 @@ import msgspec
 from msgspec import Struct
 
 from flows.affinity import Affinities
-from flows.lessons import kind_of, verifier_of
-from flows.steps.equivalence import group
+from flows.lessons import view_of
+from flows.steps.equivalence import comparison_for, group
 from flows.steps.intake import Decided
 from one_lake.query import RecentRound, recent_rounds
 from schemas.decision import Decision, DecisionKind, RoundResult
@@ -194,7 +194,7 @@ def decision_of(row: RecentRound) -> Decision:
                 verified=True if accepted and leading else None,
                 candidates=candidates,
                 leading=leading,
-                verifier=verifier_of(row.payload.encode()) if accepted and row.payload else None,
+                verifier=view_of(row.payload.encode()).verifier if accepted and row.payload else None,
             )
     except msgspec.DecodeError as error:
         log.debug("rounds, lane %d, decision %d: %s", row.lane, row.decision_offset, error)
@@ -218,7 +218,9 @@ def _leading(candidates: tuple[Answer, ...], row: RecentRound) -> Iterator[int]:
     if not row.payload:
         return  # it did not converge, so it does not matter
     places = [i for i, a in enumerate(candidates) if a.status == "ok"]
-    groups = group(kind_of(row.payload.encode()), [row.answer or "", *(candidates[i].text for i in places)])
+    view = view_of(row.payload.encode())
+    texts = [row.answer or "", *(candidates[i].text for i in places)]
+    groups = group(view.answer_kind, texts, comparison_for(view))
     for place, of_group in zip(places, groups[1:], strict=True):
         if of_group == groups[0]:
             yield place

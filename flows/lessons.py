@@ -12,12 +12,12 @@ from msgspec import Struct
 
 from flows.calibration import Example, Group
 from flows.evidence import EVIDENCE, evidence_of
-from flows.steps.equivalence import group
+from flows.steps.equivalence import comparison_for, group
 from flows.votes import Votes
 from schemas.decision import Decision, DecisionKind, RoundResult
 from schemas.errors import BadRecordError
 from schemas.node import Answer
-from schemas.task import FORM_CHECKS, AnswerKind, PayloadView, read_payload
+from schemas.task import AWAY, FORM_CHECKS, AnswerKind, PayloadView, read_payload
 
 MANY_ANSWERS = frozenset({AnswerKind.CODE, AnswerKind.TEXT})
 """Kinds of which several different answers may be right."""
@@ -50,7 +50,7 @@ def lesson_of(decision: Decision, result: RoundResult) -> Lesson:
 def _verdict(decision: Decision, result: RoundResult) -> Lesson:
     accepted = bool(result.verified)
     # a question may have many good programs and texts, of which the verifier saw the first
-    one_answer = kind_of(bytes(decision.payload)) not in MANY_ANSWERS
+    one_answer = view_of(bytes(decision.payload)).answer_kind not in MANY_ANSWERS
     others = False if accepted and one_answer else None
     leading = set(result.leading)
     rights = []
@@ -66,10 +66,11 @@ def example_of(decision: Decision, result: RoundResult, lesson: Lesson, votes: V
     if not places or any(lesson.rights[i] is None for i in places):
         return None
     view = view_of(bytes(decision.payload))
-    if view is None:
+    if view is AWAY:
         return None
     answers = [result.candidates[i] for i in places]
-    groups = _one_right(group(view.answer_kind, [a.text for a in answers]), [lesson.rights[i] for i in places])
+    groups = group(view.answer_kind, [a.text for a in answers], comparison_for(view))
+    groups = _one_right(groups, [lesson.rights[i] for i in places])
     evidence = evidence_of(view, answers, groups, votes)
     right = next((g for g, i in zip(groups, places, strict=True) if lesson.rights[i]), -1)
     return Example(tuple([_group(answers, groups, g, evidence[g]) for g in range(max(groups) + 1)]), right)
@@ -96,21 +97,9 @@ def _one_model(result: RoundResult) -> bool:
     )
 
 
-def view_of(payload: bytes) -> PayloadView | None:
-    """What Aureon reads of a payload; None where there is none, or it is a reference to where it is."""
+def view_of(payload: bytes) -> PayloadView:
+    """What Aureon reads of a payload; `AWAY` where there is none, or it is a reference to where it is."""
     try:
-        return read_payload(payload) if payload else None
+        return read_payload(payload) if payload else AWAY
     except BadRecordError:
-        return None
-
-
-def kind_of(payload: bytes) -> AnswerKind:
-    """How answers to a payload are compared; by words where it does not tell."""
-    view = view_of(payload)
-    return view.answer_kind if view is not None else AnswerKind.TEXT
-
-
-def verifier_of(payload: bytes) -> str | None:
-    """Which verifier a payload names."""
-    view = view_of(payload)
-    return view.verifier if view is not None else None
+        return AWAY

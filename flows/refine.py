@@ -101,7 +101,7 @@ class Steps:
                 known = affinities.votes(body.task.topic, now)
                 if known is not None and known.version not in self._kept:
                     self._keep(known)
-                result = validate(body.view, answered.answers, verifiers, known)
+                result = validate(body.view, answered.answers, verifiers, known, self._cell.comparison)
             judged.append(Supervised(answered, result))
         return judged
 

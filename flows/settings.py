@@ -61,6 +61,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         "flows.policies:SimpleThresholdPolicy"
     )
     verifiers: Annotated[str, Meta(description="more verifiers, module:function,…; known by the function's name")] = ""
+    symbolic_s: Annotated[
+        Seconds, Meta(description="how long sympy may compare two expressions whose values do not tell; 0: not at all")
+    ] = 1.0
+    text_similarity: Annotated[
+        Share,
+        Meta(description="texts that are so near in meaning are one answer, such as 0.9; 0: by their words alone"),
+    ] = 0.0
     score_threshold: Annotated[Share, Meta(description="the default policy accepts from this score on")] = 0.85
     max_rounds: Annotated[Positive, Meta(description="rounds after which the default policy takes what there is")] = 3
     max_attempts: Annotated[

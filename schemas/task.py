@@ -138,7 +138,7 @@ class PayloadView(Struct, frozen=True, gc=False):
     verifier: str | None = None
     tests: str | None = None
     """Of a question for code: a program that is run after the answer, and fails where that is wrong."""
-    tolerance: float | None = None
+    tolerance: Annotated[float, Meta(ge=0.0, lt=1.0)] | None = None
     """Of a question for a number: how far two answers may be apart and be the same, relative to the larger."""
 
     @property

@@ -108,7 +108,8 @@ class LlmNode:
         finally:
             cancelled.set()
         found = "" if written.cut else final_answer(call.answer_kind, written.text)
-        meta = {} if found else {"abstained": written.cut or "no content"}
+        empty = "no answer" if written.text.strip() else "no content"
+        meta = {} if found else {"abstained": written.cut or empty}
         if written.text != found:
             meta["text"] = written.text
         return Answer(

@@ -396,8 +396,8 @@ class OpenAINode:
             tokens_out = _estimate(len(text))
         abstained = _abstention(choice, text)
         found = "" if abstained else final_answer(call.answer_kind, text)
-        if not found and not abstained:  # all of it was thought
-            abstained = "no content"
+        if not found and not abstained:  # it says none, or all of it was thought
+            abstained = "no answer" if text.strip() else "no content"
         meta: dict[str, Any] = {"abstained": abstained} if abstained else {}
         full = text.strip() or refusal.strip()
         if full != found and full:

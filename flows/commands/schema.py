@@ -93,6 +93,7 @@ def _task_schema() -> dict[str, Any]:
         view["properties"][name] = next(s for s in view["properties"][name]["anyOf"] if s != {"type": "null"})
     view["properties"]["verifier"] = {"type": ["string", "null"], "description": "The name of a registered check."}
     view["properties"]["prompt"]["minLength"] = 1
+    view["properties"]["tolerance"]["description"] = "How far two numbers may be apart, relative to the larger."
     view["properties"]["answer_kind"]["description"] = "How two answers are compared."
     asks = [{"required": ["prompt"]}, {"required": ["messages"]}]
     task["properties"]["payload"] = {

@@ -1,35 +1,56 @@
 """Which answers say the same: pure, and fast where they are written the same.
 
-    number      1,234.50  =  $1234.5  =  2469/2        exactly, and to 1e-9 where one of them is not whole
-    choice      (B)  =  b.                              letters and digits count
-    expression  (x+1)^2  =  x**2 + 2x + 1               equal values at fixed points; with `+ C`, up to a constant
-    code, text  by words; text without regard to case
+    number      1,234.50  =  $1234.5  =  2469/2        exactly, and to 1e-9 where one of them is not whole, or to the
+                12 km  =  12000 m  =  12               question's tolerance; a unit that one leaves out is the other's
+    choice      (B)  =  b.  =  Option B  =  B) Paris   letters and digits count; a letter that leads is the answer
+    expression  (x+1)^2  =  x**2 + 2x + 1              as `flows.steps.formulas` says
+    code        by words
+    text        "The Moon."  =  moon                   by words, without case, quotes and the ends of sentences
 
-An answer that is none (empty, `nan`, `inf`) is equivalent to nothing, not even to itself.
+An answer that is none (empty, `nan`, `inf`) is equivalent to nothing, not even to itself. An answer is compared with
+the first of each group, in the order in which they come, so that no chain of near ones joins two that are not.
 """
 
-import cmath
-import functools
-import math
 import re
-import zlib
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import lru_cache
 
-from connectors.nodes.solvers.expressions import Name, Node, Number, UnreadableError, evaluate, names, parse
-from schemas.task import AnswerKind
+from msgspec import Struct
 
-TOLERANCE = 1e-9
-MAX_LENGTH = 2_000
-"""Characters of an expression. With the parser's own limits, one is compared in two milliseconds at most."""
-MAX_DIGITS = 300
-"""Of a number, about the range of a double. Longer ones are compared as text."""
-POINTS = 5
-"""Where expressions are compared; they have to have a value at three of them."""
-MIN_POINTS = 3
+from connectors.nodes.quantities import MAX_LENGTH as MAX_DIGITS
+from connectors.nodes.quantities import Quantity, read, same
+from flows.steps.formulas import Proof, same_formula
+from schemas.task import AnswerKind, PayloadView
+
+_TOLERANCE = Fraction(1, 10**9)
+MAX_TEXT = 20_000
+"""Characters of a text whose quotes and stops are looked at; longer ones are compared by words alone."""
 
 
-def group(kind: AnswerKind, texts: Sequence[str]) -> list[int]:
+class Comparison(Struct, frozen=True, gc=False):
+    """What two answers may differ in and say the same."""
+
+    tolerance: float = 0.0
+    """Of numbers: how far they may be apart, relative to the larger."""
+    alike: Callable[[str, str], bool] | None = None
+    """Of texts that differ: whether they mean the same."""
+    proof: Proof | None = None
+    """Of expressions, where values at points do not tell."""
+
+
+EXACT = Comparison()
+
+
+def comparison_for(view: PayloadView, by: Comparison = EXACT) -> Comparison:
+    """How answers to a question are compared: as all are, but for its own tolerance."""
+    if view.tolerance is None:
+        return by
+    return Comparison(view.tolerance, by.alike, by.proof)
+
+
+def group(kind: AnswerKind, texts: Sequence[str], by: Comparison = EXACT) -> list[int]:
     """Give each answer the number of its group: 0 for the first answer's, and so on in order of appearance."""
     if len(texts) == 1:
         return [0]
@@ -40,7 +61,7 @@ def group(kind: AnswerKind, texts: Sequence[str]) -> list[int]:
         index = known.get(text)
         if index is None:
             form = canonical(kind, text)
-            index = _group_of(kind, form, firsts) if form else None
+            index = _group_of(kind, form, firsts, by) if form else None
             if index is None:
                 index = len(firsts)
                 firsts.append(form)
@@ -58,95 +79,92 @@ def canonical(kind: AnswerKind, text: str) -> str:
         return _choice_form(text)
     if kind == AnswerKind.EXPRESSION:
         return _expression_form(text)
-    words = " ".join(text.split())
-    return words if kind == AnswerKind.CODE else words.casefold()
+    if kind == AnswerKind.CODE:
+        return " ".join(text.split())
+    return _text_form(text)
 
 
 def number(text: str) -> Fraction | None:
     """Read an answer as a number: exactly, whatever signs and separators it is written with. None is no number.
 
-    A percent sign is left out like a unit: `50%` is 50.
+    A unit is left out, and so is a percent sign: `50%` is 50.
     """
-    return _rational(text.strip())
+    quantity = read(text.strip())
+    return quantity.value if quantity is not None else None
 
 
-def _group_of(kind: AnswerKind, form: str, firsts: Sequence[str]) -> int | None:
+def _group_of(kind: AnswerKind, form: str, firsts: list[str], by: Comparison) -> int | None:
     """Find the group whose first answer has the same form, or says the same all the same."""
     if form in firsts:
         return firsts.index(form)
     if kind == AnswerKind.NUMBER:
-        like = _near
-    elif kind == AnswerKind.EXPRESSION:
-        like = _same_values
-    else:
-        return None
-    for index, first in enumerate(firsts):
-        if first and like(first, form):
-            return index
+        return _group_of_number(form, firsts, by.tolerance)
+    if kind == AnswerKind.EXPRESSION:
+        for index, first in enumerate(firsts):
+            if first and same_formula(first, form, by.proof):
+                return index
+    elif kind == AnswerKind.TEXT and by.alike is not None:
+        for index, first in enumerate(firsts):
+            if first and by.alike(first, form):
+                return index
     return None
 
 
-_SIGNS = re.compile(r"[$€£¥%]|\\[,;! ]|\\(?:left|right|text|mathrm)\b")
-_FRACTION = re.compile(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}")
-_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:[,_ ]\d{3})+(?:\.\d*)?")
-_DECIMAL = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?")
-_WORDS = re.compile("[A-DF-Za-df-z]")
-"""What is in no number but for a command of LaTeX or a left side."""
+# -- numbers -----------------------------------------------------------------------------------------------------------
+
 _NO_NUMBER = frozenset({"nan", "inf", "infinity", "∞"})
-_LEFT_SIDE = re.compile(r"\s*[A-Za-z]\w{0,9}(?:\(\w\))?\s*=\s*(?=[^=])")
 
 
 def _number_form(text: str) -> str:
     text = text.strip()
     if text.isdecimal() and text.isascii() and len(text) <= MAX_DIGITS:
         return text.lstrip("0") or "0"
-    value = _rational(text)
-    if value is not None:
-        return str(value)
+    quantity = read(text)
+    if quantity is not None:
+        return f"{quantity.value} {quantity.unit}" if quantity.unit else str(quantity.value)
     words = " ".join(text.split()).casefold()
-    return "" if words.lstrip("+- ") in _NO_NUMBER else words
+    if words.lstrip("+- ") in _NO_NUMBER:
+        return ""
+    return words
 
 
-def _rational(text: str) -> Fraction | None:  # noqa: PLR0911 - three short cuts, then the long way
-    whole, point, digits = text.lstrip("-").partition(".")
-    if point and (whole + digits).isdecimal() and len(text) <= MAX_DIGITS and text.isascii() and text[:2] != "--":
-        value = Fraction(int(whole + digits), 10 ** len(digits))
-        return -value if text[0] == "-" else value
-    if len(text) > MAX_DIGITS or not any(map(str.isdigit, text)):
-        return None
-    if _WORDS.search(text) and "\\" not in text and "=" not in text:
-        return None
-    top, slash, bottom = text.partition("/")
-    if slash and bottom.isdecimal() and top.lstrip("-").isdecimal() and text.isascii() and text[:2] != "--":
-        return Fraction(int(top), int(bottom)) if bottom.strip("0") else None
-    text = text.replace("−", "-")  # noqa: RUF001 - as typesetters write it
-    text = _FRACTION.sub(r"\1/\2", _SIGNS.sub("", text)).strip().rstrip(".").strip()
-    text = _LEFT_SIDE.sub("", text)
-    parts = [part.strip() for part in text.split("/")]
-    if len(parts) > 2:
-        return None
-    values = [_decimal(part) for part in parts]
-    first, last = values[0], values[-1]
-    if first is None or last is None:
-        return None
-    if len(values) == 1:
-        return first
-    return first / last if last else None
+def _group_of_number(form: str, firsts: list[str], tolerance: float) -> int | None:
+    """Find a group for a number: one with a unit goes to its like, and else gives its unit to the first without one."""
+    whole = tolerance == 0.0 and form.isdecimal()
+    found = None
+    for index, first in enumerate(firsts):
+        if whole and first.isdecimal():
+            continue  # two whole numbers, not the same
+        if first and _near(first, form, tolerance):
+            if " " in first or " " not in form:
+                return index
+            if found is None:
+                found = index
+    if found is not None:
+        firsts[found] += form[form.rindex(" ") :]  # so that `5 miles` does not follow `5` where `5 km` has
+    return found
 
 
-def _decimal(text: str) -> Fraction | None:
-    if _THOUSANDS.fullmatch(text):
-        text = re.sub("[,_ ]", "", text)
-    return Fraction(text) if text.isascii() and _DECIMAL.fullmatch(text) else None
-
-
-def _near(a: str, b: str) -> bool:
-    if "/" not in a and "/" not in b:
-        return False  # two whole numbers, or no numbers
-    x, y = _rational(a), _rational(b)
+def _near(a: str, b: str, tolerance: float) -> bool:
+    x, y = _quantity(a), _quantity(b)
     if x is None or y is None:
         return False
-    return abs(x - y) <= Fraction(TOLERANCE) * max(abs(x), abs(y))
+    are_whole = x.value.denominator == y.value.denominator == 1
+    return same(x, y, max(Fraction(repr(tolerance)), Fraction(0) if are_whole else _TOLERANCE))
+
+
+@lru_cache(maxsize=1024)
+def _quantity(form: str) -> Quantity | None:
+    return read(form) if any(map(str.isdigit, form)) else None
+
+
+# -- choices and expressions -------------------------------------------------------------------------------------------
+
+_LETTER = re.compile(
+    r"[\s*_]{0,8}(?:(?:option|choice|answer)[\s:*]{1,8})?[(\[]?([A-J])(?:[)\].:]\**\s.*|[)\].:\s*]{0,8})",
+    re.IGNORECASE | re.DOTALL,
+)
+_LEFT_SIDE = re.compile(r"\s*[A-Za-z]\w{0,9}(?:\(\w\))?\s*=\s*(?=[^=])")
 
 
 def _choice_form(text: str) -> str:
@@ -154,106 +172,40 @@ def _choice_form(text: str) -> str:
     if letters.isdecimal() or not letters:
         # `-1` is not `1`, and `+` is not `-`.
         return _number_form(text.strip("()[]{}. \t\n"))
+    if len(letters) > 1:
+        letter = _LETTER.fullmatch(text)
+        if letter is not None:
+            return letter[1].casefold()
     return letters
 
 
 def _expression_form(text: str) -> str:
-    number = _number_form(text)
-    if not number or _rational(number) is not None:
-        return number
-    return " ".join(_LEFT_SIDE.sub("", text, count=1).split())
+    form = _number_form(text)
+    if not form or _quantity(form) is not None:
+        return form
+    if text.count("=") == 1 and not any(sign in text for sign in "<>,;"):
+        text = _LEFT_SIDE.sub("", text, count=1)
+    return " ".join(text.split())
 
 
-@functools.lru_cache(maxsize=256)
-def _node(form: str) -> Node | None:
-    if len(form) > MAX_LENGTH:
-        return None
-    text = _FRACTION.sub(r"((\1)/(\2))", _SIGNS.sub("", form)).replace("\\cdot", "*").replace("π", "pi")
-    try:
-        return parse(text.replace("\\", "").replace("{", "(").replace("}", ")"), implicit=True)
-    except UnreadableError:
-        return None
+# -- texts -------------------------------------------------------------------------------------------------------------
+
+_AROUND = "*_`\"'“”‘’„«»"  # noqa: RUF001 - quotes, and the marks of Markdown
+_STOPS = ".,;:!?…"
+_MARKS = re.compile(f"[{re.escape(_AROUND + _STOPS)}]")
+_ARTICLES = frozenset({"the", "a", "an"})
 
 
-def _same_values(a: str, b: str) -> bool:
-    """Compare two expressions at points where each variable has a value that its name decides."""
-    left, right = _node(a), _node(b)
-    if left is None or right is None:
-        return False
-    constants = [_constant(left), _constant(right)]
-    if any(constants) and not all(constants):
-        return False
-    pairs = []
-    for point in range(POINTS):
-        x, y = (_value(node, point, constant) for node, constant in zip((left, right), constants, strict=True))
-        if (x is None) != (y is None):
-            return False
-        if x is not None and y is not None:
-            pairs.append((x, y))
-    if len(pairs) < MIN_POINTS:
-        return False
-    # Primitives of one function differ by a constant, which `+ C` swallows.
-    shift = pairs[0][1] - pairs[0][0] if all(constants) else 0
-    return all(abs(y - x - shift) <= TOLERANCE * max(1e-300, abs(x), abs(y), abs(shift)) for x, y in pairs)
-
-
-def _constant(node: Node) -> str:
-    """Name the constant of integration: a C that adds the same everywhere. "" is none."""
-    for name in names(node) & {"C", "c"}:
-        values = [_value(node, point, name, added) for point in range(2) for added in (0.0, 1.0)]
-        if None not in values:
-            a, b, c, d = (value or 0 for value in values)
-            if b != a and abs((b - a) - (d - c)) <= TOLERANCE * max(abs(a), abs(b), abs(c), abs(d)):
-                return name
-    return ""
-
-
-def _value(node: Node, point: int, constant: str = "", added: float = 0.0) -> complex | None:
-    def leaf(leaf: Number | Name) -> complex:
-        if isinstance(leaf, Number):
-            return complex(leaf.value)
-        if leaf.name == constant:
-            return complex(added)
-        if leaf.name in _CONSTANTS:
-            return _CONSTANTS[leaf.name]
-        # Positive, near 1, and unlike any number that occurs in an answer.
-        return complex(0.5 + zlib.crc32(f"{point} {leaf.name}".encode()) / 2**32 * 1.5)
-
-    try:
-        value = evaluate(node, leaf, _apply)
-    except (ArithmeticError, ValueError):
-        return None
-    return value if cmath.isfinite(value) else None
-
-
-_CONSTANTS = {"pi": complex(math.pi), "e": complex(math.e), "E": complex(math.e), "i": 1j, "I": 1j}
-_FUNCTIONS = {
-    "-": lambda a: -a,
-    "abs": lambda a: complex(abs(a)),
-    "ln": cmath.log,
-    "log": cmath.log,
-    "sqrt": cmath.sqrt,
-    "exp": cmath.exp,
-    "sin": cmath.sin,
-    "cos": cmath.cos,
-    "tan": cmath.tan,
-    "asin": cmath.asin,
-    "acos": cmath.acos,
-    "atan": cmath.atan,
-}
-
-
-def _apply(op: str, a: complex, b: complex | None) -> complex:
-    if b is None:
-        return complex(_FUNCTIONS[op](a))
-    if op == "+":
-        return a + b
-    if op == "-":
-        return a - b
-    if op == "*":
-        return a * b
-    if op == "/":
-        return a / b
-    if op == "**":
-        return complex(a**b)
-    raise ArithmeticError(f"{op} is not for expressions")
+def _text_form(text: str) -> str:
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    text = text.casefold()
+    words = text.split()
+    if len(text) > MAX_TEXT or (_MARKS.search(text) is None and words and words[0] not in _ARTICLES):
+        return " ".join(words)
+    bare = [word.lstrip(_AROUND).rstrip(_AROUND + _STOPS) for word in words]
+    bare = [word for word in bare if word]
+    first = 0
+    while first < len(bare) - 1 and bare[first] in _ARTICLES:
+        first += 1
+    return " ".join(bare[first:] or words)

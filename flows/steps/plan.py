@@ -11,7 +11,7 @@ from flows.budget import Budgets, after, is_unlimited, spent_up, split
 from flows.calls import Answered
 from flows.overflow import Overflow
 from flows.policies import ConvergencePolicy, Outlook, Situation, Verdict
-from flows.steps.equivalence import group
+from flows.steps.equivalence import comparison_for, group
 from flows.steps.intake import Rejected, Work
 from flows.steps.route import BUDGET_SPENT
 from flows.steps.supervise import Supervised, critique
@@ -23,9 +23,9 @@ from schemas.task import (
     URGENT_PRIORITY,
     Allowance,
     Ancestor,
-    AnswerKind,
     BranchProposal,
     Origin,
+    PayloadView,
     TaskDescriptor,
     TaskHead,
     encode,
@@ -224,7 +224,7 @@ class Planner:
 
     def _situation(self, answered: Answered, result: RoundResult) -> Situation:
         work: Work = answered.routed.message.body
-        task, kind = work.task, work.view.answer_kind
+        task = work.task
         outlook = self._outlook(task.topic, task.round_index, result.confidence)
         if task.origin is None or task.origin.answer is None:
             return Situation(round_index=task.round_index, outlook=outlook)
@@ -233,7 +233,7 @@ class Planner:
             round_index=task.round_index,
             previous_answer=before,
             previous_confidence=task.origin.confidence,
-            is_stable=_is_same(kind, before, result.answer),
+            is_stable=_is_same(work.view, before, result.answer),
             outlook=outlook,
         )
 
@@ -475,5 +475,7 @@ def _history(task: TaskDescriptor) -> tuple[str, ...]:
     return task.origin.errors if task.origin is not None else ()
 
 
-def _is_same(kind: AnswerKind, before: str, answer: str | None) -> bool:
-    return answer == before or (answer is not None and group(kind, [before, answer]) == [0, 0])
+def _is_same(view: PayloadView, before: str, answer: str | None) -> bool:
+    if answer is None or answer == before:
+        return answer is not None
+    return group(view.answer_kind, [before, answer], comparison_for(view)) == [0, 0]

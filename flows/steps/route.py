@@ -21,6 +21,7 @@ from msgspec import Struct
 from flows.affinity import Affinities
 from flows.budget import Purse, expected
 from flows.lane import Message
+from flows.steps.equivalence import EXACT, Comparison
 from flows.steps.intake import Work
 from flows.steps.validate import Verifier, validate
 from flows.votes import Name, Votes
@@ -145,6 +146,7 @@ class Router:
         strategy: how to choose.
         states: how the nodes are, by name; the same object as long as nothing has changed.
         render: writes a question as a chat; without it, calls carry it as one text.
+        by: how a cascade compares answers.
     """
 
     def __init__(
@@ -155,8 +157,10 @@ class Router:
         strategy: Strategy | None = None,
         states: Callable[[], Mapping[str, NodeState]] | None = None,
         render: Render | None = None,
+        by: Comparison = EXACT,
     ) -> None:
         self._get_nodes = nodes
+        self._by = by
         self._verifiers = verifiers
         self._affinities = affinities or Affinities()
         self._strategy = strategy or Strategy()
@@ -214,7 +218,7 @@ class Router:
         """Tell whether a cascade may stop with these answers."""
         work: Work = routed.message.body
         known = self._affinities.votes(work.task.topic, routed.handed_at)
-        return enough(work.view, answers, self._verifiers, known, self._strategy.agree)
+        return enough(work.view, answers, self._verifiers, known, self._strategy.agree, self._by)
 
     # -- what there is ---------------------------------------------------------------------------------------------
 
@@ -376,6 +380,7 @@ def enough(
     verifiers: Mapping[str, Verifier],
     known: Votes | None,
     agree: float,
+    by: Comparison = EXACT,
 ) -> bool:
     """Tell whether a cascade may stop: a verifier accepted, or several agree that are right with this confidence.
 
@@ -387,12 +392,13 @@ def enough(
         verifiers: the registered checks by name.
         known: what each model's vote counts on this topic.
         agree: the confidence; not below what the policy accepts from.
+        by: how answers are compared.
     """
-    result = validate(view, answers, verifiers, known)
+    result = validate(view, answers, verifiers, known, by)
     if result.verified is not None and (not result.verified or result.verifier not in FORM_CHECKS):
         return result.verified
     if result.verified:
-        result = validate(msgspec.structs.replace(view, verifier=None), answers, verifiers, known)
+        result = validate(msgspec.structs.replace(view, verifier=None), answers, verifiers, known, by)
     return result.evidence == "cross-model" and result.confidence >= agree
 
 

@@ -15,7 +15,7 @@ from functools import lru_cache
 import msgspec
 
 from flows.evidence import evidence_of
-from flows.steps.equivalence import group, number
+from flows.steps.equivalence import EXACT, Comparison, comparison_for, group, number
 from flows.votes import ALTERNATIVES, FEW, RELIABILITY, Votes, weight_of
 from schemas.decision import Dissent, RoundResult
 from schemas.node import Answer
@@ -33,7 +33,11 @@ _VOTE = weight_of(RELIABILITY)
 
 
 def validate(
-    view: PayloadView, answers: Sequence[Answer], verifiers: Mapping[str, Verifier], known: Votes | None = None
+    view: PayloadView,
+    answers: Sequence[Answer],
+    verifiers: Mapping[str, Verifier],
+    known: Votes | None = None,
+    by: Comparison = EXACT,
 ) -> RoundResult:
     """Judge one round.
 
@@ -42,6 +46,7 @@ def validate(
         answers: one per call, failures and abstentions included.
         verifiers: the registered checks by name.
         known: what each model's vote counts on this topic; None where all count the same.
+        by: how answers are compared; the question's own tolerance is added to it.
 
     Returns:
         The leading answer (that of the largest group, or of the weightiest where votes differ; the verifier's choice
@@ -62,7 +67,7 @@ def validate(
             abstained=len(candidates),
             warnings=tuple(warnings),
         )
-    groups = group(view.answer_kind, [a.text for a in given])
+    groups = group(view.answer_kind, [a.text for a in given], comparison_for(view, by))
     sizes: dict[int, int] = {}
     for g in groups:
         sizes[g] = sizes.get(g, 0) + 1

@@ -19,8 +19,38 @@ MAX_LITERAL_EXPONENT = 300
 MAX_EXPONENT = 64
 MAX_BITS = 4096
 """Of an exact intermediate result."""
+MAX_JOINED = 3
+"""Letters of variables that stand side by side, in an answer; more are a word."""
 
 FUNCTIONS = frozenset({"sqrt", "sin", "cos", "tan", "exp", "log", "ln", "abs", "asin", "acos", "atan"})
+MORE_FUNCTIONS = FUNCTIONS | {"sinh", "cosh", "tanh", "sec", "csc", "cot", "cbrt", "arcsin", "arccos", "arctan", "lg"}
+"""What is a function in an answer. None of these is in a tree: they are written with others."""
+GREEK = frozenset(
+    [
+        "alpha",
+        "beta",
+        "gamma",
+        "delta",
+        "epsilon",
+        "zeta",
+        "eta",
+        "theta",
+        "kappa",
+        "lambda",
+        "mu",
+        "nu",
+        "xi",
+        "rho",
+        "sigma",
+        "tau",
+        "phi",
+        "chi",
+        "psi",
+        "omega",
+        "pi",
+    ]
+) | {"infinity", "inf"}
+"""Names of several letters that are no product of variables."""
 
 
 class UnreadableError(ValueError):
@@ -64,7 +94,7 @@ T = TypeVar("T")
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>0[xX][0-9a-fA-F]+|(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)"
     r"|(?P<name>[A-Za-z_]\w*)"
-    r"|(?P<op>\*\*|<<|>>|[-+*/^()×·÷−]))"  # noqa: RUF001 - as people write them
+    r"|(?P<op>\*\*|<<|>>|[-+*/^()×·÷−!|]))"  # noqa: RUF001 - as people write them
 )
 _SAME = {"^": "**", "×": "*", "·": "*", "÷": "/", "−": "-"}  # noqa: RUF001
 _PRECEDENCE = {"<<": 1, ">>": 1, "+": 2, "-": 2, "*": 3, "/": 3, "**": 5}
@@ -94,6 +124,7 @@ class _Reader:
         self.tokens = _tokens(text)
         self.position = 0
         self.implicit = implicit
+        self.in_bars = False
 
     def peek(self) -> tuple[str, str]:
         return self.tokens[self.position] if self.position < len(self.tokens) else ("end", "")
@@ -109,7 +140,7 @@ class _Reader:
         left = self.operand(depth)
         while True:
             kind, op = self.peek()
-            written = kind == "op" and op != "("
+            written = kind == "op" and op != "(" and (op != "|" or self.in_bars)
             if not written and self.implicit and kind != "end":
                 op = "*"
             precedence = _PRECEDENCE.get(op)
@@ -120,22 +151,90 @@ class _Reader:
             left = Binary(op, left, right)
 
     def operand(self, depth: int) -> Node:
+        if depth > MAX_DEPTH:
+            raise UnreadableError("nested too deeply")
+        node = self.bare_operand(depth)
+        while self.implicit and self.peek()[1] == "!":
+            self.position += 1
+            node = Unary("factorial", node)
+        return node
+
+    def bare_operand(self, depth: int) -> Node:  # noqa: PLR0911 - one a kind of operand
         kind, text = self.take()
         if kind == "number":
             return Number(read_number(text))
         if kind == "name":
+            if self.implicit:
+                return self.named(text, depth)
             if text in FUNCTIONS and self.peek()[1] == "(":
                 return Unary(text, self.operand(depth + 1))
             return Name(text)
         if text == "(":
-            inner = self.expression(0, depth + 1)
-            if self.take()[1] != ")":
-                raise UnreadableError("a parenthesis is left open")
-            return inner
+            return self.up_to(")", depth)
+        if text == "|" and self.implicit and not self.in_bars:
+            self.in_bars = True
+            inner = self.up_to("|", depth)
+            self.in_bars = False
+            return Unary("abs", inner)
         if text in ("-", "+"):
             argument = self.expression(_SIGN_PRECEDENCE, depth + 1)
             return Unary("-", argument) if text == "-" else argument
         raise UnreadableError(f"unexpected {text or 'end'!r}")
+
+    def up_to(self, closing: str, depth: int) -> Node:
+        inner = self.expression(0, depth + 1)
+        if self.take()[1] != closing:
+            raise UnreadableError("a parenthesis is left open")
+        return inner
+
+    def named(self, text: str, depth: int) -> Node:
+        """Read a name as answers have them: `sin 2x`, `sin^2 x`, `log_2(x)`, and `xy` for a product."""
+        function, _, base = text.partition("_")
+        if function not in MORE_FUNCTIONS or (base and (function != "log" or not base.isdecimal())):
+            if text in GREEK or not text.isalpha() or len(text) == 1:
+                return Name(text)
+            if len(text) > MAX_JOINED or self.peek()[1] == "(":
+                raise UnreadableError(f"{text} is no function and no variable")
+            product: Node = Name(text[0])
+            for letter in text[1:]:
+                product = Binary("*", product, Name(letter))
+            return product
+        power: Node | None = None
+        if self.peek()[1] == "**":
+            self.position += 1
+            power = self.operand(depth + 1)
+            if not isinstance(power, Number):
+                raise UnreadableError(f"{text} to a power that is no number")  # `sin^-1` is the inverse function
+        argument = self.operand(depth + 1)
+        while (
+            self.peek()[0] in ("number", "name")
+            and self.peek()[1] not in MORE_FUNCTIONS
+            and self.tokens[self.position - 1][1] != ")"
+        ):
+            argument = Binary("*", argument, self.operand(depth + 1))
+        if self.peek()[1] == "**" and self.tokens[self.position - 1][1] != ")":
+            self.position += 1
+            argument = Binary("**", argument, self.expression(_PRECEDENCE["**"], depth + 1))
+        found = _function(function, argument, base)
+        return found if power is None else Binary("**", found, power)
+
+
+def _function(name: str, argument: Node, base: str = "") -> Node:
+    """Write a function of `MORE_FUNCTIONS` with those of `FUNCTIONS`."""
+    one, two = Number(Fraction(1)), Number(Fraction(2))
+    if base or name == "lg":
+        return Binary("/", Unary("ln", argument), Unary("ln", Number(Fraction(base or 10))))
+    if name in ("sec", "csc", "cot"):
+        return Binary("/", one, Unary({"sec": "cos", "csc": "sin", "cot": "tan"}[name], argument))
+    if name == "cbrt":
+        return Binary("**", argument, Number(Fraction(1, 3)))
+    if name in ("sinh", "cosh", "tanh"):
+        up, down = Unary("exp", argument), Unary("exp", Unary("-", argument))
+        top, bottom = Binary("-", up, down), Binary("+", up, down)
+        if name == "tanh":
+            return Binary("/", top, bottom)
+        return Binary("/", top if name == "sinh" else bottom, two)
+    return Unary(name.replace("arc", "a"), argument)
 
 
 def _tokens(text: str) -> list[tuple[str, str]]:
@@ -155,7 +254,7 @@ def _tokens(text: str) -> list[tuple[str, str]]:
 
 
 def parse(text: str, *, implicit: bool = False) -> Node:
-    """Read an expression; `implicit` also takes `2x` and `3(x + 1)` for products.
+    """Read an expression; `implicit` also takes `2x` and `3(x + 1)` for products, and what else answers have.
 
     Raises:
         UnreadableError: it is none, or beyond the limits.

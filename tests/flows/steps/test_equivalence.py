@@ -1,13 +1,14 @@
 """Which answers say the same."""
 
+import time
 from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.steps.equivalence import canonical, group, number
-from schemas.task import AnswerKind
+from flows.steps.equivalence import EXACT, Comparison, canonical, comparison_for, group, number
+from schemas.task import AnswerKind, PayloadView
 
 NUMBER, CHOICE, EXPRESSION, CODE, TEXT = (
     AnswerKind.NUMBER,
@@ -30,8 +31,16 @@ NUMBER, CHOICE, EXPRESSION, CODE, TEXT = (
         (NUMBER, ["-3", "−3", "-3.0"]),  # noqa: RUF001 - as typesetters write it
         (NUMBER, ["0.3333333333", "1/3"]),
         (NUMBER, ["I do not know", "i do  not know"]),
+        (NUMBER, ["12", "12 km", "12 kilometres"]),
+        (NUMBER, ["$5", "5 dollars", "USD 5.00", "5"]),
+        (NUMBER, ["1 1/2", "1.5", "3/2", "1.5 hours"]),
+        (NUMBER, ["320000", "3.2 \\times 10^5", "3.2e5", "$3.2 \\times 10^{5}$"]),
+        (NUMBER, ["1 234,50", "1.234,50", "1234.5"]),
+        (NUMBER, ["twelve", "12", "12 eggs", "a dozen"]),
+        (NUMBER, ["2:00 pm", "2", "2 pm"]),
         (CHOICE, ["(B)", "b", "B.", " b) "]),
         (CHOICE, ["Yes", "yes.", "YES!"]),
+        (CHOICE, ["B", "Option B", "B) Paris", "(b) Paris", "**B.** Paris", "answer: B"]),
         (CHOICE, ["Ann is a knight, and Bo is a knave.", "ann is a knight and bo is a knave"]),
         (CHOICE, ["1", "(1)", "1."]),
         (EXPRESSION, ["(x+1)^2", "x**2 + 2*x + 1", "x^2 + 2x + 1", "f(x) = x^2+2x+1", r"$x^{2} + 2 \cdot x + 1$"]),
@@ -40,7 +49,11 @@ NUMBER, CHOICE, EXPRESSION, CODE, TEXT = (
         (EXPRESSION, ["exp(2*x)", "e^(2x)"]),
         (EXPRESSION, ["ln(x)", "log(x)"]),
         (CODE, ["print(1)\n", "print(1)", "  print(1)"]),
+        (EXPRESSION, ["x = 3 or x = -3", "{-3, 3}", "x = ±3"]),
+        (EXPRESSION, ["(1, 1/2)", "(1, 0.5)"]),
         (TEXT, ["Hello  World", "hello world\n"]),
+        (TEXT, ["The Moon.", "moon", "“Moon”", "**the moon**!"]),
+        (TEXT, ["\N{LATIN SMALL LIGATURE FI}ne", "fine"]),
     ],
 )
 def test_spellings_of_one_answer_are_one_group(kind: AnswerKind, texts: list[str]) -> None:
@@ -52,18 +65,27 @@ def test_spellings_of_one_answer_are_one_group(kind: AnswerKind, texts: list[str
 @pytest.mark.parametrize(
     "kind, texts",
     [
-        (NUMBER, ["1", "-1", "2", "1.1", "1/1.1e9", "one"]),
+        (NUMBER, ["1", "-1", "2", "1.1", "1/1.1e9", "two or three"]),
         (NUMBER, ["1000000000000", "1000000000001"]),
         (NUMBER, ["1,23", "123"]),
         (NUMBER, ["", "  ", "nan", "NaN", "inf", "-inf"]),
+        (NUMBER, ["5 km", "5 miles", "5000", "$5", "€5"]),
+        (NUMBER, ["50%", "0.5"]),
+        (NUMBER, ["9 am", "9 pm"]),
+        (NUMBER, ["5", "5 million", "5 squared", "10-12"]),
         (CHOICE, ["A", "B", "AB"]),
+        (CHOICE, ["A knight", "A knave"]),
         (CHOICE, ["1", "-1", "+", "-"]),
         (EXPRESSION, ["x**2", "x**3", "y**2", "x**2 + C"]),
         (EXPRESSION, ["C*x", "C*x + 1"]),
         (EXPRESSION, ["x +", "x"]),
         (CODE, ["a", "A"]),
         (CODE, ["2 × 2 × 3", "4 × 3"]),  # noqa: RUF001 - as the question asks
+        (EXPRESSION, ["(1, 2)", "(2, 1)", "[1, 2]"]),
         (TEXT, ["ab", "a b"]),
+        (TEXT, ["C", "C++", "C#"]),
+        (TEXT, ["3.5", "35", "-35"]),
+        (TEXT, ["vitamin a", "vitamin"]),
     ],
 )
 def test_different_answers_are_different_groups(kind: AnswerKind, texts: list[str]) -> None:
@@ -108,6 +130,57 @@ def test_a_hostile_answer_is_compared_as_text(text: str) -> None:
     assert group(NUMBER, [text, text + " ", "31337"]) == [0, 0, 1]
 
 
+def test_a_unit_that_is_left_out_is_not_two_units() -> None:
+    """The first with a unit gives it to the group; the next one is another's, and both numbers stay what they are."""
+    assert group(NUMBER, ["5", "5 km", "5 miles", "5000 m", "5"]) == [0, 0, 1, 0, 0]
+    assert group(NUMBER, ["5 miles", "5 km", "5"]) == [0, 1, 0]
+    assert group(NUMBER, ["1 hour", "60 minutes", "60", "1"]) == [0, 0, 1, 0]
+    assert group(NUMBER, ["$5", "500 cents", "5", "500"]) == [0, 0, 0, 1]
+
+
+def test_a_tolerance_is_relative_to_the_larger() -> None:
+    """And to the first of a group, so that no chain of near ones joins two that are not."""
+    by = Comparison(tolerance=0.01)
+    assert group(NUMBER, ["100", "101", "102", "99", "3.14"], by) == [0, 0, 1, 0, 2]
+    assert group(NUMBER, ["101", "100", "102"], by) == [0, 0, 0]
+    assert group(NUMBER, ["10 km", "10.05 km", "10050 m", "10 miles"], by) == [0, 0, 0, 1]
+    assert group(NUMBER, ["0", "0.001"], by) == [0, 1]
+    assert group(EXPRESSION, ["100 x", "101 x"], by) == [0, 1]
+
+
+def test_a_question_says_its_tolerance() -> None:
+    """All else is as it is for all questions."""
+    by = Comparison(alike=lambda a, b: a[0] == b[0])
+    assert comparison_for(PayloadView(prompt="?")) is EXACT
+    assert comparison_for(PayloadView(prompt="?"), by) is by
+    assert comparison_for(PayloadView(prompt="?", tolerance=0.1), by) == Comparison(0.1, by.alike)
+
+
+def test_texts_are_compared_by_meaning_where_that_is_asked_for() -> None:
+    """As they are without case and quotes; other kinds are not."""
+    by = Comparison(alike=lambda a, b: {a, b} == {"big dog", "large dog"})
+    assert group(TEXT, ["The big dog.", "a cat", "Large dog"], by) == [0, 1, 0]
+    assert group(TEXT, ["The big dog.", "a cat", "Large dog"]) == [0, 1, 2]
+    assert group(CODE, ["big dog", "large dog"], by) == [0, 1]
+
+
+def test_a_proof_is_asked_for_where_values_do_not_tell() -> None:
+    """Of expressions alone."""
+    by = Comparison(proof=lambda a, b: "x" not in a + b)
+    assert group(EXPRESSION, ["2^5000 * 2", "2^5001", "x"], by) == [0, 0, 1]
+    assert group(EXPRESSION, ["2^5000 * 2", "2^5001", "x"]) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", AnswerKind)
+@pytest.mark.parametrize("piece", ["1", "1,", "x ", "(", "the ", "\\frac{", '"', "A) ", "$", "ﬁ ", "1 000 "])
+def test_a_megabyte_takes_no_time(kind: AnswerKind, piece: str) -> None:
+    """It is the same as itself, with other white space too."""
+    text = piece * (1_000_000 // len(piece))
+    started = time.perf_counter()
+    assert group(kind, [text, f"{text} ", "31337"]) == ([0, 0, 1] if canonical(kind, text) else [0, 1, 2])
+    assert time.perf_counter() - started < 1.0
+
+
 @settings(deadline=None)
 @given(
     st.sampled_from(AnswerKind), st.lists(st.text(max_size=40) | st.text(alphabet="0123456789xC+-*/^(). ", max_size=20))
@@ -150,3 +223,63 @@ def test_a_polynomial_is_the_same_in_another_order(coefficients: list[int], othe
     assert group(EXPRESSION, [one, same]) == [0, 0]
     if other:
         assert group(EXPRESSION, [one, f"{same} + ({other})*x**7"]) == [0, 1]
+
+
+@settings(deadline=None)
+@given(st.integers(-(10**12), 10**12), st.data())
+def test_spellings_of_one_number_are_one_group(value: int, data: st.DataObject) -> None:
+    """And those of another number another."""
+    other = value + data.draw(st.integers(1, 1000))
+    texts = [data.draw(st.sampled_from(_spellings(value))) for _ in range(4)]
+    assert group(NUMBER, texts) == [0] * 4
+    assert group(NUMBER, [*texts, data.draw(st.sampled_from(_spellings(other)))]) == [0, 0, 0, 0, 1]
+
+
+def _spellings(value: int) -> list[str]:
+    return [
+        str(value),
+        f"{value:,}",
+        f"{value:_}",
+        f"{value}.0",
+        f"{value}.",
+        f"${value:,}.00",
+        f"USD {value}",
+        f"{value} dollars",
+        f"{value} apples",
+        f"{value * 6}/6",
+        f"x = {value}",
+        f"$ {value} $",
+        f"\\frac{{{value * 3}}}{{3}}",
+        f"\\text{{{value}}}",
+    ]
+
+
+_answers = st.sampled_from(
+    [
+        "5",
+        "5.0",
+        "5 km",
+        "5000 m",
+        "5 miles",
+        "$5",
+        "x",
+        "x+1",
+        "1+x",
+        "B",
+        "(b)",
+        "B) x",
+        "{1,2}",
+        "{2,1}",
+        "no",
+        "No.",
+    ]
+) | st.text(max_size=8)
+
+
+@settings(deadline=None)
+@given(st.sampled_from(AnswerKind), _answers, _answers, st.sampled_from([0.0, 0.01, 0.5]))
+def test_two_answers_are_the_same_in_any_order(kind: AnswerKind, a: str, b: str, tolerance: float) -> None:
+    """And each is the same as itself, unless it is none."""
+    by = Comparison(tolerance)
+    assert group(kind, [a, b], by) == group(kind, [b, a], by)
+    assert group(kind, [a, a], by) == ([0, 0] if canonical(kind, a) else [0, 1])

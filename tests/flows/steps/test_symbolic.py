@@ -1,0 +1,76 @@
+"""What sympy says of two expressions, in a process of its own."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from flows.steps.formulas import same_formula
+from flows.steps.symbolic import Prover, prove
+
+
+@pytest.fixture(scope="module")
+def prover() -> Iterator[Prover]:
+    """One that has started."""
+    prover = Prover(5.0)
+    until = time.monotonic() + 60
+    while prover("x", "x + y - y") is None and time.monotonic() < until:
+        pass
+    yield prover
+    prover.close()
+
+
+@pytest.mark.parametrize(
+    "a, b, verdict",
+    [
+        ("sin(x)^2 + cos(x)^2 - 1", "0", True),
+        ("2^5000 * 2", "2^5001", True),
+        ("2^5000", "2^5001", False),
+        ("sqrt(2)*sqrt(3) - sqrt(6)", "0", True),
+        ("1000!/999!", "1000", True),
+        ("sqrt(x^2)", "|x|", True),
+        ("2^" * 4 + "2", "2^" * 5 + "2", None),
+        ("1000000!", "x", None),
+        ("1/0", "1", None),
+        ("x +", "x", None),
+        ("__import__('os')", "x", None),
+    ],
+)
+def test_it_decides_what_values_do_not(prover: Prover, a: str, b: str, verdict: object) -> None:
+    """And says so where it cannot; the same from this process as from its own."""
+    assert prover(a, b) is verdict
+    assert prover(b, a) is verdict
+    assert prove(a, b) is verdict
+
+
+def test_an_answer_is_proven_the_same(prover: Prover) -> None:
+    """Also within a tuple."""
+    assert same_formula("(1, sin(x)^2 + cos(x)^2 - 1)", "(1, 0)", prover)
+    assert not same_formula("(1, sin(x)^2 + cos(x)^2 - 1)", "(2, 0)", prover)
+
+
+def test_it_is_stopped_in_time() -> None:
+    """The process that takes too long is ended, and the next question has another."""
+    prover = Prover(0.5)
+    hard = "sqrt(sin(x^7+y)^9 + exp(x*y*z)^11)^13"
+    try:
+        until = time.monotonic() + 60
+        while prover("x", "x + y - y") is None and time.monotonic() < until:
+            pass
+        started = time.monotonic()
+        assert prover(f"{hard} - 1", hard.replace("sin", "cos")) is None
+        assert time.monotonic() - started < 2.0
+        while prover("2^5000 * 2", "2^5001") is None and time.monotonic() < until:
+            pass
+        assert prover("2^5000 * 2", "2^5001") is True
+    finally:
+        prover.close()
+
+
+def test_a_start_is_not_waited_for_longer_than_an_answer() -> None:
+    """Loading sympy takes a second or two; what is asked meanwhile is left open, and asked again later."""
+    prover = Prover(0.01)
+    started = time.monotonic()
+    assert prover("2^5000 * 2", "2^5001") is None
+    assert time.monotonic() - started < 0.5
+    prover.close()
