@@ -29,6 +29,11 @@ FEW = 0.05
 """What is left of the alternatives where more answers were given than there are thought to be."""
 LEAST, MOST = 0.02, 0.98
 """No vote counts for less or for more."""
+DEFERENCE = 3.0
+BEST_BY = 0.5
+"""Against a model that clearly does best (by so much in what its vote counts) another answer leads only where it is so
+many times as likely: of all that was learned, how well the best model does is known best, and what a rare agreement of
+others against it is worth is known worst."""
 MAX_TALLIES = 2000
 
 Name = tuple[str, str]
@@ -83,6 +88,8 @@ class Tally(Struct, frozen=True, gc=False):
     """The probability that it is right, 0 to 1."""
     effective: tuple[float, ...]
     """How many independent models would tell as much."""
+    leading: int
+    """The group to take: the likeliest, but see `DEFERENCE`."""
 
 
 class Votes:
@@ -190,7 +197,24 @@ class Votes:
         nobody = known.temperature * self.nobody(len(scores)) + known.nobody
         top = max(*scores, nobody)
         whole = math.fsum([math.exp(nobody - top), *[math.exp(s - top) for s in scores]])
-        return Tally(tuple([round(math.exp(s - top) / whole, 6) for s in scores]), tuple(effective))
+        chances = tuple([round(math.exp(s - top) / whole, 6) for s in scores])
+        return Tally(chances, tuple(effective), self._leading(names, groups, chances))
+
+    def _leading(self, names: Sequence[Name], groups: Sequence[int], chances: Sequence[float]) -> int:
+        likeliest = max(range(len(chances)), key=lambda g: (chances[g], -g))  # of equals, the first that was given
+        alone = {name: self._alone(name) for name in names}
+        if len(alone) < 2 or len(chances) < 2:
+            return likeliest
+        second, best = sorted(alone, key=lambda name: alone[name])[-2:]
+        if alone[best] - alone[second] < BEST_BY:
+            return likeliest
+        of_best = groups[names.index(best)]
+        return likeliest if chances[likeliest] > DEFERENCE * chances[of_best] else of_best
+
+    def _alone(self, name: Name) -> float:
+        """What a vote counts by itself."""
+        found = self._models.get(name)
+        return self.parameters.temperature * self._weight(name) + (found.deviation if found is not None else 0.0)
 
 
 def weight_of(reliability: float, alternatives: float = ALTERNATIVES) -> float:

@@ -3,8 +3,9 @@ r"""The final answer within what a model wrote: pure.
 Models reason first and say last what they found, each in its own way. Of the marks `#### x`, `Answer: x` and
 `\boxed{x}` the last one counts; where there is none of them, the last `the answer is x`; then `A: x` at the beginning
 of a line, since lists of choices look like that too. Where there is no mark at all, a number is what is bold in the
-last paragraph, or else the last one; a choice or an expression is what the last line says, if it says one. A model that
-does not know, refuses or is broken off has no answer. `####` also begins a heading, which is no mark.
+last paragraph; or else, of the last sentence with a number, the one that was calculated, or its last one. A choice or
+an expression is what the last line says, if it says one. A model that does not know, refuses or is broken off has no
+answer. `####` also begins a heading, which is no mark.
 """
 
 import re
@@ -48,6 +49,7 @@ _ENDS = re.compile(r"[*_\\})\]]*(?:[.,;:!?)\n]|$)")
 _RANGE = re.compile(rf"(?:between )?[$€£]?{_DIGITS} ?(?:-|–|to|and|or) ?[$€£]?{_DIGITS}[^\d\n]{{0,40}}", re.ASCII)  # noqa: RUF001
 _ANNOTATION = re.compile(r"<<[^<>\n=]{0,200}=([^<>\n=]{0,60})>>")
 _BROKEN_OFF = re.compile(r"<<[^<>\n]{0,200}$|(?:(?<!\*)[-+*/=\xd7(]|[\s=]\$)\s*$")
+_RESULT = re.compile(rf"=[ \t]{{0,4}}({_SIGN}?[$€£¥₹]?{_SIGN}?{_DIGITS})", re.ASCII)
 _BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*")
 _ONLY_A_NUMBER = re.compile(
     rf"{_SIGN}?[$€£¥]? ?[\d.,/_ ()^*\xd7·%]{{1,400}}|{_SIGN}?\\[dt]?frac\{{[-\d. ]+\}}\{{[-\d. ]+\}}", re.ASCII
@@ -228,8 +230,26 @@ def _last_number(text: str) -> str:
         stop = _STOP.search(end, unknown.end())
         if stop is None or last.start() < len(text) - len(end) + stop.start():
             return ""  # and no later sentence says more
-    found = _with_unit(text, last)
+    found = _with_unit(text, _concluded(text, last))
     return found if read(found) is not None else ""
+
+
+def _concluded(text: str, last: re.Match[str]) -> re.Match[str]:
+    """Of the sentence with the last number, the one that says what was calculated: 16 of `16 hours for 480 miles`."""
+    begins = max((s.end() for s in _STOP.finditer(text, max(0, last.start() - SENTENCE), last.start())), default=0)
+    begins = max(begins, last.start() - SENTENCE)
+    said = list(_NUMBER.finditer(text, begins))
+    if len(said) < 2:
+        return last
+    results = deque(_RESULT.finditer(text), maxlen=MARKS)
+    here = [r for r in results if r.start() >= begins]
+    wanted = here[-1:] or reversed(results)
+    for result in wanted:
+        value = read(result[1])
+        for number in reversed(said):
+            if value is not None and value == read(number[0]):
+                return number
+    return last
 
 
 def _with_unit(text: str, found: re.Match[str]) -> str:

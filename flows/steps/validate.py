@@ -78,11 +78,10 @@ def validate(
         said = evidence_of(view, given, groups, known) if known.parameters.evidence else None
         tally = known.tally(tuple([(a.node, a.model) for a in given]), tuple(groups), said)
         chances, effective = dict(enumerate(tally.chances)), dict(enumerate(tally.effective))
+        leading = tally.leading
+    else:
+        leading = max(sizes, key=lambda g: (sizes[g], -g))  # of equals, the first that was given leads
     verified: bool | None = None
-    leading = groups[0]
-    for g, chance in chances.items():
-        if chance > chances[leading]:  # of equals, the first that was given leads
-            leading = g
     check = _find(view, verifiers, warnings)
     checks: tuple[bool | None, ...] = ()
     if check is not None:
