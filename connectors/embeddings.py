@@ -30,28 +30,10 @@ WORD_SHARE = 0.6
 """How near words have to be that stand for each other, as a share of what is asked of the texts."""
 
 _WORD = re.compile(r"[^\W_]+(?:['’.,:][^\W_]+)*", re.UNICODE)  # noqa: RUF001 - an apostrophe, as typesetters write it
-_NEGATIONS = frozenset(
-    [
-        "no",
-        "not",
-        "never",
-        "none",
-        "nobody",
-        "nothing",
-        "neither",
-        "nor",
-        "without",
-        "cannot",
-        "false",
-        "incorrect",
-        "wrong",
-        "unable",
-        "fail",
-        "fails",
-        "failed",
-        "hardly",
-    ]
-)
+_NEGATING = """
+no not never none nobody nothing neither nor without cannot false incorrect wrong unable fail fails failed hardly
+"""
+_NEGATIONS = frozenset(_NEGATING.split())
 _OPPOSED = (
     ("more", "less", "fewer"),
     ("increase", "decrease"),
@@ -81,65 +63,11 @@ _OPPOSED = (
 )
 _SIDES = {word: (place, side) for place, words in enumerate(_OPPOSED) for side, word in enumerate(words)}
 _DENYING = ("un", "in", "im", "il", "ir", "dis", "non", "mis", "anti")
-_LITTLE = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "is",
-        "are",
-        "was",
-        "were",
-        "be",
-        "been",
-        "being",
-        "am",
-        "it",
-        "its",
-        "of",
-        "in",
-        "on",
-        "at",
-        "to",
-        "for",
-        "by",
-        "with",
-        "from",
-        "as",
-        "that",
-        "this",
-        "these",
-        "those",
-        "there",
-        "has",
-        "have",
-        "had",
-        "do",
-        "does",
-        "did",
-        "will",
-        "would",
-        "can",
-        "could",
-        "should",
-        "may",
-        "and",
-        "or",
-        "so",
-        "which",
-        "who",
-        "what",
-        "he",
-        "she",
-        "they",
-        "we",
-        "you",
-        "i",
-        "their",
-        "his",
-        "her",
-    ]
-)
+_SMALL_WORDS = """
+a an the is are was were be been being am it its of in on at to for by with from as that this these those there has
+have had do does did will would can could should may and or so which who what he she they we you i their his her
+"""
+_LITTLE = frozenset(_SMALL_WORDS.split())
 
 
 class Alike:

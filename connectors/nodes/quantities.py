@@ -83,30 +83,14 @@ def _read_table() -> tuple[dict[str, str], dict[str, tuple[str, Fraction]]]:
 UNITS, _SIZES = _read_table()
 """The unit of each name: `kilometres` is `km`."""
 
-_SMALL = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-]
-_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-WORDS = {word: value for value, word in enumerate(_SMALL)} | {word: 20 + 10 * i for i, word in enumerate(_TENS)}
+_SMALL = """
+zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen
+nineteen
+"""
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+WORDS = {word: value for value, word in enumerate(_SMALL.split())} | {
+    word: 20 + 10 * i for i, word in enumerate(_TENS.split())
+}
 """The numbers that are one word."""
 SCALES = {
     "hundred": 100,
@@ -119,88 +103,14 @@ SCALES = {
     "dozen": 12,
 }
 """What multiplies the number before it."""
-_CHANGES = frozenset(
-    [
-        "not",
-        "no",
-        "never",
-        "or",
-        "and",
-        "to",
-        "of",
-        "pi",
-        "tau",
-        "phi",
-        "sqrt",
-        "log",
-        "exp",
-        "sin",
-        "cos",
-        "tan",
-        "squared",
-        "cubed",
-        "factorial",
-        "square",
-        "cube",
-        "root",
-        "half",
-        "halves",
-        "third",
-        "thirds",
-        "quarter",
-        "quarters",
-        "fourth",
-        "fourths",
-        "fifth",
-        "fifths",
-        "sixths",
-        "sevenths",
-        "eighths",
-        "ninths",
-        "tenth",
-        "tenths",
-        "hundredth",
-        "hundredths",
-        "thousandths",
-        "millionths",
-        "percentage",
-        "mod",
-        "modulo",
-        "times",
-        "plus",
-        "minus",
-        "over",
-        "point",
-        "million",
-        "billion",
-        "thousand",
-        "hundreds",
-        "thousands",
-        "millions",
-        "billions",
-        "dozens",
-        "than",
-        "if",
-        "else",
-        "is",
-        "was",
-        "out",
-        "at",
-        "least",
-        "most",
-        "but",
-        "maybe",
-        "remainder",
-        "infinity",
-        "nan",
-        "negative",
-        "divided",
-        "multiplied",
-        "base",
-        "binary",
-        "hex",
-    ]
-)
+_CHANGING = """
+not no never or and to of pi tau phi sqrt log exp sin cos tan squared cubed factorial square cube root half halves
+third thirds quarter quarters fourth fourths fifth fifths sixths sevenths eighths ninths tenth tenths hundredth
+hundredths thousandths millionths percentage mod modulo times plus minus over point million billion thousand hundreds
+thousands millions billions dozens than if else is was out at least most but maybe remainder infinity nan negative
+divided multiplied base binary hex
+"""
+_CHANGES = frozenset(_CHANGING.split())
 """Words behind a number with which it is another number, or none."""
 
 _CURRENCY = r"(?:US\$|USD ?|EUR ?|GBP ?|[$€£¥₹])"

@@ -25,6 +25,7 @@ from flows.steps.formulas import Proof, same_formula
 from schemas.task import AnswerKind, PayloadView
 
 _TOLERANCE = Fraction(1, 10**9)
+_NONE = Fraction(0)
 MAX_TEXT = 20_000
 """Characters of a text whose quotes and stops are looked at; longer ones are compared by words alone."""
 
@@ -54,6 +55,8 @@ def group(kind: AnswerKind, texts: Sequence[str], by: Comparison = EXACT) -> lis
     """Give each answer the number of its group: 0 for the first answer's, and so on in order of appearance."""
     if len(texts) == 1:
         return [0]
+    if texts and texts.count(texts[0]) == len(texts) and _is_plain(kind, texts[0]):
+        return [0] * len(texts)
     groups: list[int] = []
     known: dict[str, int] = {}
     firsts: list[str] = []
@@ -61,14 +64,22 @@ def group(kind: AnswerKind, texts: Sequence[str], by: Comparison = EXACT) -> lis
         index = known.get(text)
         if index is None:
             form = canonical(kind, text)
-            index = _group_of(kind, form, firsts, by) if form else None
+            if form:
+                index = known.get(form)
+                if index is None:
+                    index = _group_of(kind, form, firsts, by)
             if index is None:
                 index = len(firsts)
                 firsts.append(form)
             if form:
-                known[text] = index
+                known[text] = known[form] = index
         groups.append(index)
     return groups
+
+
+def _is_plain(kind: AnswerKind, text: str) -> bool:
+    """Tell at a glance of most answers that they are answers."""
+    return text.isdecimal() or (kind == AnswerKind.TEXT and not text.isspace() and text != "")
 
 
 def canonical(kind: AnswerKind, text: str) -> str:
@@ -94,9 +105,7 @@ def number(text: str) -> Fraction | None:
 
 
 def _group_of(kind: AnswerKind, form: str, firsts: list[str], by: Comparison) -> int | None:
-    """Find the group whose first answer has the same form, or says the same all the same."""
-    if form in firsts:
-        return firsts.index(form)
+    """Find the group whose first answer says the same in another form."""
     if kind == AnswerKind.NUMBER:
         return _group_of_number(form, firsts, by.tolerance)
     if kind == AnswerKind.EXPRESSION:
@@ -149,8 +158,16 @@ def _near(a: str, b: str, tolerance: float) -> bool:
     x, y = _quantity(a), _quantity(b)
     if x is None or y is None:
         return False
+    if x.value == y.value and not (x.unit and y.unit):
+        return True
     are_whole = x.value.denominator == y.value.denominator == 1
-    return same(x, y, max(Fraction(repr(tolerance)), Fraction(0) if are_whole else _TOLERANCE))
+    return same(x, y, max(_exactly(tolerance), _NONE if are_whole else _TOLERANCE))
+
+
+@lru_cache(maxsize=64)
+def _exactly(tolerance: float) -> Fraction:
+    """The fraction that is written like this: 0.1 is a tenth."""
+    return Fraction(repr(tolerance))
 
 
 @lru_cache(maxsize=1024)

@@ -2,8 +2,8 @@
 
 It is asked where values at points do not tell: where they cancel, overflow, or are too few. sympy is given the tree
 that our own parser made, never a text. What it does cannot be bounded from within (a power of large numbers is one call
-into C), so a process that takes too long is ended, and the next question starts another. It ends with the one that
-started it.
+into C), so a process that takes too long is ended, by an alarm of its own and by the one that started it, and the next
+question starts another.
 """
 
 import contextlib
@@ -81,7 +81,7 @@ class Prover:
         if self._process is None:
             paths = os.pathsep.join(filter(None, sys.path))
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "flows.steps.symbolic"],
+                [sys.executable, "-m", "flows.steps.symbolic", str(self._limit_s)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -184,16 +184,19 @@ def main() -> None:
     """Answer until there are no more questions."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the one that started this process too
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
+    limit_s = float(sys.argv[1])
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     prove("sin(x)^2 + cos(x)^2", "1")  # loads what sympy puts off
     with contextlib.suppress(BrokenPipeError):
         out.write(_READY)
         for line in sys.stdin.buffer:
+            signal.setitimer(signal.ITIMER_REAL, limit_s)  # nobody handles it, so it ends the process, wherever that is
             try:
                 verdict = prove(*msgspec.json.decode(line, type=tuple[str, str]))
             except Exception:  # noqa: BLE001 - whatever sympy stumbles over, it does not know
                 verdict = None
+            signal.setitimer(signal.ITIMER_REAL, 0)
             out.write(_SAYS[verdict])
 
 

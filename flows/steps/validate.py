@@ -67,7 +67,9 @@ def validate(
             abstained=len(candidates),
             warnings=tuple(warnings),
         )
-    groups = group(view.answer_kind, [a.text for a in given], comparison_for(view, by))
+    if view.tolerance is not None:
+        by = comparison_for(view, by)
+    groups = group(view.answer_kind, [a.text for a in given], by)
     sizes: dict[int, int] = {}
     for g in groups:
         sizes[g] = sizes.get(g, 0) + 1

@@ -1,12 +1,16 @@
 """What a cell makes of its settings before anything is connected."""
 
+import importlib.util
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from flows.cell import cluster_key
+from flows.cell import Cell, cluster_key
+from flows.settings import Settings
+from flows.steps.equivalence import Comparison
+from flows.steps.symbolic import Prover
 from schemas.errors import RefusedError
 
 
@@ -34,3 +38,19 @@ def test_a_file_that_holds_no_key_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="64 hex digits"):
         cluster_key(path)
     assert path.read_text() == "not a key"
+
+
+def test_answers_are_compared_as_the_settings_say() -> None:
+    """A prover starts nothing before its first question, and is closed with the cell."""
+    assert Cell(Settings(symbolic_s=0)).comparison == Comparison()
+    cell = Cell(Settings())
+    assert isinstance(cell.comparison.proof, Prover)
+    assert cell.comparison.alike is None
+    cell.close()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("wordllama") is not None, reason="the extra `embeddings` is installed")
+def test_a_similarity_without_the_extra_is_refused() -> None:
+    """With the cure, before any task is read."""
+    with pytest.raises(RefusedError, match="AUREON_TEXT_SIMILARITY needs the extra"):
+        _ = Cell(Settings(text_similarity=0.9)).comparison

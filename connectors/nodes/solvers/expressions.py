@@ -25,31 +25,10 @@ MAX_JOINED = 3
 FUNCTIONS = frozenset({"sqrt", "sin", "cos", "tan", "exp", "log", "ln", "abs", "asin", "acos", "atan"})
 MORE_FUNCTIONS = FUNCTIONS | {"sinh", "cosh", "tanh", "sec", "csc", "cot", "cbrt", "arcsin", "arccos", "arctan", "lg"}
 """What is a function in an answer. None of these is in a tree: they are written with others."""
-GREEK = frozenset(
-    [
-        "alpha",
-        "beta",
-        "gamma",
-        "delta",
-        "epsilon",
-        "zeta",
-        "eta",
-        "theta",
-        "kappa",
-        "lambda",
-        "mu",
-        "nu",
-        "xi",
-        "rho",
-        "sigma",
-        "tau",
-        "phi",
-        "chi",
-        "psi",
-        "omega",
-        "pi",
-    ]
-) | {"infinity", "inf"}
+_GREEK = """
+alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi rho sigma tau phi chi psi omega pi
+"""
+GREEK = frozenset(_GREEK.split()) | {"infinity", "inf"}
 """Names of several letters that are no product of variables."""
 
 
@@ -191,10 +170,10 @@ class _Reader:
         """Read a name as answers have them: `sin 2x`, `sin^2 x`, `log_2(x)`, and `xy` for a product."""
         function, _, base = text.partition("_")
         if function not in MORE_FUNCTIONS or (base and (function != "log" or not base.isdecimal())):
-            if text in GREEK or not text.isalpha() or len(text) == 1:
+            if text.isalpha() and len(text) > 1 and self.peek()[1] == "(" and text not in GREEK:
+                raise UnreadableError(f"{text} is no function that is known here")
+            if text in GREEK or not text.isalpha() or not 1 < len(text) <= MAX_JOINED:
                 return Name(text)
-            if len(text) > MAX_JOINED or self.peek()[1] == "(":
-                raise UnreadableError(f"{text} is no function and no variable")
             product: Node = Name(text[0])
             for letter in text[1:]:
                 product = Binary("*", product, Name(letter))

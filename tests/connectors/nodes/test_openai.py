@@ -196,6 +196,7 @@ def test_the_final_answer_is_taken_out_of_the_reasoning(server: OpenAIServer) ->
         (({"content": None, "refusal": "I will not."}, {}), "refusal", "I will not."),
         (({"content": None}, {"finish_reason": "tool_calls"}), "no content", None),
         (({"content": " \n"}, {}), "no content", None),
+        (({"content": "I don't know."}, {}), "no answer", "I don't know."),
     ],
 )
 def test_what_is_no_whole_answer_is_an_abstention(

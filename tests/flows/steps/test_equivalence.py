@@ -3,11 +3,14 @@
 import time
 from fractions import Fraction
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.steps.equivalence import EXACT, Comparison, canonical, comparison_for, group, number
+from flows.steps.validate import validate
+from schemas.node import Answer
 from schemas.task import AnswerKind, PayloadView
 
 NUMBER, CHOICE, EXPRESSION, CODE, TEXT = (
@@ -154,6 +157,14 @@ def test_a_question_says_its_tolerance() -> None:
     assert comparison_for(PayloadView(prompt="?")) is EXACT
     assert comparison_for(PayloadView(prompt="?"), by) is by
     assert comparison_for(PayloadView(prompt="?", tolerance=0.1), by) == Comparison(0.1, by.alike)
+
+
+def test_answers_within_the_tolerance_agree() -> None:
+    """When a round is judged."""
+    answers = [Answer(node=f"n{i}", model="m", text=text) for i, text in enumerate(["100", "100.5", "$99.9"])]
+    question = PayloadView(prompt="?", answer_kind=NUMBER)
+    assert validate(question, answers, {}).agreement == pytest.approx(1 / 3)
+    assert validate(msgspec.structs.replace(question, tolerance=0.01), answers, {}).agreement == 1
 
 
 def test_texts_are_compared_by_meaning_where_that_is_asked_for() -> None:
