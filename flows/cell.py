@@ -42,8 +42,9 @@ from flows.budget import Budgets
 from flows.calls import CallRunner, RetryPolicy, RunnerParts
 from flows.lane import Cut, Owner, Sealer, decode_cut, encode_cut, id_key
 from flows.learning import Learning, Memories
+from flows.outlook import Outlooks
 from flows.overflow import Overflow
-from flows.policies import ConvergencePolicy
+from flows.policies import ConvergencePolicy, SimpleThresholdPolicy, make_policy, value_of
 from flows.prompts import Prompts
 from flows.settings import Settings, import_object
 from flows.steps.equivalence import Comparison
@@ -152,6 +153,15 @@ class Cell:
             self._prover = Prover(limit_s)
         return Comparison(alike=Alike(least) if least else None, proof=self._prover)
 
+    @cached_property
+    def policy(self) -> ConvergencePolicy:
+        """Says when a task has converged.
+
+        Raises:
+            RefusedError: the settings name none.
+        """
+        return make_policy(self.settings)
+
     def runner(self) -> CallRunner:
         """Where the calls run; one a process."""
         with self._lock:
@@ -199,6 +209,7 @@ class Cell:
             if self._router is None:
                 settings = self.settings
                 agree = max(settings.cascade_agree, settings.score_threshold)
+                value = value_of(self.policy)
                 self._router = Router(
                     self.present_nodes,
                     self.verifiers,
@@ -206,6 +217,7 @@ class Cell:
                     read_strategy(settings.routing, settings.cascade_first, agree),
                     states=self._node_states,
                     render=self._messages,
+                    pays=value.pays if value is not None else None,
                     by=Comparison(alike=self.comparison.alike),  # without proofs: calls must not wait for them
                 )
             return self._router
@@ -217,7 +229,7 @@ class Cell:
                 settings = self.settings
                 self.connect()  # which makes the state folder, or refuses another cluster's
                 dearest = PRESUMED_BEST if settings.routing == "cascade" else RELIABILITY
-                memories = Memories(affinities=Affinities(dearest))
+                memories = Memories(affinities=Affinities(dearest), outlooks=Outlooks())
                 self._learning = Learning(memories, settings.state_dir, settings.lake_dir)
             return self._learning
 
@@ -227,7 +239,7 @@ class Cell:
     def planner(self) -> Planner:
         """Knows the policy and the limits."""
         settings = self.settings
-        policy: ConvergencePolicy = import_object(settings.policy, "policy")(settings)
+        policy = self.policy
         topics = self.connect().topics
         limits = Limits(
             topics.lanes,
@@ -236,7 +248,9 @@ class Cell:
             settings.max_branches,
             min(MAX_DECISION_BYTES, topics.max_message_bytes * 3 // 4),
         )
-        return Planner(policy, limits, self.budgets(), self.overflow)
+        plain = isinstance(policy, SimpleThresholdPolicy)  # which does not look at it, in each of thousands a second
+        outlook = None if plain else self.learning().memories.outlooks.outlook
+        return Planner(policy, limits, self.budgets(), self.overflow, outlook)
 
     def lake_writer(self) -> LakeWriter:
         """Opens the lake for writing."""

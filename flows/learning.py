@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from flows.affinity import Affinities
 from flows.lessons import view_of
+from flows.outlook import Outlooks
 from flows.steps.equivalence import comparison_for, group
 from flows.steps.intake import Decided
 from one_lake.query import RecentRound, recent_rounds
@@ -66,6 +67,7 @@ class Memories(Struct, frozen=True, kw_only=True):
     """All that a cell learns."""
 
     affinities: Affinities
+    outlooks: Outlooks
 
     def each(self) -> tuple[Memory, ...]:
         """Give them one by one."""

@@ -57,9 +57,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     cascade_agree: Annotated[
         Share, Meta(description="a cascade stops where models agree with this confidence, or the policy's if higher")
     ] = 0.98
-    policy: Annotated[str, Meta(description="module:callable that makes the policy")] = (
-        "flows.policies:SimpleThresholdPolicy"
-    )
+    policy: Annotated[
+        str,
+        Meta(description="when a task has converged: threshold, value, verifier, stability, any(…), all(…), or own"),
+    ] = "threshold"
+    answer_value: Annotated[
+        float, Meta(ge=0, description="to the policy `value`: what a right answer is worth, in money, or else in calls")
+    ] = 50.0
     verifiers: Annotated[str, Meta(description="more verifiers, module:function,…; known by the function's name")] = ""
     symbolic_s: Annotated[
         Seconds, Meta(description="how long sympy may compare two expressions whose values do not tell; 0: not at all")

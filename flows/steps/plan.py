@@ -35,6 +35,8 @@ from schemas.task import (
 MAX_DECISION_BYTES = 24 << 20
 """Everything that follows from a decision is a part of it, plus less than a kilobyte; Kafka takes 32 MiB."""
 MAX_PROPOSALS = 1000
+NOT_ACCEPTED = "not_accepted"
+"""The reason of a task whose rounds are spent, where the policy takes nothing less than what it asks for."""
 _POISON = "the process ended uncleanly each time that this task was under way, at last with nothing beside it"
 _NO_ORIGIN = Origin()
 _NO_RESULT = RoundResult(answer=None, score=0.0, confidence=0.0, agreement=0.0, evidence="none")
@@ -64,7 +66,8 @@ class Planner:
         limits: what bounds recursion and retries.
         budgets: what may be spent; without limit if left out.
         overflow: where what is large goes; it stays if left out.
-        outlook: what one more round is expected to bring: (topic, index of the round that is judged, confidence).
+        outlook: what one more round is expected to bring: (task, confidence, and what the round took in calls, in
+            money); left out where the policy does not look at it.
     """
 
     def __init__(
@@ -73,7 +76,7 @@ class Planner:
         limits: Limits,
         budgets: Budgets | None = None,
         overflow: Overflow | None = None,
-        outlook: Callable[[str, int, float], Outlook | None] = lambda _topic, _round_index, _confidence: None,
+        outlook: Callable[[TaskDescriptor, float, int, float], Outlook] | None = None,
     ) -> None:
         self._out = overflow.decision_out if overflow is not None else _as_it_is
         self._policy = policy
@@ -171,8 +174,18 @@ class Planner:
         task = _task_of(answered)
         verdict = self._policy.judge(result, self._situation(answered, result))
         policy = self._policy.name
-        if spent and not verdict.converged:
+        if spent and not verdict.converged and not verdict.exhausted:
             verdict = Verdict(converged=True, reason=spent, forced=True)
+        if verdict.exhausted:
+            return _decision(
+                answered,
+                now,
+                DecisionKind.DEAD,
+                NOT_ACCEPTED,
+                detail=verdict.reason,
+                policy=policy,
+                result=_lean(result),
+            )
         if not verdict.converged:
             origin = self._carried(task, answered, result, left)
             next_round = _follow_up(task, TASKS_NEXT, lane, origin, task.round_index + 1, 0)
@@ -225,7 +238,9 @@ class Planner:
     def _situation(self, answered: Answered, result: RoundResult) -> Situation:
         work: Work = answered.routed.message.body
         task = work.task
-        outlook = self._outlook(task.topic, task.round_index, result.confidence)
+        outlook, spent = None, answered.spent
+        if self._outlook is not None:
+            outlook = self._outlook(task, result.confidence, spent.calls, spent.cost)
         if task.origin is None or task.origin.answer is None:
             return Situation(round_index=task.round_index, outlook=outlook)
         before = task.origin.answer

@@ -21,10 +21,11 @@ from msgspec import Struct
 from flows.affinity import Affinities
 from flows.budget import Purse, expected
 from flows.lane import Message
+from flows.outlook import gain_of_answer
 from flows.steps.equivalence import EXACT, Comparison
 from flows.steps.intake import Work
 from flows.steps.validate import Verifier, validate
-from flows.votes import Name, Votes
+from flows.votes import ALTERNATIVES, Name, Votes
 from schemas.errors import RefusedError
 from schemas.node import Answer, Call, NodeCapabilities, NodeHealth, NodeState
 from schemas.task import FORM_CHECKS, Allowance, Origin, PayloadView, PromptMessage, TaskDescriptor
@@ -146,6 +147,8 @@ class Router:
         strategy: how to choose.
         states: how the nodes are, by name; the same object as long as nothing has changed.
         render: writes a question as a chat; without it, calls carry it as one text.
+        pays: whether an expected gain in right answers is worth its price; with it, a cascade stops where no further
+            answer is.
         by: how a cascade compares answers.
     """
 
@@ -157,9 +160,11 @@ class Router:
         strategy: Strategy | None = None,
         states: Callable[[], Mapping[str, NodeState]] | None = None,
         render: Render | None = None,
+        pays: Callable[[float, float], bool] | None = None,
         by: Comparison = EXACT,
     ) -> None:
         self._get_nodes = nodes
+        self._pays = pays
         self._by = by
         self._verifiers = verifiers
         self._affinities = affinities or Affinities()
@@ -218,7 +223,24 @@ class Router:
         """Tell whether a cascade may stop with these answers."""
         work: Work = routed.message.body
         known = self._affinities.votes(work.task.topic, routed.handed_at)
+        asked = len(answers) - len(routed.calls)
+        if self._pays is not None and work.view.verifier is None and 0 <= asked < len(routed.reserves):
+            return not self._is_worth(routed.reserves[asked], work.view, answers, known, routed.handed_at)
         return enough(work.view, answers, self._verifiers, known, self._strategy.agree, self._by)
+
+    def _is_worth(
+        self, call: Call, view: PayloadView, answers: Sequence[Answer], known: Votes | None, now: float
+    ) -> bool:
+        """Tell whether one more answer is expected to bring more than it costs."""
+        assert self._pays is not None  # noqa: S101 - the caller has looked
+        result = validate(view, answers, {}, known, self._by)
+        chances = [result.confidence, *[d.confidence for d in result.dissent]] if result.answer is not None else []
+        name = (call.node, call.model)
+        ((right, wrong),) = self._affinities.chances(call.topic, [name], now)
+        alternatives = known.parameters.alternatives if known is not None else ALTERNATIVES
+        gain = gain_of_answer(chances, right / (right + wrong), alternatives)
+        node = next((n for n in self._nodes if n.node == call.node), None)
+        return self._pays(gain, (expected(node, call)[1] if node is not None else 0.0) or 1.0)
 
     # -- what there is ---------------------------------------------------------------------------------------------
 

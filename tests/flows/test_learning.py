@@ -10,6 +10,7 @@ import pytest
 from flows.affinity import Affinities
 from flows.lane import Sealer
 from flows.learning import WRITE_EVERY_S, Learning, Memories
+from flows.outlook import Outlooks
 from flows.steps.derive import derive
 from flows.steps.intake import Decided
 from one_lake.sink import LakeWriter
@@ -26,7 +27,7 @@ def learning(tmp_path: Path) -> Iterator[Begin]:
     with contextlib.ExitStack() as stack:
 
         def begin() -> Learning:
-            begun = Learning(Memories(affinities=Affinities()), tmp_path, tmp_path / "lake")
+            begun = Learning(Memories(affinities=Affinities(), outlooks=Outlooks()), tmp_path, tmp_path / "lake")
             stack.callback(begun.close)
             return begun
 
@@ -46,7 +47,7 @@ def test_what_was_learned_is_there_after_a_restart(tmp_path: Path, learning: Beg
     again = learning()
     again.learn(batch(*[decided(*DISSENT)] * 5), 200.0)
     assert again.memories.affinities.state() == first.memories.affinities.state()
-    assert {p.name for p in tmp_path.iterdir()} == {"affinities.json", "learned.lock"}
+    assert {p.name for p in tmp_path.iterdir()} == {"affinities.json", "outlook.json", "learned.lock"}
 
 
 def test_of_several_processes_the_first_one_keeps_the_file(tmp_path: Path, learning: Begin) -> None:
@@ -87,7 +88,7 @@ def test_a_file_that_cannot_be_read_is_as_good_as_none(
 
 def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """What was learned is in memory."""
-    kept = Learning(Memories(affinities=Affinities()), tmp_path / "gone", tmp_path / "lake")
+    kept = Learning(Memories(affinities=Affinities(), outlooks=Outlooks()), tmp_path / "gone", tmp_path / "lake")
     kept.learn(batch(decided(*DISSENT)), 100.0)
     assert "kept in memory alone" in caplog.text
     assert quality(kept.memories.affinities, "c") < 0.6
