@@ -32,7 +32,7 @@ NARROWEST = 0.01
 REFRESH_SHARE = 20
 REFRESH_ROUNDS = 1000
 REFRESH_S = 60.0
-"""Votes are made anew when a twentieth more was learned, of a thousand rounds at most, and not sooner than a hundredth
+"""Votes are made anew when a twentieth more was learned, of a thousand rounds at most, and not sooner than a thousandth
 of a second for each of them, a minute at most: each version of them is kept for good."""
 MAX_TAUGHT_PER_S = 1000
 """Rounds of a topic that teach. Where there are more, a share of the tasks does, with all of their rounds."""
@@ -229,7 +229,7 @@ class Topic:
             return False  # nobody has asked for them
         if self.fresh * REFRESH_SHARE < min(self.taught, REFRESH_ROUNDS):
             return False
-        return abs(now - self.votes.made_at) >= min(REFRESH_S, self.taught / 100)
+        return abs(now - self.votes.made_at) >= min(REFRESH_S, self.taught / 1000)
 
     def make_votes(self, topic: str, prior: Callable[[str], float], names: Mapping[Name, float], now: float) -> Votes:
         """Make the votes of what is known now.
