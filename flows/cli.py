@@ -196,6 +196,9 @@ def _demo(commands: Any) -> None:
         "--llm", action="store_true", help="ask a small language model in this process beside the solvers (SmolLM2)"
     )
     demo.add_argument("--fresh", action="store_true", help="forget the demo so far and start over")
+    demo.add_argument(
+        "--compare", action="store_true", help="the same tasks under several policies, from the start, in one table"
+    )
     _logging_flags(demo)
     _settings_flags(demo, [name for name in _EVERYTHING if name not in ("state", "lake", "blobs", "key_file")])
 

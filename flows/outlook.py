@@ -154,7 +154,8 @@ def gain_of_answer(chances: Sequence[float], reliability: float, alternatives: f
     Returns:
         E[max of the chances after its answer] - max of the chances now; 0 or more.
     """
-    errs = (1.0 - reliability) / max(1.0, alternatives)
+    alternatives = max(1.0, alternatives, len(chances) - 1.0)
+    errs = (1.0 - reliability) / alternatives
     nobody = max(0.0, 1.0 - sum(chances))
     unseen = max(0.0, alternatives + 1.0 - len(chances))
     best = max(chances, default=0.0)
@@ -162,7 +163,7 @@ def gain_of_answer(chances: Sequence[float], reliability: float, alternatives: f
     for place, chance in enumerate(chances):
         other = max([c for i, c in enumerate(chances) if i != place], default=0.0)
         expected += max(chance * reliability, other * errs)
-    return max(0.0, expected - best)
+    return min(max(0.0, expected - best), 1.0 - best)
 
 
 def _bin(confidence: float) -> int:

@@ -80,6 +80,10 @@ class DemoState(Struct, kw_only=True):
 
 def main(options: argparse.Namespace) -> int:
     """Run the demo to its end, or go on with it, or show its result again."""
+    if options.compare:
+        from flows.commands.demo_compare import compare  # noqa: PLC0415 - which is made of this module's parts
+
+        return compare(options)
     settings = demo_settings(options)
     home = Path(settings.home)
     if options.fresh:

@@ -13,6 +13,7 @@ from connectors.topics import RETRY, TASKS
 from flows.affinity import Affinities
 from flows.budget import expected
 from flows.lane import Message, Sealer
+from flows.policies import Value
 from flows.steps.intake import Reading, classify
 from flows.steps.route import BUDGET_SPENT, LEARNING, MAX_ROUTING, Routed, Router, Strategy, read_strategy
 from flows.steps.validate import built_in_verifiers
@@ -172,6 +173,22 @@ def test_a_cascade_does_not_stop_at_one_models_word_in_good_form() -> None:
     assert not asked.enough(round_, answers(a="42"))
     assert asked.enough(round_, answers(a="42", b="42"))
     assert not asked.enough(round_, answers(a="no idea", b="no idea"))
+
+
+def test_a_cascade_under_the_policy_of_value_asks_while_an_answer_is_worth_its_price() -> None:
+    """One more is worth more to who pays more for a right answer, and less the surer one is already."""
+
+    def stops(worth: float, *texts: str) -> bool:
+        asked = past_learning(
+            Router(lambda: (1, NODES), VERIFIERS, None, Strategy("cascade", 1), pays=Value(worth).pays)
+        )
+        return asked.enough(asked.route(message(), 100.0), answers(**dict(zip("bca", texts, strict=False))))
+
+    assert not stops(0.1, "42")
+    assert stops(0.001, "42")
+    assert not stops(0.1, "42", "7")
+    assert stops(0.01, "42", "42")
+    assert not stops(1.0, "42", "42")
 
 
 def test_what_a_cascade_stops_at_is_what_is_accepted() -> None:
