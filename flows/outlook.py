@@ -143,27 +143,43 @@ class Outlooks:
             self.changes += 1
 
 
-def gain_of_answer(chances: Sequence[float], reliability: float, alternatives: float) -> float:
-    """Tell by how much one more answer is expected to raise the probability that the leading one is right.
+def gain_of_answers(chances: Sequence[float], reliabilities: Sequence[float], alternatives: float) -> float:
+    """Tell by how much more answers are expected to raise the probability that the leading one is right.
+
+    A second opinion by itself seldom changes the first; two more may, so it takes looking that far ahead.
 
     Args:
         chances: of each answer given so far that it is right; the rest is that of all others.
-        reliability: how often the model that would be asked is right.
+        reliabilities: how often each model that would be asked is right; one or two of them.
         alternatives: how many wrong answers there are to choose among.
 
     Returns:
-        E[max of the chances after its answer] - max of the chances now; 0 or more.
+        E[max of the chances after their answers] - max of the chances now; 0 or more.
     """
     alternatives = max(1.0, alternatives, len(chances) - 1.0)
-    errs = (1.0 - reliability) / alternatives
-    nobody = max(0.0, 1.0 - sum(chances))
-    unseen = max(0.0, alternatives + 1.0 - len(chances))
     best = max(chances, default=0.0)
-    expected = max(nobody * reliability, unseen * best * errs)
-    for place, chance in enumerate(chances):
-        other = max([c for i, c in enumerate(chances) if i != place], default=0.0)
-        expected += max(chance * reliability, other * errs)
+    nobody, unseen = max(0.0, 1.0 - sum(chances)), max(0.0, alternatives + 1.0 - len(chances))
+    expected = _expected_best(tuple(chances), nobody, unseen, tuple(reliabilities), alternatives)
     return min(max(0.0, expected - best), 1.0 - best)
+
+
+def _expected_best(
+    weights: tuple[float, ...], nobody: float, unseen: float, reliabilities: tuple[float, ...], alternatives: float
+) -> float:
+    """Sum, over all that may be said, the probability that it is and the answer that leads then is right."""
+    if not reliabilities:
+        return max(weights, default=0.0)
+    right, later = reliabilities[0], reliabilities[1:]
+    errs = (1.0 - right) / alternatives
+    found = 0.0
+    for said in range(len(weights)):
+        after = tuple([w * (right if place == said else errs) for place, w in enumerate(weights)])
+        found += _expected_best(after, nobody * errs, unseen, later, alternatives)
+    if unseen > 0.0:  # each of them alike
+        share = nobody / max(1.0, unseen)
+        after = (*[w * errs for w in weights], share * right)
+        found += unseen * _expected_best(after, (nobody - share) * errs, max(0.0, unseen - 1.0), later, alternatives)
+    return found
 
 
 def _bin(confidence: float) -> int:

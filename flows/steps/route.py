@@ -21,7 +21,7 @@ from msgspec import Struct
 from flows.affinity import Affinities
 from flows.budget import Purse, expected
 from flows.lane import Message
-from flows.outlook import gain_of_answer
+from flows.outlook import gain_of_answers
 from flows.steps.equivalence import EXACT, Comparison
 from flows.steps.intake import Work
 from flows.steps.validate import Verifier, validate
@@ -225,22 +225,26 @@ class Router:
         known = self._affinities.votes(work.task.topic, routed.handed_at)
         asked = len(answers) - len(routed.calls)
         if self._pays is not None and work.view.verifier is None and 0 <= asked < len(routed.reserves):
-            return not self._is_worth(routed.reserves[asked], work.view, answers, known, routed.handed_at)
+            return not self._is_worth(routed.reserves[asked : asked + 2], work.view, answers, known, routed.handed_at)
         return enough(work.view, answers, self._verifiers, known, self._strategy.agree, self._by)
 
     def _is_worth(
-        self, call: Call, view: PayloadView, answers: Sequence[Answer], known: Votes | None, now: float
+        self, later: Sequence[Call], view: PayloadView, answers: Sequence[Answer], known: Votes | None, now: float
     ) -> bool:
-        """Tell whether one more answer is expected to bring more than it costs."""
+        """Tell whether one more answer, or two, are expected to bring more than they cost."""
         assert self._pays is not None  # noqa: S101 - the caller has looked
         result = validate(view, answers, {}, known, self._by)
-        chances = [result.confidence, *[d.confidence for d in result.dissent]] if result.answer is not None else []
-        name = (call.node, call.model)
-        ((right, wrong),) = self._affinities.chances(call.topic, [name], now)
+        given = [result.confidence, *[d.confidence for d in result.dissent]] if result.answer is not None else []
+        chances = self._affinities.chances(later[0].topic, [(call.node, call.model) for call in later], now)
+        reliabilities = [right / (right + wrong) for right, wrong in chances]
         alternatives = known.parameters.alternatives if known is not None else ALTERNATIVES
-        gain = gain_of_answer(chances, right / (right + wrong), alternatives)
-        node = next((n for n in self._nodes if n.node == call.node), None)
-        return self._pays(gain, (expected(node, call)[1] if node is not None else 0.0) or 1.0)
+        nodes = {n.node: n for n in self._nodes}
+        price = 0.0
+        for count, call in enumerate(later, 1):
+            price += (expected(nodes[call.node], call)[1] if call.node in nodes else 0.0) or 1.0
+            if self._pays(gain_of_answers(given, reliabilities[:count], alternatives), price):
+                return True
+        return False
 
     # -- what there is ---------------------------------------------------------------------------------------------
 

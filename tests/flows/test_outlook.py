@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.outlook import PRIOR_SHARE, TRIED, Outlooks, gain_of_answer
+from flows.outlook import PRIOR_SHARE, TRIED, Outlooks, gain_of_answers
 from schemas.decision import Decision, DecisionKind, RoundResult
 from schemas.task import Origin, TaskDescriptor
 
@@ -125,7 +125,7 @@ def test_topics_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_one_more_answer_brings(chances: list[float], reliability: float, expected: float) -> None:
     """By hand, with ten alternatives."""
-    assert gain_of_answer(chances, reliability, 10.0) == pytest.approx(expected, abs=1e-3)
+    assert gain_of_answers(chances, [reliability], 10.0) == pytest.approx(expected, abs=1e-3)
 
 
 @given(st.lists(st.floats(0, 1), max_size=4), st.floats(0, 1), st.floats(1, 20))
@@ -135,7 +135,7 @@ def test_one_more_answer_never_does_harm_and_never_brings_more_than_is_missing(
     """Who expects harm may leave it aside."""
     whole = sum(weights) + 1.0
     chances = [w / whole for w in weights]
-    gained = gain_of_answer(chances, reliability, alternatives)
+    gained = gain_of_answers(chances, [reliability], alternatives)
     assert 0.0 <= gained <= 1.0 - max(chances, default=0.0) + 1e-9
 
 
@@ -152,4 +152,11 @@ def test_the_expected_gain_is_what_comes_out() -> None:
         prior = [0.5, 0.3, 0.2 / 3, 0.2 / 3, 0.2 / 3]
         after = [p * (reliability if a == says else (1 - reliability) / alternatives) for a, p in enumerate(prior)]
         right += after.index(max(after)) == truth
-    assert right / 40_000 - 0.5 == pytest.approx(gain_of_answer(chances, reliability, alternatives), abs=0.01)
+    assert right / 40_000 - 0.5 == pytest.approx(gain_of_answers(chances, [reliability], alternatives), abs=0.01)
+
+
+def test_a_second_opinion_brings_nothing_that_a_third_does_not_decide() -> None:
+    """Of equals: two are no better than one, as of an even jury and the odd one before it; three are."""
+    one, two = (gain_of_answers([0.6], [0.6] * count, 10.0) for count in (1, 2))
+    assert one == pytest.approx(0.0)
+    assert two > 0.1
