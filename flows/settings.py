@@ -61,8 +61,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         "flows.policies:SimpleThresholdPolicy"
     )
     verifiers: Annotated[str, Meta(description="more verifiers, module:function,…; known by the function's name")] = ""
+    supervision: Annotated[
+        str, Meta(description="file of supervision's policies, supervision.toml; empty: the built-in list")
+    ] = ""
     score_threshold: Annotated[Share, Meta(description="the default policy accepts from this score on")] = 0.85
-    max_rounds: Annotated[Positive, Meta(description="rounds after which the default policy takes what there is")] = 3
+    max_rounds: Annotated[
+        Positive,
+        Meta(description="rounds after which the default policy takes what there is; what is rejected is dead"),
+    ] = 3
     max_attempts: Annotated[
         Positive, Meta(description="attempts at a round whose calls all failed, before it is dead")
     ] = 3

@@ -21,8 +21,9 @@ from flows.steps.derive import Derived, derive
 from flows.steps.intake import Decided, Reading, classify
 from flows.steps.plan import MAX_DECISION_BYTES, Limits, Planner, content_hash
 from flows.steps.route import Router
-from flows.steps.supervise import Supervised, supervise
+from flows.steps.supervise import Supervised, Supervision
 from flows.steps.validate import built_in_verifiers, validate
+from flows.supervision import built_in_supervisor
 from schemas.blob import REFERENCE_START, BlobReference, reference_in
 from schemas.decision import Decision, DecisionKind, read_decision
 from schemas.errors import BadRecordError, TryAgainError
@@ -32,6 +33,7 @@ from schemas.one import BranchRow, DeadLetterRow, Record, RoundRow
 from schemas.task import Ancestor, encode, read_head
 
 SEALER = Sealer(b"k" * 32)
+SUPERVISION = Supervision(built_in_supervisor(), 3)
 NODES = [NodeCapabilities(node=n, models=("m",), topics=("math", "logic")) for n in ("a", "b", "c")]
 
 
@@ -57,7 +59,8 @@ def decide(
     routed = router.route(asked, 100.0)
     answered = Answered(routed, answers, Spent(sum(a.tries for a in answers)))
     result = validate(asked.body.view, answers, built_in_verifiers()) if answers else None
-    return read_decision(planner.plan(lane, Supervised(answered, supervise(result) if result else None), 101.0))
+    passed = SUPERVISION.supervise(answered, result) if result else None
+    return read_decision(planner.plan(lane, Supervised(answered, passed), 101.0))
 
 
 def carried_out(decision: Decision, offset: int = 40, lane: int = 0) -> Derived:
