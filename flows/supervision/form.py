@@ -148,7 +148,7 @@ class AnswerFormat(Rule, frozen=True, kw_only=True, forbid_unknown_fields=True):
         answer = result.answer or ""
         if self.pattern and not (len(answer) <= self.longest and re.fullmatch(self.pattern, answer.strip())):
             return self.finding(f"not of the form {clipped(self.pattern, 100)!r}", answer)
-        if answer.isdecimal() and kind != AnswerKind.CHOICE and len(answer) <= LONGEST_NUMBER:
+        if kind != AnswerKind.CHOICE and answer.isdecimal():
             return None
         if result.verified and result.verifier not in FORM_CHECKS:
             return None
