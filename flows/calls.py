@@ -739,6 +739,8 @@ def _checked(answer: object) -> Answer:
         return answer
     try:
         checked = _read_answer(_write_answer(answer))
+        if checked.score is None and answer.score is not None:  # NaN and inf, which JSON has not; supervision tells
+            checked = msgspec.structs.replace(checked, score=float(answer.score))
         msgspec.msgpack.encode(checked)
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise NodeError(f"the node returned an Answer that is none: {error}"[:300], "garbage") from None

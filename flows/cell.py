@@ -37,6 +37,7 @@ from connectors.topics import (
     ensure_topics,
     establish_cluster,
 )
+from flows.accepted import AcceptedRecords
 from flows.affinity import Affinities
 from flows.budget import Budgets
 from flows.calls import CallRunner, RetryPolicy, RunnerParts
@@ -51,8 +52,11 @@ from flows.steps.equivalence import Comparison
 from flows.steps.intake import LaneParts, Reading, Stopping
 from flows.steps.plan import MAX_DECISION_BYTES, Limits, Planner
 from flows.steps.route import PRESUMED_BEST, Router, read_strategy
+from flows.steps.supervise import Supervision
 from flows.steps.symbolic import Prover
 from flows.steps.validate import Verifier, built_in_verifiers
+from flows.supervision import Supervisor, built_in_supervisor, read_supervision
+from flows.supervision.health import TopicRecord
 from flows.votes import RELIABILITY
 from one_lake.sink import LakeWriter
 from schemas.errors import RefusedError
@@ -219,6 +223,7 @@ class Cell:
                     render=self._messages,
                     pays=value.pays if value is not None else None,
                     by=Comparison(alike=self.comparison.alike),  # without proofs: calls must not wait for them
+                    stopped=self.learning().memories.supervision.stopped,
                 )
             return self._router
 
@@ -229,9 +234,29 @@ class Cell:
                 settings = self.settings
                 self.connect()  # which makes the state folder, or refuses another cluster's
                 dearest = PRESUMED_BEST if settings.routing == "cascade" else RELIABILITY
-                memories = Memories(affinities=Affinities(dearest), outlooks=Outlooks())
+                memories = Memories(
+                    affinities=Affinities(dearest),
+                    outlooks=Outlooks(),
+                    supervision=TopicRecord(),
+                    accepted=AcceptedRecords(),
+                )
                 self._learning = Learning(memories, settings.state_dir, settings.lake_dir)
             return self._learning
+
+    @cached_property
+    def supervisor(self) -> Supervisor:
+        """The policies that say what may pass.
+
+        Raises:
+            RefusedError: something in their file is wrong.
+        """
+        path = self.settings.supervision
+        return read_supervision(Path(path)) if path else built_in_supervisor()
+
+    def supervision(self) -> Supervision:
+        """Lays results before the policies, with what was learned of their topics."""
+        memories = self.learning().memories
+        return Supervision(self.supervisor, self.settings.max_rounds, memories.supervision, memories.accepted)
 
     def _node_states(self) -> Mapping[str, NodeState]:
         return self._runner.states if self._runner is not None else _NO_STATES
@@ -247,10 +272,11 @@ class Cell:
             settings.max_depth,
             settings.max_branches,
             min(MAX_DECISION_BYTES, topics.max_message_bytes * 3 // 4),
+            settings.max_rounds,
         )
         plain = isinstance(policy, SimpleThresholdPolicy)  # which does not look at it, in each of thousands a second
         outlook = None if plain else self.learning().memories.outlooks.outlook
-        return Planner(policy, limits, self.budgets(), self.overflow, outlook)
+        return Planner(policy, limits, self.budgets(), self.overflow, outlook, self.supervisor.may_quote)
 
     def lake_writer(self) -> LakeWriter:
         """Opens the lake for writing."""

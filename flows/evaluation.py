@@ -26,8 +26,9 @@ from flows.steps.equivalence import comparison_for, group, number
 from flows.steps.intake import Reading, classify
 from flows.steps.plan import Limits, Planner
 from flows.steps.route import Routed
-from flows.steps.supervise import Supervised, supervise
+from flows.steps.supervise import Supervised, Supervision
 from flows.steps.validate import Verifier, validate
+from flows.supervision import built_in_supervisor
 from schemas.decision import Decision, DecisionKind, read_decision
 from schemas.errors import BadRecordError
 from schemas.node import Answer
@@ -193,7 +194,8 @@ class Trial:
 
     def __init__(self, settings: Settings) -> None:
         self.affinities = Affinities()
-        self._planner = Planner(SimpleThresholdPolicy(settings), Limits(1, 1, 0, 0))
+        self._planner = Planner(SimpleThresholdPolicy(settings), Limits(1, 1, 0, 0, max_rounds=1))
+        self._supervision = Supervision(built_in_supervisor(), 1)
         self._offset = 0
 
     def learn(self, questions: Iterable[Question]) -> None:
@@ -225,10 +227,9 @@ class Trial:
         self._offset += 1
         now = float(self._offset)
         known = self.affinities.votes(question.topic, now)
-        result = supervise(validate(view, question.answers, verifiers, known))
-        routed = Routed(message_of(question, self._offset, now), now, ())
-        judged = Supervised(Answered(routed, question.answers), result)
-        return read_decision(self._planner.plan(0, judged, now))
+        answered = Answered(Routed(message_of(question, self._offset, now), now, ()), question.answers)
+        result = self._supervision.supervise(answered, validate(view, question.answers, verifiers, known))
+        return read_decision(self._planner.plan(0, Supervised(answered, result), now))
 
 
 def _verifier_of(question: Question) -> Verifier:

@@ -20,13 +20,15 @@ from typing import IO, Protocol
 import msgspec
 from msgspec import Struct
 
+from flows.accepted import AcceptedRecords
 from flows.affinity import Affinities
 from flows.lessons import view_of
 from flows.outlook import Outlooks
 from flows.steps.equivalence import comparison_for, group
 from flows.steps.intake import Decided
+from flows.supervision.health import TopicRecord
 from one_lake.query import RecentRound, recent_rounds
-from schemas.decision import Decision, DecisionKind, RoundResult
+from schemas.decision import Decision, DecisionKind, Finding, RoundResult
 from schemas.errors import RefusedError
 from schemas.node import Answer
 
@@ -36,6 +38,7 @@ WRITE_EVERY_S = 2.0
 ROUNDS_OF_THE_LAKE = 4000
 
 _read_candidates = msgspec.json.Decoder(tuple[Answer, ...]).decode
+_read_findings = msgspec.json.Decoder(tuple[Finding, ...]).decode
 
 
 class Memory(Protocol):
@@ -68,6 +71,8 @@ class Memories(Struct, frozen=True, kw_only=True):
 
     affinities: Affinities
     outlooks: Outlooks
+    supervision: TopicRecord = msgspec.field(default_factory=TopicRecord)
+    accepted: AcceptedRecords = msgspec.field(default_factory=AcceptedRecords)
 
     def each(self) -> tuple[Memory, ...]:
         """Give them one by one."""
@@ -196,6 +201,7 @@ def decision_of(row: RecentRound) -> Decision:
                 verified=True if accepted and leading else None,
                 candidates=candidates,
                 leading=leading,
+                findings=_read_findings(row.findings) if row.findings else (),
                 verifier=view_of(row.payload.encode()).verifier if accepted and row.payload else None,
             )
     except msgspec.DecodeError as error:

@@ -38,7 +38,7 @@ from flows.steps.infer import Inference
 from flows.steps.intake import Decided, Handed, LaneSource, Work, mark_of
 from flows.steps.plan import Planner
 from flows.steps.route import Routed, Router
-from flows.steps.supervise import Supervised, supervise
+from flows.steps.supervise import Supervised, Supervision
 from flows.steps.validate import validate
 from flows.votes import Votes
 from one_lake.output import OneSink
@@ -70,6 +70,10 @@ class Steps:
     @cached_property
     def _budgets(self) -> Budgets:
         return self._cell.budgets()
+
+    @cached_property
+    def _supervision(self) -> Supervision:
+        return self._cell.supervision()
 
     @cached_property
     def _planner(self) -> Planner:
@@ -113,8 +117,9 @@ class Steps:
         self._kept.add(votes.version)
 
     def supervise(self, rounds: list[Supervised]) -> list[Supervised]:
-        """Let each result pass, or flag it."""
-        return [r if r.result is None else Supervised(r.answered, supervise(r.result)) for r in rounds]
+        """Lay each result before the policies."""
+        supervise = self._supervision.supervise
+        return [r if r.result is None else Supervised(r.answered, supervise(r.answered, r.result)) for r in rounds]
 
     def plan(self, item: tuple[str, list[Supervised]]) -> tuple[str, list[Outgoing]]:
         """Decide on each round."""

@@ -72,8 +72,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Share,
         Meta(description="texts that are so near in meaning are one answer, such as 0.9; 0: by their words alone"),
     ] = 0.0
+    supervision: Annotated[
+        str, Meta(description="file of supervision's policies, supervision.toml; empty: the built-in list")
+    ] = ""
     score_threshold: Annotated[Share, Meta(description="the default policy accepts from this score on")] = 0.85
-    max_rounds: Annotated[Positive, Meta(description="rounds after which the default policy takes what there is")] = 3
+    max_rounds: Annotated[
+        Positive,
+        Meta(description="rounds after which the default policy takes what there is; what is rejected is dead"),
+    ] = 3
     max_attempts: Annotated[
         Positive, Meta(description="attempts at a round whose calls all failed, before it is dead")
     ] = 3

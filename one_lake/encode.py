@@ -99,7 +99,7 @@ def _blame(struct: type[Struct], lines: bytes) -> None:
         row = msgspec.json.decode(line)
         for field, read_as in zip(layout.schema, layout.read_as, strict=True):
             try:
-                _column(field, pa.array([row[field.name]], read_as.type))
+                _column(field, pa.array([row.get(field.name)], read_as.type))
             except (TypeError, ValueError, OverflowError) as error:
                 raise BadRecordError(f"{_name(struct, row)}: {error} - at $.{field.name}") from None
 

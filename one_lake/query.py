@@ -129,7 +129,7 @@ WITH recent AS (
 )
 SELECT
     rounds.lane, rounds.decision_offset, kind, rounds.topic, rounds.logical_id, rounds.generation, rounds.forced,
-    rounds.evidence, rounds.answer, candidates, payload, epoch(decided_at)
+    rounds.evidence, rounds.answer, candidates, payload, findings, epoch(decided_at)
 FROM stored.rounds JOIN recent USING (lane, decision_offset) LEFT JOIN stored.records USING (lane, decision_offset)
 ORDER BY decided_at, rounds.decision_offset
 """
@@ -158,6 +158,7 @@ class RecentRound(Struct, frozen=True, gc=False):
     candidates: str
     payload: str | None
     """Of those that converged."""
+    findings: str | None
     decided_at: float
 
 
@@ -246,14 +247,21 @@ def _columns(table: str) -> str:
 
 
 def _stored_view(lake: str, table: str) -> str:
-    files = tables.files(lake, table, tables.open_table(lake, table))
+    opened = tables.open_table(lake, table)
+    files = tables.files(lake, table, opened)
     schema = arrow_schema(TABLES[table])
+    none = ", ".join(f'NULL::{_sql_type(field.type)} AS "{field.name}"' for field in schema)
+    rows = f"SELECT {none} WHERE false"
     if files:
         columns = ", ".join(f'"{name}"' for name in schema.names)
         listed = ", ".join(f"'{_quoted(path)}'" for path in files)
-        return f"CREATE OR REPLACE VIEW stored.{table} AS SELECT {columns} FROM read_parquet([{listed}])"  # noqa: S608
-    columns = ", ".join(f'NULL::{_sql_type(field.type)} AS "{field.name}"' for field in schema)
-    return f"CREATE OR REPLACE VIEW stored.{table} AS SELECT {columns} WHERE false"
+        if tables.is_widened(opened) or len(opened.schema().fields) < len(schema):
+            # the files differ, and there may be none with the last columns; reading them so looks at each of them
+            rows += f" UNION ALL BY NAME SELECT * FROM read_parquet([{listed}], union_by_name = true)"  # noqa: S608
+            rows = f"SELECT {columns} FROM ({rows})"  # noqa: S608
+        else:
+            rows = f"SELECT {columns} FROM read_parquet([{listed}])"  # noqa: S608
+    return f"CREATE OR REPLACE VIEW stored.{table} AS {rows}"
 
 
 def _sql_type(arrow: pa.DataType) -> str:

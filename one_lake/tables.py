@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from urllib.parse import unquote
 
-from deltalake import DeltaTable, Schema
+from deltalake import DeltaTable, Field, Schema
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from schemas.errors import RefusedError
@@ -31,6 +31,9 @@ _CONFIGURATION = {
     "delta.enableExpiredLogCleanup": "false",  # maintenance does that, not every commit
 }
 
+WIDENED = "aureon.widened"
+"""The property of a table that was created without its last columns."""
+
 
 def lake_folder(lake_dir: str | Path | None = None) -> Path:
     """Say which lake is meant: the given one, else that of AUREON_LAKE, else the default."""
@@ -43,7 +46,7 @@ def folder(lake_dir: str | Path, table: str) -> Path:
 
 
 def create(lake_dir: str | Path) -> None:
-    """Create the tables that are not there yet; several processes may do so at once.
+    """Create the tables that are not there yet, and add columns that are new; several processes may do so at once.
 
     Raises:
         RefusedError: a table is there with other columns.
@@ -61,11 +64,50 @@ def create(lake_dir: str | Path) -> None:
             sync(path / "_delta_log" / f"{0:020}.json")
             for created in (path / "_delta_log", path, path.parent, path.parent.parent):
                 sync(created)
-        open_table(lake_dir, table)
+        _widen(lake_dir, table)
+
+
+def _widen(lake_dir: str | Path, table: str) -> None:
+    """Add the columns that a table of an earlier version of Aureon lacks; its rows have null in them.
+
+    Raises:
+        RefusedError: it has other columns.
+    """
+    opened = open_table(lake_dir, table)
+    lacking = _lacking(opened, table)
+    if not lacking:
+        return
+    version = opened.version()
+    try:
+        # first, so that no table is without it that has files of both kinds
+        opened.alter.set_table_properties({WIDENED: "true"}, raise_if_not_exists=False)
+        opened.alter.add_columns(lacking)
+    except DeltaError:
+        # Another process was first, or the folder cannot be written.
+        opened = open_table(lake_dir, table)
+        if _lacking(opened, table):
+            raise
+    for made in range(version + 1, opened.version() + 1):
+        sync(log_entry(lake_dir, table, made))
+    sync(folder(lake_dir, table) / "_delta_log")
+
+
+def _lacking(opened: DeltaTable, table: str) -> list[Field]:
+    """The last columns of a table that one of an earlier version has not, if all else is as it should be."""
+    present, expected = opened.schema().fields, Schema.from_arrow(arrow_schema(TABLES[table])).fields
+    lacking = expected[len(present) :]
+    return lacking if expected[: len(present)] == present and all(f.nullable for f in lacking) else []
+
+
+def is_widened(opened: DeltaTable) -> bool:
+    """Tell whether a table may have files without its last columns."""
+    return WIDENED in opened.metadata().configuration
 
 
 def open_table(lake_dir: str | Path, table: str) -> DeltaTable:
     """Open one table at its newest version.
+
+    One that an earlier version of Aureon wrote may lack the last columns; `create` adds them.
 
     Raises:
         RefusedError: it is not there, or has other columns.
@@ -75,7 +117,7 @@ def open_table(lake_dir: str | Path, table: str) -> DeltaTable:
     except TableNotFoundError:
         raise RefusedError(f"no lake at {lake_dir}: run `aureon run` or set AUREON_LAKE") from None
     expected = Schema.from_arrow(arrow_schema(TABLES[table]))
-    if opened.schema() != expected:
+    if opened.schema() != expected and not _lacking(opened, table):
         present, wanted = ({(f.name, str(f.type), f.nullable) for f in s.fields} for s in (opened.schema(), expected))
         different = sorted({name for name, _, _ in present ^ wanted})
         raise RefusedError(

@@ -53,6 +53,8 @@ class Finding(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """What it saw, up to a limit."""
     cap: float | None = None
     """The most that the score may be."""
+    pause_s: float = 0.0
+    """For how long the topic is stopped."""
 
 
 class RoundResult(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):

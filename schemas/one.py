@@ -55,7 +55,7 @@ class Record(Struct, frozen=True, gc=False, kw_only=True):
     """The decision on the round before."""
 
 
-class RoundRow(Struct, frozen=True, gc=False, kw_only=True):
+class RoundRow(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """Table `rounds`: every winning decision, with its evidence; written last of all tables."""
 
     lane: int
@@ -95,6 +95,17 @@ class RoundRow(Struct, frozen=True, gc=False, kw_only=True):
     previous_offset: int | None
     cause_lane: int | None
     cause_offset: int | None
+    # added later: they come last, and may be null, as they are in rows from before
+    effective_votes: float | None = None
+    """How many independent models would tell as much as those who gave the answer."""
+    abstained: int | None = None
+    dissent: Json | None = None
+    """The other answers; null where there are none."""
+    z_score: float | None = None
+    parameters: str | None = None
+    """The version of what was learned that the confidence rests on."""
+    findings: Json | None = None
+    """What supervision found, with its evidence; null where that is nothing."""
 
 
 class BranchRow(Struct, frozen=True, gc=False, kw_only=True):

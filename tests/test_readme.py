@@ -7,12 +7,16 @@ from pathlib import Path
 
 import duckdb
 import jsonschema  # type: ignore[import-untyped] # it comes with Great Expectations, without types
+import pytest
 
 import one_lake
 from connectors.nodes.nodes_file import parse_nodes
 from flows.commands.schema import schema_of
 from flows.prompts import Prompts
+from flows.supervision import Case, wants_more
+from flows.supervision.file import BUILT_IN, DEFAULT, parse_supervision
 from one_lake.sink import LakeWriter
+from schemas.decision import RoundResult
 from schemas.task import read_task
 from tests.aureon_command import AUREON, ROOT, aureon, environment, until
 from tests.brokers import Broker
@@ -73,6 +77,41 @@ def test_own_nodes_and_the_reader_of_results(own_broker: Broker, tmp_path: Path)
     finally:
         process.terminate()
         process.wait()
+
+
+def test_the_supervision_file_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the policy of README in it, which finds what it says."""
+    (tmp_path / "my_policies.py").write_text(block("python", "class Shouting"))
+    monkeypatch.syspath_prepend(tmp_path)
+    supervisor = parse_supervision(block("toml", "[[policy]]").encode())
+    assert [e.policy.name.partition("(")[0] for e in supervisor.entries] == [
+        "insults",
+        "answer_format",
+        "shouting",
+        "topic_health",
+    ]
+    result = RoundResult(answer="IT IS 42", score=0.9, confidence=0.9, agreement=1.0, evidence="self")
+    assert wants_more(supervisor.examine(Case(result=result))) == "it shouts"
+
+
+def test_the_table_of_policies_is_whole() -> None:
+    """Each with the action that it has where no file says otherwise."""
+    told = dict(re.findall(r"^\| `(\w+)` \| (?:`(\w+)`|not asked) \|", README, re.MULTILINE))
+    assert {use: told[use] for use in BUILT_IN} == {
+        use: rule.__struct_defaults__[rule.__struct_fields__.index("action")] if rule in DEFAULT else ""
+        for use, rule in BUILT_IN.items()
+    }
+
+
+def test_what_supervision_found_can_be_asked_for(tmp_path: Path) -> None:
+    """On an empty lake as on any."""
+    LakeWriter(tmp_path).close()
+    with one_lake.connect(tmp_path) as lake:
+        assert lake.sql(block("sql", "what supervision found")).fetchall() == []
+        lake.sql("CREATE TEMP TABLE rounds AS SELECT 'math' AS topic, NULL::VARCHAR AS findings")
+        lake.sql("""INSERT INTO rounds VALUES ('math', '[{"policy":"bias(reject)","action":"reject","reason":"x"}]')""")
+        found = lake.sql(block("sql", "what supervision found").replace("FROM rounds", "FROM temp.rounds")).fetchall()
+    assert found == [("math", "bias(reject)", "reject", 1, None)]
 
 
 def test_the_nodes_file_is_one() -> None:

@@ -217,4 +217,10 @@ def _round(lane: int, offset: int, decision: Decision) -> RoundRow:
         previous_offset=previous[1],
         cause_lane=cause.lane if cause is not None else None,
         cause_offset=cause.offset if cause is not None else None,
+        effective_votes=result.effective_votes if result is not None else None,
+        abstained=result.abstained if result is not None else None,
+        dissent=encode(result.dissent).decode() if result is not None and result.dissent else None,
+        z_score=result.z_score if result is not None else None,
+        parameters=result.parameters or None if result is not None else None,
+        findings=encode(result.findings).decode() if result is not None and result.findings else None,
     )

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 from msgspec import Raw, Struct
@@ -15,6 +16,7 @@ from flows.steps.equivalence import comparison_for, group
 from flows.steps.intake import Rejected, Work
 from flows.steps.route import BUDGET_SPENT
 from flows.steps.supervise import Supervised, critique
+from flows.supervision import is_rejected, stops_topic, wants_more
 from schemas.decision import Decision, DecisionKind, FollowUp, RoundResult
 from schemas.errors import BadRecordError
 from schemas.ids import RQMLRoundId, branch_id, home_lane
@@ -56,6 +58,8 @@ class Limits(Struct, frozen=True, gc=False):
     max_branches: int
     max_decision_bytes: int = MAX_DECISION_BYTES
     """Less where the broker takes less."""
+    max_rounds: int = 3
+    """After so many, what supervision rejects is dead, and what it would have reasoned more passes."""
 
 
 class Planner:
@@ -68,6 +72,7 @@ class Planner:
         overflow: where what is large goes; it stays if left out.
         outlook: what one more round is expected to bring: (task, confidence, and what the round took in calls, in
             money); left out where the policy does not look at it.
+        may_quote: whether the next round may be told of a text that a model wrote: (topic, text).
     """
 
     def __init__(
@@ -77,10 +82,12 @@ class Planner:
         budgets: Budgets | None = None,
         overflow: Overflow | None = None,
         outlook: Callable[[TaskDescriptor, float, int, float], Outlook] | None = None,
+        may_quote: Callable[[str, str], bool] = lambda _topic, _text: True,
     ) -> None:
         self._out = overflow.decision_out if overflow is not None else _as_it_is
         self._policy = policy
         self._outlook = outlook
+        self._may_quote = may_quote
         self._limits = limits
         self._budgets = budgets or Budgets()
 
@@ -172,10 +179,13 @@ class Planner:
         self, lane: int, answered: Answered, result: RoundResult, now: float, left: Allowance, spent: str
     ) -> Decision:
         task = _task_of(answered)
-        verdict = self._policy.judge(result, self._situation(answered, result))
         policy = self._policy.name
-        if spent and not verdict.converged and not verdict.exhausted:
-            verdict = Verdict(converged=True, reason=spent, forced=True)
+        last = bool(spent) or task.round_index + 1 >= self._limits.max_rounds
+        rejected = bool(result.findings) and is_rejected(result)
+        if rejected:  # whatever the policy would say
+            verdict = Verdict(converged=last or stops_topic(result), reason="rejected")
+        else:
+            verdict = self._verdict(answered, result, spent, last=last)
         if verdict.exhausted:
             return _decision(
                 answered,
@@ -198,6 +208,16 @@ class Planner:
                 result=_lean(result),
                 follow_ups=(next_round,),
             )
+        if rejected:
+            return _decision(
+                answered,
+                now,
+                DecisionKind.DEAD,
+                "rejected",
+                detail="; ".join(result.flags),
+                policy=policy,
+                result=_lean(result),
+            )
         if result.answer is None and task.origin is not None and task.origin.answer is not None:
             warning = f"no answer in round {task.round_index}; the record has that of an earlier round"
             result = msgspec.structs.replace(
@@ -207,13 +227,13 @@ class Planner:
                 evidence="self",
                 warnings=(*result.warnings, warning),
             )
-        if result.answer is None or result.flags:
+        if result.answer is None:
             return _decision(
                 answered,
                 now,
                 DecisionKind.DEAD,
-                "rejected" if result.flags else BUDGET_SPENT if spent else "no_answer",
-                detail="; ".join(result.flags) or spent or "every model abstained or failed",
+                BUDGET_SPENT if spent else "no_answer",
+                detail=spent or "every model abstained or failed",
                 policy=policy,
                 forced=verdict.forced,
                 result=_lean(result),
@@ -235,6 +255,15 @@ class Planner:
             cut_off=cut_off,
         )
 
+    def _verdict(self, answered: Answered, result: RoundResult, spent: str, *, last: bool) -> Verdict:
+        """What the policy says, as far as there is something left to spend, and supervision wants no more reasoning."""
+        verdict = self._policy.judge(result, self._situation(answered, result))
+        if spent and not verdict.converged and not verdict.exhausted:
+            return Verdict(converged=True, reason=spent, forced=True)
+        if verdict.converged and not verdict.forced and not last and (more := wants_more(result)):
+            return Verdict(converged=False, reason=more)
+        return verdict
+
     def _situation(self, answered: Answered, result: RoundResult) -> Situation:
         work: Work = answered.routed.message.body
         task = work.task
@@ -253,16 +282,16 @@ class Planner:
         )
 
     def _carried(self, task: TaskDescriptor, answered: Answered, result: RoundResult | None, left: Allowance) -> Origin:
-        """What the next round or attempt is told of this one."""
+        """What the next round or attempt is told of this one; nothing that was rejected comes before a model again."""
         old = task.origin or _NO_ORIGIN
-        answered_now = result is not None and result.answer is not None
+        answered_now = result is not None and result.answer is not None and not is_rejected(result)
         return Origin(
             ancestors=old.ancestors,
             branches_left=old.branches_left if old.ancestors else self._limits.max_branches,
             answer=result.answer if result is not None and answered_now else old.answer,
             score=result.score if result is not None and answered_now else old.score,
             confidence=result.confidence if result is not None and answered_now else old.confidence,
-            critique=critique(result) if result is not None else old.critique,
+            critique=critique(result, partial(self._may_quote, task.topic)) if result is not None else old.critique,
             allowance=None if is_unlimited(left) else left,
             calls=old.calls + answered.spent.calls,
             tokens=old.tokens + answered.spent.tokens,

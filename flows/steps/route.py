@@ -50,6 +50,8 @@ MAX_TOPICS = 10_000
 
 BUDGET_SPENT = "budget_spent"
 """The reason of a task that ended because nothing was left to spend."""
+TOPIC_STOPPED = "topic_stopped"
+"""The reason of a task that ended because supervision has stopped its topic for a while."""
 
 Render = Callable[[str, PayloadView, str | None, str], tuple[PromptMessage, ...]]
 """Writes a question as a chat: (topic, payload, answer of the round before, what was wrong with it)."""
@@ -161,6 +163,7 @@ class Router:
         states: Callable[[], Mapping[str, NodeState]] | None = None,
         render: Render | None = None,
         pays: Callable[[float, float], bool] | None = None,
+        stopped: Callable[[str, float], str] | None = None,
         by: Comparison = EXACT,
     ) -> None:
         self._get_nodes = nodes
@@ -171,6 +174,7 @@ class Router:
         self._strategy = strategy or Strategy()
         self._get_states = states
         self._render = render
+        self._stopped = stopped
         self._version: int | None = None
         self._nodes: tuple[NodeCapabilities, ...] = ()
         self._states: Mapping[str, NodeState] = {}
@@ -191,6 +195,8 @@ class Router:
             known = ", ".join(sorted(self._verifiers))
             detail = f"{view.verifier!r} is none of {known}; name it in AUREON_VERIFIERS"
             return Routed(message, handed_at, (), refusal=("unknown_verifier", detail))
+        if self._stopped is not None and (why := self._stopped(task.topic, handed_at)):
+            return Routed(message, handed_at, (), refusal=(TOPIC_STOPPED, why))
         serving = self._serving(task.topic)
         if not serving.ready and not serving.troubled:
             return Routed(message, handed_at, (), refusal=("no_node", self._nobody(task.topic, serving)))

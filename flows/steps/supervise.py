@@ -1,12 +1,19 @@
-"""supervise: may this result pass, and with what score."""
+"""supervise: may this result pass, and with what score; the policies are in `flows.supervision`."""
 
-import msgspec
+from collections.abc import Callable
+
 from msgspec import Struct
 
+from flows.accepted import Accepted, AcceptedRecords
+from flows.budget import NOTHING, UNLIMITED, Spent
 from flows.calls import Answered
+from flows.lane import Message
+from flows.steps.intake import Work
+from flows.supervision import Case, Supervisor, is_rejected
+from flows.supervision.health import TopicRecord
 from schemas.decision import RoundResult
-
-MAX_ANSWER_CHARACTERS = 100_000
+from schemas.errors import BadRecordError
+from schemas.task import read_digest
 
 
 class Supervised(Struct, frozen=True, gc=False):
@@ -16,41 +23,111 @@ class Supervised(Struct, frozen=True, gc=False):
     result: RoundResult | None
 
 
-def supervise(result: RoundResult) -> RoundResult:
-    """Flag what looks wrong; a flagged result gets the score 0, so that no policy accepts it willingly."""
-    answer = result.answer
-    if answer is None:
-        return result
-    flags = []
-    if not answer.strip():
-        flags.append("empty answer")
-    if len(answer) > MAX_ANSWER_CHARACTERS:
-        flags.append(f"runaway length: {len(answer):,} characters")
-    if not flags:
-        return result
-    return msgspec.structs.replace(result, score=0.0, flags=(*result.flags, *flags))
+class Supervision:
+    """Lays results before the policies; threads may share it.
+
+    Args:
+        supervisor: the policies.
+        max_rounds: as the settings have it.
+        topics: how the topics fare.
+        records: which questions have a record already.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        max_rounds: int,
+        topics: TopicRecord | None = None,
+        records: AcceptedRecords | None = None,
+    ) -> None:
+        self._supervisor = supervisor
+        self._max_rounds = max_rounds
+        self._get_health = (topics or TopicRecord()).health
+        self._records = records or AcceptedRecords()
+
+    def supervise(self, answered: Answered, result: RoundResult) -> RoundResult:
+        """Note what the policies find of a result; one that is rejected, or has no answer, has the score 0."""
+        message = answered.routed.message
+        work: Work = message.body
+        task = work.task
+        origin = task.origin
+        return self._supervisor.examine(
+            Case(
+                result=result,
+                topic=task.topic,
+                logical_id=task.logical_id,
+                generation=task.generation,
+                round_index=task.round_index,
+                attempt=task.attempt,
+                max_rounds=self._max_rounds,
+                view=work.view,
+                answers=answered.answers,
+                spent=answered.spent,
+                spent_before=Spent(origin.calls, origin.tokens, origin.cost) if origin is not None else NOTHING,
+                allowance=answered.routed.allowance or UNLIMITED,
+                look_up=_LookUp(self._records, message),
+                get_health=self._get_health,
+            )
+        )
+
+
+class _LookUp:
+    """Finds the record of a message's question, once it is asked for."""
+
+    __slots__ = ("_message", "_records")
+
+    def __init__(self, records: AcceptedRecords, message: Message) -> None:
+        self._records = records
+        self._message = message
+
+    def __call__(self) -> Accepted | None:
+        """Look it up; a later round has to digest its payload for that."""
+        if not self._records.count:
+            return None
+        message = self._message
+        task = message.body.task
+        try:
+            found = self._records.record_of(task.topic, message.digest or read_digest(task))
+        except BadRecordError:
+            return None
+        return found if found is None or found.logical_id != task.logical_id else None
 
 
 OTHERS_TOLD = 3
 TOLD_CHARACTERS = 80
 
 
-def critique(result: RoundResult) -> str:
-    """Say what was found wrong with the result of a round, for the models of the next one; a few hundred characters."""
+def critique(result: RoundResult, may_quote: Callable[[str], bool] = lambda _text: True) -> str:
+    """Say what was found wrong with the result of a round, for the models of the next one; a few hundred characters.
+
+    Of a result that was rejected only the reasons are told, and no word of what is in it.
+
+    Args:
+        result: of the round.
+        may_quote: whether a text may be put before other models.
+    """
     if result.answer is None:
         return "Nobody gave an answer."
+    if is_rejected(result):
+        return " ".join([f"An answer was rejected: {flag}." for flag in result.flags])
     found = [f"It was flagged: {flag}." for flag in result.flags]
     if result.verified is False:
         found.append(f"The check {result.verifier!r} does not accept it.")
     given = [a for a in result.candidates if a.status == "ok"]
     others: dict[str, None] = {}
     for place, answer in enumerate(result.candidates):
-        if answer.status == "ok" and place not in result.leading:
+        if (
+            answer.status == "ok"
+            and place not in result.leading
+            and len(others) < OTHERS_TOLD
+            and may_quote(answer.text)
+        ):
             text = " ".join(answer.text.split())
             others[text if len(text) <= TOLD_CHARACTERS else text[:TOLD_CHARACTERS] + "…"] = None
-    if others:
-        said = "; ".join(list(others)[:OTHERS_TOLD])
-        found.append(f"{len(result.leading)} of {len(given)} answers say so. Others say: {said}.")
+    if len(result.leading) < len(given):
+        found.append(f"{len(result.leading)} of {len(given)} answers say so.")
+        if others:
+            found.append(f"Others say: {'; '.join(others)}.")
     elif len(given) == 1:
         found.append("Only one model gave an answer, so nothing confirms it.")
     return " ".join(found)

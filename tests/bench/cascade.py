@@ -29,8 +29,9 @@ from flows.steps.equivalence import number
 from flows.steps.intake import Decided, Reading, classify
 from flows.steps.plan import Limits, Planner
 from flows.steps.route import PRESUMED_BEST, Router, Strategy
-from flows.steps.supervise import Supervised, supervise
+from flows.steps.supervise import Supervised, Supervision
 from flows.steps.validate import built_in_verifiers, validate
+from flows.supervision import built_in_supervisor
 from flows.votes import RELIABILITY
 from schemas.decision import Decision, DecisionKind, read_decision
 from schemas.node import Answer, Call, NodeCapabilities
@@ -100,6 +101,7 @@ def run(questions: list[Question], nodes: list[NodeCapabilities], strategy: Stra
     verifiers = built_in_verifiers()
     router = Router(lambda: (0, nodes), verifiers, affinities, strategy)
     planner = Planner(SimpleThresholdPolicy(settings), Limits(1, 3, 3, 16))
+    supervision = Supervision(built_in_supervisor(), 3)
     outcome = Outcome(calls={})
     offset = 0
 
@@ -119,7 +121,8 @@ def run(questions: list[Question], nodes: list[NodeCapabilities], strategy: Stra
         while reserves and not router.enough(routed, answers):
             answers.append(ask(reserves.pop(0), question))
         result = validate(message.body.view, answers, verifiers, affinities.votes("math", at))
-        judged = Supervised(Answered(routed, tuple(answers)), supervise(result))
+        answered = Answered(routed, tuple(answers))
+        judged = Supervised(answered, supervision.supervise(answered, result))
         decided = offset, read_decision(planner.plan(0, judged, at))
         offset += 1
         affinities.learn(0, [decided])

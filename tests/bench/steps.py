@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Mapping
 
 from connectors.topics import RETRY, TASKS
+from flows.accepted import AcceptedRecords
 from flows.affinity import Affinities
 from flows.calls import Answered
 from flows.cell import INPUTS
@@ -19,8 +20,10 @@ from flows.steps.derive import derive
 from flows.steps.intake import Decided, Reading, classify
 from flows.steps.plan import Limits, Planner
 from flows.steps.route import Routed, Router
-from flows.steps.supervise import Supervised, supervise
+from flows.steps.supervise import Supervised, Supervision
 from flows.steps.validate import Verifier, built_in_verifiers, validate
+from flows.supervision import built_in_supervisor
+from flows.supervision.health import TopicRecord
 from one_lake.encode import encode_rows
 from schemas.decision import RoundResult, read_decision
 from schemas.node import Answer, NodeCapabilities
@@ -46,9 +49,11 @@ def measure(count: int, models: int) -> dict[str, float]:  # noqa: PLR0915 - a l
     lane = Lane(0, INPUTS, _Memory(), span=1 << 20, in_flight=1 << 20)
     lane.begin_reading()
     nodes = [NodeCapabilities(node=f"n{i}", models=(f"n{i}",)) for i in range(models)]
-    affinities, verifiers = Affinities(), built_in_verifiers()
-    router = Router(lambda: (1, nodes), verifiers, affinities)
-    planner = Planner(SimpleThresholdPolicy(settings), Limits(1, 3, 3, 16))
+    affinities, topics, records, verifiers = Affinities(), TopicRecord(), AcceptedRecords(), built_in_verifiers()
+    router = Router(lambda: (1, nodes), verifiers, affinities, stopped=topics.stopped)
+    supervisor = built_in_supervisor()
+    supervise = Supervision(supervisor, 3, topics, records).supervise
+    planner = Planner(SimpleThresholdPolicy(settings), Limits(1, 3, 3, 16), may_quote=supervisor.may_quote)
     spent: dict[str, float] = {}
     rounds = log_end = 0
 
@@ -81,7 +86,7 @@ def measure(count: int, models: int) -> dict[str, float]:  # noqa: PLR0915 - a l
         at = timed("(answers)", at)
         judged = [Supervised(a, _validated(a, affinities, verifiers)) for a in answered]
         at = timed("validate", at)
-        judged = [j if j.result is None else Supervised(j.answered, supervise(j.result)) for j in judged]
+        judged = [j if j.result is None else Supervised(j.answered, supervise(j.answered, j.result)) for j in judged]
         at = timed("supervise", at)
         encoded = [planner.plan(0, j, 3.0) for j in judged]
         at = timed("plan", at)
@@ -92,6 +97,10 @@ def measure(count: int, models: int) -> dict[str, float]:  # noqa: PLR0915 - a l
         at = timed("lane.log", at)
         affinities.learn(0, decided)
         at = timed("learn", at)
+        topics.learn(0, decided)
+        at = timed("learn: topics", at)
+        records.learn(0, decided)
+        at = timed("learn: records", at)
         derived = derive(Decided(0, decided), sealer)
         at = timed("derive", at)
         encode_rows(derived.rows)

@@ -15,8 +15,9 @@ from flows.steps.derive import derive
 from flows.steps.intake import Decided, Reading, classify
 from flows.steps.plan import Limits, Planner
 from flows.steps.route import Router, Strategy
-from flows.steps.supervise import Supervised, supervise
+from flows.steps.supervise import Supervised, Supervision
 from flows.steps.validate import built_in_verifiers, validate
+from flows.supervision import built_in_supervisor
 from schemas.decision import Decision, DecisionKind, read_decision
 from schemas.node import Answer, Call, NodeCapabilities
 
@@ -33,6 +34,7 @@ class Ensemble:
         """By node, since it was last cleared."""
         self.router = Router(lambda: (1, nodes), built_in_verifiers(), self.affinities, strategy)
         self._planner = Planner(SimpleThresholdPolicy(Settings()), Limits(1, 3, 3, 16))
+        self._supervision = Supervision(built_in_supervisor(), 3)
         self._offset = 0
 
     def task(self, topic: str, logical_id: str, ask: Callable[[Call], Answer]) -> Decision:
@@ -49,8 +51,9 @@ class Ensemble:
                 answers.append(ask(reserves.pop(0)))
             self.calls.update(a.node for a in answers)
             known = self.affinities.votes(topic, now)
-            result = supervise(validate(message.body.view, answers, built_in_verifiers(), known))
-            judged = Supervised(Answered(routed, tuple(answers)), result)
+            answered = Answered(routed, tuple(answers))
+            result = validate(message.body.view, answers, built_in_verifiers(), known)
+            judged = Supervised(answered, self._supervision.supervise(answered, result))
             decision = read_decision(self._planner.plan(0, judged, now))
             self.affinities.learn(0, [(at, decision)])
             self._offset += 1

@@ -47,7 +47,13 @@ def test_what_was_learned_is_there_after_a_restart(tmp_path: Path, learning: Beg
     again = learning()
     again.learn(batch(*[decided(*DISSENT)] * 5), 200.0)
     assert again.memories.affinities.state() == first.memories.affinities.state()
-    assert {p.name for p in tmp_path.iterdir()} == {"affinities.json", "outlook.json", "learned.lock"}
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "accepted.json",
+        "affinities.json",
+        "learned.lock",
+        "outlook.json",
+        "supervision.json",
+    }
 
 
 def test_of_several_processes_the_first_one_keeps_the_file(tmp_path: Path, learning: Begin) -> None:

@@ -11,18 +11,21 @@ from hypothesis import strategies as st
 
 from connectors.blobs import BlobStore
 from connectors.topics import DEAD_LETTERS, RETRY, TASKS, TASKS_HIGH, TASKS_NEXT
+from flows.accepted import AcceptedRecords
 from flows.budget import Spent
 from flows.calls import Answered
 from flows.lane import Message, Sealer
 from flows.overflow import Overflow
-from flows.policies import SimpleThresholdPolicy
+from flows.policies import ConvergencePolicy, SimpleThresholdPolicy
 from flows.settings import Settings
 from flows.steps.derive import Derived, derive
 from flows.steps.intake import Decided, Reading, classify
 from flows.steps.plan import MAX_DECISION_BYTES, Limits, Planner, content_hash
 from flows.steps.route import Router
-from flows.steps.supervise import Supervised, supervise
+from flows.steps.supervise import Supervised, Supervision
 from flows.steps.validate import built_in_verifiers, validate
+from flows.supervision import Supervisor, built_in_supervisor
+from flows.supervision.health import TopicRecord
 from schemas.blob import REFERENCE_START, BlobReference, reference_in
 from schemas.decision import Decision, DecisionKind, read_decision
 from schemas.errors import BadRecordError, TryAgainError
@@ -32,6 +35,7 @@ from schemas.one import BranchRow, DeadLetterRow, Record, RoundRow
 from schemas.task import Ancestor, encode, read_head
 
 SEALER = Sealer(b"k" * 32)
+SUPERVISOR = built_in_supervisor()
 NODES = [NodeCapabilities(node=n, models=("m",), topics=("math", "logic")) for n in ("a", "b", "c")]
 
 
@@ -50,14 +54,29 @@ def decide(
     limits: Limits | None = None,
     lane: int = 0,
     overflow: Overflow | None = None,
+    supervisor: Supervisor = SUPERVISOR,
+    policy: ConvergencePolicy | None = None,
+    topics: TopicRecord | None = None,
+    records: AcceptedRecords | None = None,
+    now: float = 100.0,
+    exceeded: str = "",
 ) -> Decision:
     """Take a message through the steps, with these answers."""
-    router = Router(lambda: (1, NODES), built_in_verifiers())
-    planner = Planner(SimpleThresholdPolicy(Settings()), limits or Limits(1, 3, 3, 16), overflow=overflow)
-    routed = router.route(asked, 100.0)
-    answered = Answered(routed, answers, Spent(sum(a.tries for a in answers)))
+    topics = topics or TopicRecord()
+    router = Router(lambda: (1, NODES), built_in_verifiers(), stopped=topics.stopped)
+    planner = Planner(
+        policy or SimpleThresholdPolicy(Settings()),
+        limits or Limits(1, 3, 3, 16),
+        overflow=overflow,
+        may_quote=supervisor.may_quote,
+    )
+    routed = router.route(asked, now)
+    if not routed.calls:
+        answers = ()
+    answered = Answered(routed, answers, Spent(sum(a.tries for a in answers)), exceeded=exceeded)
     result = validate(asked.body.view, answers, built_in_verifiers()) if answers else None
-    return read_decision(planner.plan(lane, Supervised(answered, supervise(result) if result else None), 101.0))
+    passed = Supervision(supervisor, 3, topics, records).supervise(answered, result) if result else None
+    return read_decision(planner.plan(lane, Supervised(answered, passed), now + 1.0))
 
 
 def carried_out(decision: Decision, offset: int = 40, lane: int = 0) -> Derived:

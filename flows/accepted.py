@@ -1,0 +1,121 @@
+"""Which questions have a record already: by topic and digest of the payload; what was learned from decisions.
+
+A memory of its own (`flows.learning`): bounded, the question answered longest ago makes room. Each process knows the
+records of its own lanes, so it finds most doubles of a question only where there is one process.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+
+import msgspec
+from msgspec import Struct
+
+from schemas.blob import REFERENCE_START
+from schemas.decision import Decision, DecisionKind
+from schemas.ids import payload_digest
+
+MAX_RECORDS = 50_000
+KEPT_RECORDS = 5_000
+"""Of these, the newest so many are in the file: all of them would take 20 ms to write, every two seconds."""
+MAX_CHARACTERS = 500
+"""Of an answer; a longer one is not remembered."""
+
+_REFERENCE = REFERENCE_START.encode()
+
+
+class Accepted(Struct, frozen=True, gc=False, array_like=True):
+    """What a question converged to, not forced."""
+
+    logical_id: str
+    answer: str | None
+    """None where it has more than `MAX_CHARACTERS` characters."""
+    evidence: str
+
+
+class _State(Struct, frozen=True):
+    next_offsets: dict[int, int]
+    records: list[tuple[str, str, Accepted]]
+
+
+class AcceptedRecords:
+    """What is known of the records of a cell; threads may share it."""
+
+    name = "accepted"
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._records: OrderedDict[tuple[str, str], Accepted] = OrderedDict()
+        self._next: dict[int, int] = {}
+        self.changes = 0
+        """Rises with all that is learned."""
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._records)
+
+    def record_of(self, topic: str, digest: str) -> Accepted | None:
+        """Find the record of a question.
+
+        Args:
+            topic: of the task.
+            digest: `schemas.ids.payload_digest` of its payload.
+        """
+        return self._records.get((topic, digest))
+
+    def learn(self, lane: int, decisions: Iterable[tuple[int, Decision]]) -> None:
+        """Learn from winning decisions as read back, in log order; what was learned from before is skipped."""
+        with self._lock:
+            following = first = self._next.get(lane, 0)
+            for offset, decision in decisions:
+                if offset >= following:
+                    following = offset + 1
+                    if decision.kind is DecisionKind.CONVERGED and not decision.forced:
+                        self._add(decision)
+            if following > first:
+                self._next[lane] = following
+                self.changes += 1
+
+    def _add(self, decision: Decision) -> None:
+        result = decision.result
+        if result is None or result.answer is None:
+            return
+        digest = decision.payload_digest or _digest(bytes(decision.payload))
+        if not digest:
+            return
+        answer = result.answer
+        short = len(answer) <= MAX_CHARACTERS and not answer.startswith(REFERENCE_START)
+        key = decision.topic, digest
+        records = self._records
+        records[key] = Accepted(decision.logical_id, answer if short else None, result.evidence)
+        records.move_to_end(key)
+        if len(records) > MAX_RECORDS:
+            records.popitem(last=False)
+
+    def encoded(self) -> bytes:
+        """Write down the newest records."""
+        with self._lock:
+            first = max(0, len(self._records) - KEPT_RECORDS)
+            newest = [(*key, record) for i, (key, record) in enumerate(self._records.items()) if i >= first]
+            return msgspec.json.encode(_State(dict(self._next), newest))
+
+    def restore(self, encoded: bytes) -> None:
+        """Begin with what was learned before.
+
+        Raises:
+            ValueError: it is nothing that `encoded` wrote.
+        """
+        state = msgspec.json.decode(encoded, type=_State)
+        with self._lock:
+            self._next = dict(state.next_offsets)
+            self._records = OrderedDict({(topic, digest): record for topic, digest, record in state.records})
+            self.changes += 1
+
+
+def _digest(payload: bytes) -> str:
+    """Digest a payload of which the decision does not tell: that of a later round; "" where only a blob has it."""
+    try:
+        return payload_digest(payload) if payload and not payload.startswith(_REFERENCE) else ""
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return ""

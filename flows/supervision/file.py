@@ -1,0 +1,166 @@
+"""Supervision from a file, `supervision.toml`: which policies, in which order, and what is wrong with it.
+
+[[policy]]
+use = "insults"            # a built-in by name, or `module:callable` of one's own
+action = "reject"
+topics = ["support"]       # left out: everywhere
+"""
+
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from flows.settings import import_object
+from flows.supervision.bias import Bias
+from flows.supervision.case import Rule
+from flows.supervision.course import Budget, Contradiction, TopicHealth
+from flows.supervision.form import AllowList, AnswerFormat, EmptyAnswer, Repetition, RunawayLength, ScoreSanity
+from flows.supervision.injection import Injection
+from flows.supervision.insults import Insults
+from flows.supervision.safety import Safety
+from flows.supervision.supervisor import Entry, Supervisor
+from schemas.errors import RefusedError
+
+BUILT_IN: Final[Mapping[str, type[Rule]]] = {
+    rule.USE: rule
+    for rule in (
+        AllowList,
+        ScoreSanity,
+        EmptyAnswer,
+        RunawayLength,
+        AnswerFormat,
+        Safety,
+        Injection,
+        Insults,
+        Bias,
+        Repetition,
+        Contradiction,
+        Budget,
+        TopicHealth,
+    )
+}
+DEFAULT: Final[tuple[type[Rule], ...]] = (
+    ScoreSanity,
+    EmptyAnswer,
+    RunawayLength,
+    AnswerFormat,
+    Safety,
+    Injection,
+    Insults,
+    Bias,
+    Repetition,
+    Contradiction,
+)
+"""What is asked where no file says otherwise."""
+
+
+def built_in_supervisor() -> Supervisor:
+    """Give the policies that are asked where no file says otherwise."""
+    return Supervisor([Entry(rule()) for rule in DEFAULT])
+
+
+def read_supervision(path: Path) -> Supervisor:
+    """Read the file, and make its policies.
+
+    Raises:
+        RefusedError: it cannot be read, or something in it is wrong; names file, policy and field.
+    """
+    try:
+        return parse_supervision(path.read_bytes())
+    except OSError as error:
+        raise RefusedError(f"{path}: {error.strerror or error}; AUREON_SUPERVISION names it") from None
+    except RefusedError as error:
+        raise RefusedError(f"{path.name}: {error}") from None
+
+
+def parse_supervision(text: bytes) -> Supervisor:
+    """Read the text of the file, and make its policies.
+
+    Raises:
+        RefusedError: something in it is wrong; names policy and field.
+    """
+    try:
+        document = tomllib.loads(text.decode())
+    except UnicodeDecodeError as error:
+        raise RefusedError(f"not UTF-8: {error.reason} at byte {error.start}") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise RefusedError(f"not TOML: {error}") from None
+    if unknown := document.keys() - {"policy"}:
+        raise RefusedError(f"unknown field {min(unknown)}; there are: policy")
+    tables = document.get("policy")
+    if not isinstance(tables, list) or not tables:
+        raise RefusedError("names no policy; each is a table [[policy]], with at least a `use`")
+    return Supervisor([_entry(table, place) for place, table in enumerate(tables, 1)])
+
+
+def _entry(table: Any, place: int) -> Entry:
+    use = table.get("use") if isinstance(table, dict) else None
+    if not isinstance(use, str) or not use:
+        raise RefusedError(f"policy {place}: needs use, a built-in or module:callable; {_there_are()}")
+    given = {key: value for key, value in table.items() if key not in ("use", "topics")}
+    where = f"policy {place} ({use})"
+    topics = table.get("topics", [])
+    if not isinstance(topics, list) or not all(isinstance(t, str) and t for t in topics):
+        raise RefusedError(f'{where}: topics: Expected a list of names, as in topics = ["math"]')
+    try:
+        policy = _built_in(BUILT_IN[use], given) if use in BUILT_IN else _own(use, given)
+    except (RefusedError, ValueError) as error:  # msgspec's errors are ValueErrors
+        raise RefusedError(f"{where}: {error}") from None
+    return Entry(policy, tuple(topics))
+
+
+_AT = re.compile(r" - at `\$\.?(.*)`$")
+_UNKNOWN = "Object contains unknown field "
+_MISSING = "Object missing required field "
+_LITERAL = "Invalid enum value "
+_ACTIONS = "accept, flag, more_reasoning, cap, reject, stop_topic"
+
+
+def _built_in(rule: type[Rule], given: Mapping[str, Any]) -> Rule:
+    if "cap" in given and given.get("action") != "cap":
+        raise RefusedError('cap: it is for action = "cap"')
+    try:
+        return msgspec.convert(given, rule)
+    except msgspec.ValidationError as error:
+        raise RefusedError(_told(str(error), rule)) from None
+
+
+def _told(text: str, rule: type[Rule]) -> str:
+    """Say of a validation error of which field it is, in the file's words."""
+    at = _AT.search(text)
+    path = at[1] if at is not None else ""
+    problem = text[: at.start()] if at is not None else text
+    if problem.startswith(_UNKNOWN):
+        known = ", ".join(("use", "topics", *rule.__struct_fields__))
+        problem = f"unknown field {problem.removeprefix(_UNKNOWN)}; there are: {known}"
+    elif problem.startswith(_MISSING):
+        problem = f"needs {problem.removeprefix(_MISSING)}"
+    elif problem.startswith(_LITERAL):
+        problem = f"{problem.removeprefix(_LITERAL)} is none of {_ACTIONS}"
+    return f"{path}: {problem}".removeprefix(": ").replace("`", "")
+
+
+def _own(use: str, given: Mapping[str, Any]) -> Any:
+    if ":" not in use:
+        raise RefusedError(f"use: {use!r} is no built-in policy, and no module:callable; {_there_are()}")
+    try:
+        make: Callable[..., Any] = import_object(use, "supervision")
+    except RefusedError as error:
+        raise RefusedError(f"use: {error.__cause__ or error}") from None
+    try:
+        policy = make(**given)
+    except RefusedError:
+        raise
+    except Exception as error:  # a user's callable; whatever is wrong is told with its place
+        raise RefusedError(f"{use} cannot be made: {type(error).__name__}: {error}") from error
+    if not (isinstance(getattr(policy, "name", None), str) and callable(getattr(policy, "examine", None))):
+        raise RefusedError(f"{use} gave no policy; one has a `name` and `examine(case)`")
+    return policy
+
+
+def _there_are() -> str:
+    return f"there are: {', '.join(BUILT_IN)}"

@@ -1,0 +1,70 @@
+"""Insults, and words that only look like them."""
+
+import time
+
+import pytest
+
+from flows.supervision.insults import Insults
+from tests.flows.supervision.cases import case
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "You are an idiot.",
+        "42. You stupid moron, go away.",
+        "y0u are an 1d10t",
+        "a$$hole",
+        "Shut up, loser!",
+        "What a loser you are!",
+        "He is such a jerk.",
+        "Only a moron would ask.",
+        "Your stupid question again.",
+        "you fucking idiots",
+        "YOU ARE PATHETIC",
+        "You\u2019re a worthless piece of trash.",
+    ],
+)
+def test_an_insult_is_rejected(answer: str) -> None:
+    """Whatever its letters look like."""
+    found = Insults().examine(case(answer))
+    assert found is not None
+    assert (found.action, found.reason) == ("reject", "an insult")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Scunthorpe, Penistone and Middlesex are in England.",
+        "The assassin left the class; the cockpit was empty.",
+        "Dick Cheney was vice president. Moby Dick is a whale.",
+        "The Idiot is a novel by Dostoevsky.",
+        "Fire retardant foam retards the growth.",
+        "Kill the process; the execution failed: a stupid bug.",
+        "What the hell. XXX is 30 in Roman numerals.",
+        "you can use the tool, or a dummy variable",
+        "You are not stupid.",
+        "455 and 0xa55",
+        "from sympy import And, Dummy",
+        "The donkey and the pig are animals, and so is the rat.",
+        "42",
+    ],
+)
+def test_names_and_harmless_words_are_no_insults(answer: str) -> None:
+    """A word is not enough where it has another sense."""
+    assert Insults().examine(case(answer)) is None
+
+
+def test_words_may_be_added_and_taken_out() -> None:
+    """In the file."""
+    policy = Insults(also=("Numpty",), allowed=("moron",))
+    assert policy.examine(case("What a numpty.")) is not None
+    assert policy.examine(case("Only a moron would ask.")) is None
+
+
+@pytest.mark.parametrize("piece", ["you are a ", "you stupid ", "a1 ", "idiot ", "such a "])
+def test_a_text_that_is_made_to_take_long_does_not(piece: str) -> None:
+    """A hundred thousand characters of almost an insult."""
+    begun = time.perf_counter()
+    Insults().examine(case(piece * (100_000 // len(piece))))
+    assert time.perf_counter() - begun < 1.0

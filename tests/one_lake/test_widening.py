@@ -1,0 +1,108 @@
+"""A lake that an earlier version of Aureon wrote: it opens, is added to, and nothing of it is lost."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+
+import one_lake
+from one_lake import tables
+from one_lake.query import recent_rounds
+from one_lake.sink import LakeWriter
+from schemas.one import TABLES, RoundRow, arrow_schema
+from tests.one_lake.lake_data import decisions, round_row
+
+NEW = ("effective_votes", "abstained", "dissent", "z_score", "parameters", "findings")
+BEFORE = pa.schema([f for f in arrow_schema(RoundRow) if f.name not in NEW])
+WRITER = "import sys; from one_lake.sink import LakeWriter; LakeWriter(sys.argv[1]).close()"
+
+
+@pytest.fixture
+def old_lake(tmp_path: Path) -> Path:
+    """A lake whose `rounds` have no column for what supervision found, with one decision in it."""
+    lake = tmp_path / "lake"
+    path = tables.folder(lake, "rounds")
+    path.mkdir(parents=True)
+    DeltaTable.create(path, BEFORE, configuration=tables._CONFIGURATION)
+    LakeWriterBefore(lake).add(0)
+    return lake
+
+
+class LakeWriterBefore:
+    """Writes rounds as the earlier version did."""
+
+    def __init__(self, lake: Path) -> None:
+        self._path = tables.folder(lake, "rounds")
+
+    def add(self, offset: int) -> None:
+        """Commit one row."""
+        row = {f: getattr(round_row(0, offset), f) for f in BEFORE.names}
+        row["decided_at"] = round(row["decided_at"] * 1e6)
+        done = CommitProperties(app_transactions=[Transaction("lane-0", offset)])
+        write_deltalake(self._path, pa.Table.from_pylist([row], BEFORE), mode="append", commit_properties=done)
+
+
+def rounds(lake: Path) -> list[tuple[Any, ...]]:
+    """What the view tells."""
+    with one_lake.connect(lake) as connection:
+        query = "SELECT decision_offset, answer, findings, effective_votes FROM rounds ORDER BY decision_offset"
+        return connection.sql(query).fetchall()
+
+
+def create_others(lake: Path) -> None:
+    """Make the tables that were the same before."""
+    for table in ("records", "branches", "dead_letters"):
+        path = tables.folder(lake, table)
+        path.mkdir(parents=True)
+        DeltaTable.create(path, arrow_schema(TABLES[table]))
+
+
+def test_a_lake_from_before_can_be_asked(old_lake: Path) -> None:
+    """Also where no cell of this version has opened it: what it has no column for is null."""
+    create_others(old_lake)
+    assert rounds(old_lake) == [(0, "2", None, None)]
+    (row,) = recent_rounds(old_lake, 10)
+    assert row.findings is None
+
+
+def test_a_lake_from_before_is_widened_and_added_to(old_lake: Path) -> None:
+    """Where it stood: what it holds is not written again, and both kinds of rows are told."""
+    writer = LakeWriter(old_lake)
+    assert writer.version(0) == 0
+    assert [o.decision_offset for batch in writer.owners(0) for o in batch] == [0]
+    writer.add([round_row(0, 0, findings="[]"), round_row(0, 1, findings='[{"policy":"bias"}]', effective_votes=1.5)])
+    writer.flush()
+    assert [o.decision_offset for batch in writer.owners(0) for o in batch] == [0, 1]
+    writer.close()
+    assert rounds(old_lake) == [(0, "2", None, None), (1, "2", '[{"policy":"bias"}]', 1.5)]
+    assert DeltaTable(tables.folder(old_lake, "rounds")).to_pyarrow_table().num_rows == 2
+    assert [r.decision_offset for r in recent_rounds(old_lake, 10)] == [0, 1]
+
+
+def test_one_that_was_widened_before_anything_was_added_can_be_asked(old_lake: Path) -> None:
+    """No file has the new columns then."""
+    LakeWriter(old_lake).close()
+    assert rounds(old_lake) == [(0, "2", None, None)]
+    LakeWriter(old_lake).close()
+    assert DeltaTable(tables.folder(old_lake, "rounds")).version() == 3  # made, written, marked, widened; and not again
+
+
+def test_several_processes_may_widen_it_at_once(old_lake: Path) -> None:
+    """Each finds it as it should be."""
+    started = [subprocess.Popen([sys.executable, "-c", WRITER, str(old_lake)]) for _ in range(4)]
+    assert [process.wait(60) for process in started] == [0] * 4
+    assert rounds(old_lake) == [(0, "2", None, None)]
+
+
+def test_a_new_lake_is_not_read_as_a_widened_one(tmp_path: Path) -> None:
+    """That would look at each of its files."""
+    writer = LakeWriter(tmp_path)
+    writer.add(decisions(0, range(3)))
+    writer.flush()
+    writer.close()
+    opened = tables.open_table(tmp_path, "rounds")
+    assert not tables.is_widened(opened)
