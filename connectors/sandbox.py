@@ -72,6 +72,10 @@ class SandboxVerdict(Struct, frozen=True):
         """The program ran, and its tests ran to their end."""
         return self.kind == "passed"
 
+    def __bool__(self) -> bool:
+        """Tell whether it passed."""
+        return self.passed
+
     def __str__(self) -> str:
         """In words."""
         what = f"{self.kind} by its limit of {self.limit}" if self.limit else self.kind

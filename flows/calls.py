@@ -22,13 +22,14 @@ from msgspec import Struct
 from connectors.ledger import Begun, CallLedger, CallName, Charge, Ended, Past, round_key
 from connectors.nodes import NodeError
 from flows.budget import NOTHING, UNLIMITED, Budgets, Purse, Spent, expected, is_unlimited
+from flows.checks import Checking, Checks
 from flows.gate import SLOWER_BY_S, NodeGate, RetiredError
 from flows.node_watch import Nodes, NodeWatch
 from flows.steps.intake import Work
 from flows.steps.route import Routed
 from schemas.ids import home_lane
 from schemas.node import Answer, Call, NodeState
-from schemas.task import TaskDescriptor
+from schemas.task import FORM_CHECKS, TaskDescriptor
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ class Answered(Struct, frozen=True, gc=False):
     routed: Routed
     answers: tuple[Answer, ...]
     spent: Spent = NOTHING
+    checks: Checks | None = None
+    """What the verifier said, where it takes its time and was asked ahead."""
     exceeded: str = ""
     """Which budget kept a call from being asked."""
     cancelled: bool = False
@@ -72,8 +75,12 @@ class RunnerParts(Struct, frozen=True, kw_only=True):
     retry: RetryPolicy
     ledger: Callable[[], CallLedger]
     budgets: Callable[[], Budgets]
-    enough: Callable[[Routed, Sequence[Answer]], bool] = lambda _routed, _answers: True
+    enough: Callable[[Routed, Sequence[Answer], Checks | None], bool] = lambda _routed, _answers, _checks: True
     """Whether a round that escalates may stop."""
+    check: Callable[[Routed, Sequence[Answer], Checks | None], Checks] | None = None
+    """Asks a verifier, which may take its time; given what it said of answers before."""
+    check_s: float = 30.0
+    """How long a verifier may take."""
     is_cancelled: Callable[[TaskDescriptor], bool] = lambda _task: False
     publish: Callable[[Sequence[NodeState]], None] = lambda _states: None
     """Takes the states of all nodes, every two seconds, in the loop's thread."""
@@ -152,6 +159,7 @@ class _Round:
         "answers",
         "calls",
         "cancelled",
+        "checks",
         "exceeded",
         "in_flight_before",
         "key",
@@ -175,6 +183,7 @@ class _Round:
         self.purse: Purse | None = None
         """Where something is limited."""
         self.in_flight_before = 0
+        self.checks: Checks | None = None
         self.exceeded = ""
         self.cancelled = False
 
@@ -218,6 +227,7 @@ class CallRunner:
         the rest here, 4 of 10 microseconds a call."""
         self._looking = False
         self._ending = False
+        self._checking = Checking()
         self._judging: set[asyncio.Task[None]] = set()
 
     # -- from any thread -------------------------------------------------------------------------------------------
@@ -441,35 +451,39 @@ class CallRunner:
 
     def _settle(self, round_: _Round) -> None:
         """All that were asked have answered: ask more, or be done."""
+        work: Work = round_.routed.message.body
+        if work.view.verifier is not None and work.view.verifier not in FORM_CHECKS and self._parts.check is not None:
+            self._judging.add(task := self._create_task(self._judge(round_, self._parts.check)))
+            task.add_done_callback(self._judging.discard)
+        else:
+            self._go_on(round_)
+
+    async def _judge(self, round_: _Round, check: Callable[[Routed, Sequence[Answer], Checks | None], Checks]) -> None:
+        """Have a verifier look at the answers, which may take its time, and go on with the round."""
+        answers = [a for a in round_.answers if a is not None]
+        round_.checks = await self._checking.ask(
+            partial(check, round_.routed, answers, round_.checks), self._parts.check_s, round_.checks
+        )
+        if not round_.cancelled:
+            self._go_on(round_)
+
+    def _go_on(self, round_: _Round) -> None:
+        """Ask more, or be done."""
         routed = round_.routed
         if routed.escalates and round_.reserves and not round_.exceeded:
             answers = [a for a in round_.answers if a is not None]
-            work: Work = routed.message.body
-            if work.view.verifier is not None:
-                self._judging.add(task := self._create_task(self._judge(round_, answers)))
-                task.add_done_callback(self._judging.discard)
-                return
-            if not self._parts.enough(routed, answers):
+            if not self._parts.enough(routed, answers, round_.checks):
                 self._ask_next(round_)
                 return
         self._end(round_)
-
-    async def _judge(self, round_: _Round, answers: Sequence[Answer]) -> None:
-        """Have a verifier look at the answers, which may take its time, and go on with the round."""
-        loop = asyncio.get_running_loop()
-        enough = await loop.run_in_executor(None, self._parts.enough, round_.routed, answers)
-        if round_.cancelled:
-            return
-        if enough:
-            self._end(round_)
-        else:
-            self._ask_next(round_)
 
     def _end(self, round_: _Round) -> None:
         round_.lane.end(round_)
         answers = tuple([a for a in round_.answers if a is not None])
         spent = round_.spent(answers)
-        round_.lane.outbox.append(Answered(round_.routed, answers, spent, round_.exceeded, round_.cancelled))
+        round_.lane.outbox.append(
+            Answered(round_.routed, answers, spent, round_.checks, round_.exceeded, round_.cancelled)
+        )
 
     def _cancel_rounds(self) -> None:
         for lane in self._lanes:

@@ -25,6 +25,8 @@ from connectors.lane_reader import LaneReader, Watermarks
 from connectors.ledger import CallLedger
 from connectors.nodes.registry import NodeRegistry
 from connectors.owner_index import OwnerIndex
+from connectors.sandbox import Limits as SandboxLimits
+from connectors.sandbox import Sandbox, SandboxVerdict
 from connectors.topics import (
     DIRECTIVES,
     RESULTS,
@@ -51,7 +53,7 @@ from flows.settings import Settings, import_object
 from flows.steps.equivalence import Comparison
 from flows.steps.intake import LaneParts, Reading, Stopping
 from flows.steps.plan import MAX_DECISION_BYTES, Limits, Planner
-from flows.steps.route import PRESUMED_BEST, Router, read_strategy
+from flows.steps.route import PRESUMED_BEST, TESTS, Router, read_strategy
 from flows.steps.supervise import Supervision
 from flows.steps.symbolic import Prover
 from flows.steps.validate import Verifier, built_in_verifiers
@@ -144,10 +146,19 @@ class Cell:
     @cached_property
     def verifiers(self) -> Mapping[str, Verifier]:
         """The registered checks by name."""
-        found = built_in_verifiers()
+        found = built_in_verifiers() | {TESTS: self._run_tests}
         for path in filter(None, (p.strip() for p in self.settings.verifiers.split(","))):
             found[path.rpartition(":")[2].rpartition(".")[2]] = import_object(path, "verifiers")
         return found
+
+    @cached_property
+    def sandbox(self) -> Sandbox:
+        """Runs programs that models wrote."""
+        return Sandbox(SandboxLimits(self.settings.sandbox_s, self.settings.sandbox_bytes))
+
+    def _run_tests(self, view: PayloadView, answer: str) -> SandboxVerdict:
+        """The verifier `tests`: the payload's tests pass when they are run after the answer."""
+        return self.sandbox.run(answer, view.tests or "")
 
     @cached_property
     def comparison(self) -> Comparison:
@@ -180,6 +191,8 @@ class Cell:
                         ),
                         budgets=self.budgets,
                         enough=self.router().enough,
+                        check=self.router().check,
+                        check_s=settings.verifier_s,
                         is_cancelled=connected.cancels.covers,
                         publish=connected.heartbeats.publish,
                         cell=cell_name(),
@@ -298,7 +311,7 @@ class Cell:
     def close(self) -> None:
         """Let go of everything."""
         with self._lock, contextlib.ExitStack() as parts:  # one that cannot be closed keeps none of the others open
-            for part in (self._prover, self._connected, self._learning, self._runner):
+            for part in (self.sandbox, self._prover, self._connected, self._learning, self._runner):
                 if part is not None:
                     parts.callback(part.close)
             self._runner = self._router = self._learning = self._connected = None

@@ -105,7 +105,7 @@ class Steps:
                 known = affinities.votes(body.task.topic, now)
                 if known is not None and known.version not in self._kept:
                     self._keep(known)
-                result = validate(body.view, answered.answers, verifiers, known, self._cell.comparison)
+                result = validate(body.view, answered.answers, verifiers, known, self._cell.comparison, answered.checks)
             judged.append(Supervised(answered, result))
         return judged
 

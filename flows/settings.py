@@ -75,6 +75,16 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     supervision: Annotated[
         str, Meta(description="file of supervision's policies, supervision.toml; empty: the built-in list")
     ] = ""
+    verifier_s: Annotated[
+        Seconds, Meta(description="how long a verifier may take over the answers of a round; then it has no verdict")
+    ] = 30.0
+    sandbox_s: Annotated[
+        float,
+        Meta(gt=0, description="how long a program under test may run, in seconds of the clock and of a processor"),
+    ] = 5.0
+    sandbox_bytes: Annotated[int, Meta(ge=1 << 26, description="how much memory a program under test may take")] = (
+        1 << 28
+    )
     score_threshold: Annotated[Share, Meta(description="the default policy accepts from this score on")] = 0.85
     max_rounds: Annotated[
         Positive,

@@ -20,11 +20,12 @@ from msgspec import Struct
 
 from flows.affinity import Affinities
 from flows.budget import Purse, expected
+from flows.checks import Checks
 from flows.lane import Message
 from flows.outlook import gain_of_answers
 from flows.steps.equivalence import EXACT, Comparison
 from flows.steps.intake import Work
-from flows.steps.validate import Verifier, validate
+from flows.steps.validate import Verifier, ask_verifier, validate
 from flows.votes import ALTERNATIVES, Name, Votes
 from schemas.errors import RefusedError
 from schemas.node import Answer, Call, NodeCapabilities, NodeHealth, NodeState
@@ -48,6 +49,8 @@ MAX_ROUTING = 300
 MAX_TOPICS = 10_000
 """Topics are the users' to invent; do not remember them without bound."""
 
+TESTS = "tests"
+"""The verifier that runs the payload's own tests."""
 BUDGET_SPENT = "budget_spent"
 """The reason of a task that ended because nothing was left to spend."""
 TOPIC_STOPPED = "topic_stopped"
@@ -191,15 +194,14 @@ class Router:
         work: Work = message.body
         task = work.task
         view = work.view
-        if view.verifier is not None and view.verifier not in self._verifiers:
-            known = ", ".join(sorted(self._verifiers))
-            detail = f"{view.verifier!r} is none of {known}; name it in AUREON_VERIFIERS"
-            return Routed(message, handed_at, (), refusal=("unknown_verifier", detail))
-        if self._stopped is not None and (why := self._stopped(task.topic, handed_at)):
-            return Routed(message, handed_at, (), refusal=(TOPIC_STOPPED, why))
+        refusal = self._unanswerable(view) if view.verifier is not None else None
+        if refusal is None and self._stopped is not None and (why := self._stopped(task.topic, handed_at)):
+            refusal = TOPIC_STOPPED, why
         serving = self._serving(task.topic)
-        if not serving.ready and not serving.troubled:
-            return Routed(message, handed_at, (), refusal=("no_node", self._nobody(task.topic, serving)))
+        if refusal is None and not serving.ready and not serving.troubled:
+            refusal = "no_node", self._nobody(task.topic, serving)
+        if refusal is not None:
+            return Routed(message, handed_at, (), refusal=refusal)
         origin = task.origin
         chat: tuple[PromptMessage, ...] = ()
         if self._render is not None:
@@ -225,14 +227,36 @@ class Router:
             allowance,
         )
 
-    def enough(self, routed: Routed, answers: Sequence[Answer]) -> bool:
+    def _unanswerable(self, view: PayloadView) -> tuple[str, str] | None:
+        """Say why no answer could ever be verified: reason and detail."""
+        if view.verifier not in self._verifiers:
+            known = ", ".join(sorted(self._verifiers))
+            return "unknown_verifier", f"{view.verifier!r} is none of {known}; name it in AUREON_VERIFIERS"
+        if view.verifier == TESTS and not view.tests:
+            detail = "the verifier `tests` needs the program that tests the answer - at `$.payload.tests`"
+            return "no_tests", detail
+        return None
+
+    def check(self, routed: Routed, answers: Sequence[Answer], before: Checks | None) -> Checks:
+        """Ask the verifier of a round, which may take its time.
+
+        Args:
+            routed: the round.
+            answers: those there are.
+            before: what it said already.
+        """
+        work: Work = routed.message.body
+        known = self._affinities.votes(work.task.topic, routed.handed_at)
+        return ask_verifier(work.view, answers, self._verifiers, known, self._by, before)
+
+    def enough(self, routed: Routed, answers: Sequence[Answer], checks: Checks | None = None) -> bool:
         """Tell whether a cascade may stop with these answers."""
         work: Work = routed.message.body
         known = self._affinities.votes(work.task.topic, routed.handed_at)
         asked = len(answers) - len(routed.calls)
         if self._pays is not None and work.view.verifier is None and 0 <= asked < len(routed.reserves):
             return not self._is_worth(routed.reserves[asked : asked + 2], work.view, answers, known, routed.handed_at)
-        return enough(work.view, answers, self._verifiers, known, self._strategy.agree, self._by)
+        return enough(work.view, answers, self._verifiers, known, self._strategy.agree, self._by, checks)
 
     def _is_worth(
         self, later: Sequence[Call], view: PayloadView, answers: Sequence[Answer], known: Votes | None, now: float
@@ -413,6 +437,7 @@ def enough(
     known: Votes | None,
     agree: float,
     by: Comparison = EXACT,
+    checks: Checks | None = None,
 ) -> bool:
     """Tell whether a cascade may stop: a verifier accepted, or several agree that are right with this confidence.
 
@@ -425,8 +450,9 @@ def enough(
         known: what each model's vote counts on this topic.
         agree: the confidence; not below what the policy accepts from.
         by: how answers are compared.
+        checks: what the verifier said, where it was asked ahead.
     """
-    result = validate(view, answers, verifiers, known, by)
+    result = validate(view, answers, verifiers, known, by, checks)
     if result.verified is not None and (not result.verified or result.verifier not in FORM_CHECKS):
         return result.verified
     if result.verified:

@@ -7,25 +7,29 @@ of how alike they err, is in the `Votes` of `flows.affinity`.
 """
 
 import ast
+import contextlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import msgspec
 
+from flows.checks import Checks
 from flows.evidence import evidence_of
 from flows.steps.equivalence import EXACT, Comparison, comparison_for, group, number
 from flows.votes import ALTERNATIVES, FEW, RELIABILITY, Votes, weight_of
 from schemas.decision import Dissent, RoundResult
 from schemas.node import Answer
-from schemas.task import EvidenceKind, PayloadView
+from schemas.task import AnswerKind, EvidenceKind, PayloadView
 
 VERIFIED = 0.99
 """The confidence of an answer that its verifier accepted."""
 
-Verifier = Callable[[PayloadView, str], bool]
-"""A registered check: (payload, answer) -> is the answer right. It may raise; that counts as no verdict."""
+Verifier = Callable[[PayloadView, str], Any]
+"""A registered check: (payload, answer) -> is the answer right. What it returns is taken for true or false, and where
+it is false and no plain bool, its text tells why. It may raise; that counts as no verdict."""
 
 MAX_DISSENT = 5
 MAX_DISSENT_CHARACTERS = 200
@@ -38,6 +42,7 @@ def validate(
     verifiers: Mapping[str, Verifier],
     known: Votes | None = None,
     by: Comparison = EXACT,
+    checks: Checks | None = None,
 ) -> RoundResult:
     """Judge one round.
 
@@ -47,6 +52,8 @@ def validate(
         verifiers: the registered checks by name.
         known: what each model's vote counts on this topic; None where all count the same.
         by: how answers are compared; the question's own tolerance is added to it.
+        checks: what the verifier said already; then it is not asked, and an answer that it was not asked about has no
+            verdict.
 
     Returns:
         The leading answer (that of the largest group, or of the weightiest where votes differ; the verifier's choice
@@ -70,6 +77,8 @@ def validate(
     if view.tolerance is not None:
         by = comparison_for(view, by)
     groups = group(view.answer_kind, [a.text for a in given], by)
+    if checks is not None and view.answer_kind is AnswerKind.CODE:
+        groups = _alike(groups, [checks.verdicts.get(a.text) is True for a in given])
     sizes: dict[int, int] = {}
     for g in groups:
         sizes[g] = sizes.get(g, 0) + 1
@@ -85,11 +94,14 @@ def validate(
         leading = max(sizes, key=lambda g: (sizes[g], -g))  # of equals, the first that was given leads
     verified: bool | None = None
     check = _find(view, verifiers, warnings)
-    checks: tuple[bool | None, ...] = ()
+    if checks is not None and check is not None:
+        warnings.extend(checks.warnings)
+        check = _recalled(checks)
+    checked: tuple[bool | None, ...] = ()
     if check is not None:
         leading, verified, verdicts = _verify(check, view, given, groups, chances, leading, warnings)
         of_group = dict(zip(places, groups, strict=True))
-        checks = tuple([verdicts.get(of_group.get(i, -1)) for i in range(len(candidates))])
+        checked = tuple([verdicts.get(of_group.get(i, -1)) for i in range(len(candidates))])
     answer = given[groups.index(leading)].text
     votes = sizes[leading]
     if known is None:
@@ -111,7 +123,7 @@ def validate(
         verified=verified,
         candidates=candidates,
         leading=tuple([i for i, g in zip(places, groups, strict=True) if g == leading]),
-        checks=checks,
+        checks=checked,
         abstained=len(candidates) - len(given),
         effective_votes=effective[leading],
         dissent=_dissent(given, groups, sizes, chances, leading) if len(sizes) > 1 else (),
@@ -119,6 +131,14 @@ def validate(
         parameters=known.version if known is not None else "",
         warnings=tuple(warnings),
     )
+
+
+def _alike(groups: Sequence[int], accepted: Sequence[bool]) -> list[int]:
+    """Put programs that the verifier accepts into one group: under its tests they behave alike."""
+    first = next((g for g, passes in zip(groups, accepted, strict=True) if passes), -1)
+    merged = [first if passes else g for g, passes in zip(groups, accepted, strict=True)]
+    numbers: dict[int, int] = {}
+    return [numbers.setdefault(g, len(numbers)) for g in merged]
 
 
 def _dissent(
@@ -159,6 +179,66 @@ def _cleaned(answer: Answer, warnings: list[str]) -> Answer:
     return msgspec.structs.replace(answer, score=None)
 
 
+class _NoVerdictError(Exception):
+    """There is none, and whoever asked has been told why."""
+
+
+def _recalled(checks: Checks) -> Verifier:
+    def recall(_view: PayloadView, answer: str) -> bool:
+        verdict = checks.verdicts.get(answer)
+        if verdict is None:
+            raise _NoVerdictError
+        return verdict
+
+    return recall
+
+
+def ask_verifier(
+    view: PayloadView,
+    answers: Sequence[Answer],
+    verifiers: Mapping[str, Verifier],
+    known: Votes | None = None,
+    by: Comparison = EXACT,
+    before: Checks | None = None,
+) -> Checks:
+    """Ask the verifier of a round about its answers, the likeliest first, until it accepts one; it may take its time.
+
+    Args:
+        view: the payload; it names a registered verifier.
+        answers: one per call.
+        verifiers: the registered checks by name.
+        known: what each model's vote counts on this topic.
+        by: how answers are compared.
+        before: what it said already of answers of the round.
+    """
+    verifier = verifiers[view.verifier or ""]
+    verdicts: dict[str, bool | None] = dict(before.verdicts) if before is not None else {}
+    told: list[str] = list(before.warnings) if before is not None else []
+
+    def ask(view: PayloadView, answer: str) -> bool:
+        if answer not in verdicts:
+            verdicts[answer] = None
+            try:
+                said = verifier(view, answer)
+                verdicts[answer] = bool(said)
+                if not said and not isinstance(said, bool):  # it can tell why
+                    told.append(f"verifier {view.verifier!r}: {said}"[:300])
+            except Exception as error:  # noqa: BLE001 - a user's function; its failure is no verdict
+                told.append(f"verifier {view.verifier!r}: {type(error).__name__}: {error}"[:300])
+        verdict = verdicts[answer]
+        if verdict is None:
+            raise _NoVerdictError
+        return verdict
+
+    if view.answer_kind is AnswerKind.CODE:  # all of them, since those that pass are one answer
+        for answer in answers:
+            with contextlib.suppress(_NoVerdictError):
+                if answer.status == "ok":
+                    ask(view, answer.text)
+    validate(view, answers, {**verifiers, view.verifier or "": ask}, known, by)
+    return Checks(verdicts, tuple(told))
+
+
 def _find(view: PayloadView, verifiers: Mapping[str, Verifier], warnings: list[str]) -> Verifier | None:
     if view.verifier is None:
         return None
@@ -187,6 +267,8 @@ def _verify(
         text = next(a.text for a, in_group in zip(given, groups, strict=True) if in_group == g)
         try:
             accepted = bool(check(view, text))
+        except _NoVerdictError:
+            continue
         except Exception as error:  # noqa: BLE001 - a user's function; its failure is no verdict
             warnings.append(f"verifier {view.verifier!r}: {type(error).__name__}: {error}"[:300])
             continue

@@ -188,3 +188,41 @@ class SecondRoundPolicy:
 def ends_in_seven(_view: PayloadView, answer: str) -> bool:
     """A user's own check."""
     return answer.endswith("7")
+
+
+def never_ends(_view: PayloadView, _answer: str) -> bool:
+    """A user's own check that hangs."""
+    time.sleep(60)
+    return True
+
+
+PROGRAMS = {
+    "good": "def double(x): return x + x",
+    "wrong": "def double(x): return x",
+    "fork": "import os\nwhile True: os.fork()",
+    "memory": "x = []\nwhile True: x.append(bytearray(10**6))",
+    "loop": "while True: pass",
+    "file": "print(open('/etc/passwd').read())",
+    "socket": "import socket\nsocket.create_connection(('127.0.0.1', 9))",
+    "gigabyte": "f = open('x', 'wb')\nwhile True: f.write(b'x' * 10**6)",
+    "exit": "raise SystemExit(0)",
+}
+
+
+class CodingNode:
+    """Answers with the program that the question names."""
+
+    def __init__(self, name: str) -> None:
+        self.capabilities = NodeCapabilities(node=name, models=(name,), max_concurrency=100)
+
+    async def ask(self, call: Call) -> Answer:
+        """Answer at once."""
+        return Answer(node=call.node, model=call.model, text=PROGRAMS.get(call.prompt, "pass"))
+
+    async def close(self) -> None:
+        """Hold nothing."""
+
+
+def coding_nodes() -> list[Node]:
+    """Two that write the same."""
+    return [CodingNode("one"), CodingNode("two")]

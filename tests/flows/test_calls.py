@@ -395,7 +395,7 @@ def test_a_round_that_escalates_asks_its_reserves_one_by_one_until_it_has_enough
     """And no more than that."""
     nodes = [ScriptedNode(answers, name=f"n{i}") for i in range(4)]
     calls = tuple(call(node=f"n{i}") for i in range(4))
-    with runner_of(*nodes, tries=1, enough=lambda _routed, given: len(given) >= 3) as runner:
+    with runner_of(*nodes, tries=1, enough=lambda _routed, given, _checks: len(given) >= 3) as runner:
         (found,) = answered(runner, routed(calls[0], reserves=calls[1:], escalates=True))
         assert len(found.answers) == 3
     assert [n.tries for n in nodes] == [1, 1, 1, 0]
