@@ -68,7 +68,9 @@ def _insults(word: str, low: str, start: int, end: int, vocabulary: "_Vocabulary
         return True
     if word in vocabulary.adjectives:
         return _TOWARDS.search(before) is not None or _YOUR.search(before) is not None
-    if _TOWARDS.search(before) is not None or _WHAT_A.search(before) is not None:
+    if _TOWARDS.search(before) is not None or _HEY.search(before) is not None:
+        return True
+    if after[:1] in _ENDS and _WHAT_A.search(before) is not None:  # not: what a pig eats
         return True
     return after.lstrip(" ")[:1] == "!" and _CALLED.search(before) is not None
 
@@ -111,6 +113,8 @@ _TOWARDS = re.compile(
     rf"\b(?:(?:you|u|ur|you're|youre)(?: are| r| were)?|{_SOMEBODY}(?:'s|'re| is| are| was| were)) {_FILLERS}\Z"
 )
 _YOUR = re.compile(rf"\b(?:your|ur) {_FILLERS}\Z")
-_WHAT_A = re.compile(rf"\b(?:(?:what|such) an?|(?:hey|shut up|fuck off|go away),?(?: you)?) {_FILLERS}\Z")
+_HEY = re.compile(rf"\b(?:hey|shut up|fuck off|go away),?(?: you)? {_FILLERS}\Z")
+_WHAT_A = re.compile(rf"\b(?:what|such) an? {_FILLERS}\Z")
+_ENDS = ("", ".", "!", ",", "?")
 _CALLED = re.compile(rf", {_FILLERS}\Z")
 _PART_OF_A_WORD = re.compile(r"[\w-]")

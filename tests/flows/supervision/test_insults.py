@@ -47,6 +47,7 @@ def test_an_insult_is_rejected(answer: str) -> None:
         "What the hell. XXX is 30 in Roman numerals.",
         "you can use the tool, or a dummy variable",
         "You are not stupid.",
+        "It tells what a pig eats, and how such a worm lives.",
         "455 and 0xa55",
         "from sympy import And, Dummy",
         "The donkey and the pig are animals, and so is the rat.",
@@ -78,7 +79,7 @@ def test_a_text_that_is_made_to_take_long_does_not(piece: str) -> None:
 
 def test_thousands_of_disguised_words_take_no_longer() -> None:
     """Each of them is another one."""
-    text = " ".join(f"m0r0n{i}" for i in range(12_000))
+    text = " ".join(f"xm0r0n{i}" for i in range(12_000))
     begun = time.perf_counter()
     assert Insults().examine(case(text)) is None
     assert time.perf_counter() - begun < 1.0
