@@ -61,16 +61,19 @@ class Insults(TextRule, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 def _insults(word: str, low: str, start: int, end: int, vocabulary: "_Vocabulary") -> bool:
     """Tell whether a word that stands there is meant for somebody."""
-    before, after = low[max(0, start - HEARD) : start], low[end : end + 2]
+    before, after = low[max(0, start - HEARD) : start], low[end : end + 4]
     if _PART_OF_A_WORD.match(before[-1:]) or _PART_OF_A_WORD.match(after):
         return False
     if word in vocabulary.anywhere:
         return True
     if word in vocabulary.adjectives:
         return _TOWARDS.search(before) is not None or _YOUR.search(before) is not None
+    ends = after[:1] in _ENDS or after == " you"
+    if word in vocabulary.verbs and not ends and before.endswith(("you ", "they ")):
+        return False
     if _TOWARDS.search(before) is not None or _HEY.search(before) is not None:
         return True
-    if after[:1] in _ENDS and _WHAT_A.search(before) is not None:  # not: what a pig eats
+    if ends and _WHAT_A.search(before) is not None:  # not: what a pig eats
         return True
     return after.lstrip(" ")[:1] == "!" and _CALLED.search(before) is not None
 
@@ -79,6 +82,7 @@ class _Vocabulary(Struct, frozen=True, gc=False):
     anywhere: frozenset[str]
     directed: frozenset[str]
     adjectives: frozenset[str]
+    verbs: frozenset[str]
     all: frozenset[str]
     disguised: frozenset[str]
     """Signs one of which stands in a text where letters are written as something else."""
@@ -96,7 +100,9 @@ def _vocabulary(also: tuple[str, ...], allowed: tuple[str, ...]) -> _Vocabulary:
     )
     anywhere = _with_plurals(anywhere) | {w.casefold() for w in also}
     directed = _with_plurals(nouns) | adjectives
-    return _Vocabulary(anywhere, directed, adjectives, anywhere | directed, frozenset("013457@$!8'"))
+    return _Vocabulary(
+        anywhere, directed, adjectives, frozenset(listed["verbs"]), anywhere | directed, frozenset("013457@$!8'")
+    )
 
 
 def _with_plurals(singular: frozenset[str]) -> frozenset[str]:
