@@ -66,16 +66,19 @@ def _insults(word: str, low: str, start: int, end: int, vocabulary: "_Vocabulary
         return False
     if word in vocabulary.anywhere:
         return True
-    if word in vocabulary.adjectives:
-        return _TOWARDS.search(before) is not None or _YOUR.search(before) is not None
     ends = after[:1] in _ENDS or after == " you"
     if word in vocabulary.verbs and not ends and before.endswith(("you ", "they ")):
         return False
-    if _TOWARDS.search(before) is not None or _HEY.search(before) is not None:
-        return True
-    if ends and _WHAT_A.search(before) is not None:  # not: what a pig eats
-        return True
-    return after.lstrip(" ")[:1] == "!" and _CALLED.search(before) is not None
+    shapes = [_TOWARDS]
+    if word in vocabulary.adjectives:
+        shapes.append(_YOUR)
+    else:
+        shapes.append(_HEY)
+        if ends:  # not: what a pig eats
+            shapes.append(_WHAT_A)
+        if after.lstrip(" ")[:1] == "!":
+            shapes.append(_CALLED)
+    return any(shape.search(before) is not None for shape in shapes)
 
 
 class _Vocabulary(Struct, frozen=True, gc=False):
