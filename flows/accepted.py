@@ -7,6 +7,7 @@ records of its own lanes, so it finds most doubles of a question only where ther
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
+from itertools import islice
 
 import msgspec
 from msgspec import Struct
@@ -96,9 +97,9 @@ class AcceptedRecords:
     def encoded(self) -> bytes:
         """Write down the newest records."""
         with self._lock:
-            first = max(0, len(self._records) - KEPT_RECORDS)
-            newest = [(*key, record) for i, (key, record) in enumerate(self._records.items()) if i >= first]
-            return msgspec.json.encode(_State(dict(self._next), newest))
+            newest = [(*key, record) for key, record in islice(reversed(self._records.items()), KEPT_RECORDS)]
+            state = _State(dict(self._next), newest[::-1])
+        return msgspec.json.encode(state)
 
     def restore(self, encoded: bytes) -> None:
         """Begin with what was learned before.

@@ -17,6 +17,11 @@ from flows.supervision.case import TextRule
 from flows.supervision.text import around, folded, words
 from schemas.decision import FindingAction
 
+MOST_PLACES = 5_000
+"""Where words of the list stand: so many places are looked at."""
+HEARD = 100
+"""Characters before a word that tell whether it is meant for somebody."""
+
 
 class Insults(TextRule, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Insults and slurs, also where letters are written as `1`, `3`, `@` or `$`; swear words alone are not."""
@@ -33,28 +38,54 @@ class Insults(TextRule, frozen=True, kw_only=True, forbid_unknown_fields=True):
         vocabulary = _vocabulary(self.also, self.allowed)
         low = folded(text)
         present = words(low)
+        listed = set(present & vocabulary.all)
         if not vocabulary.disguised.isdisjoint(low):
             for word in present:
-                if not word.isalnum() or not (word.isalpha() or word.isdigit()):
-                    plain = word.strip("'!").translate(_LEET)
-                    if (len(plain) >= 4 and plain in vocabulary.all) or plain in _YOU:
-                        low = low.replace(word, plain)
-                        present |= {plain}
-        for word in present & vocabulary.anywhere:
-            found = re.search(rf"(?<![\w-]){re.escape(word)}(?!\w)", low)
-            if found is not None:
-                return "an insult", around(low, *found.span())
-        for word in present & vocabulary.directed:
-            found = _directed(word, word in vocabulary.adjectives).search(low)
-            if found is not None:
-                return "an insult", around(low, *found.span())
+                if not word.isalpha() and not word.isdigit():
+                    written = word.strip("'!")
+                    plain = written.translate(_LEET)
+                    if plain != written and (plain in _YOU or (len(plain) >= 4 and plain in vocabulary.all)):
+                        low = low.replace(written, plain)
+                    if plain in vocabulary.all:
+                        listed.add(plain)
+        left = MOST_PLACES
+        for word in sorted(listed):
+            end = 0
+            while left and (start := low.find(word, end)) >= 0:
+                left -= 1
+                end = start + len(word)
+                if _insults(word, low, start, end, vocabulary):
+                    return "an insult", around(low, start, end)
         return None
+
+
+def _insults(word: str, low: str, start: int, end: int, vocabulary: "_Vocabulary") -> bool:
+    """Tell whether a word that stands there is meant for somebody."""
+    before, after = low[max(0, start - HEARD) : start], low[end : end + 4]
+    if _PART_OF_A_WORD.match(before[-1:]) or _PART_OF_A_WORD.match(after):
+        return False
+    if word in vocabulary.anywhere:
+        return True
+    ends = after[:1] in _ENDS or after == " you"
+    if word in vocabulary.verbs and not ends and before.endswith(("you ", "they ")):
+        return False
+    shapes = [_TOWARDS]
+    if word in vocabulary.adjectives:
+        shapes.append(_YOUR)
+    else:
+        shapes.append(_HEY)
+        if ends:  # not: what a pig eats
+            shapes.append(_WHAT_A)
+        if after.lstrip(" ")[:1] == "!":
+            shapes.append(_CALLED)
+    return any(shape.search(before) is not None for shape in shapes)
 
 
 class _Vocabulary(Struct, frozen=True, gc=False):
     anywhere: frozenset[str]
     directed: frozenset[str]
     adjectives: frozenset[str]
+    verbs: frozenset[str]
     all: frozenset[str]
     disguised: frozenset[str]
     """Signs one of which stands in a text where letters are written as something else."""
@@ -72,7 +103,9 @@ def _vocabulary(also: tuple[str, ...], allowed: tuple[str, ...]) -> _Vocabulary:
     )
     anywhere = _with_plurals(anywhere) | {w.casefold() for w in also}
     directed = _with_plurals(nouns) | adjectives
-    return _Vocabulary(anywhere, directed, adjectives, anywhere | directed, frozenset("013457@$!8"))
+    return _Vocabulary(
+        anywhere, directed, adjectives, frozenset(listed["verbs"]), anywhere | directed, frozenset("013457@$!8'")
+    )
 
 
 def _with_plurals(singular: frozenset[str]) -> frozenset[str]:
@@ -84,22 +117,13 @@ _FILLERS = (
     r"bloody|fucking|fuckin|goddamn|damn|dirty|filthy|fat|lazy|ugly|stupid|dumb|pathetic|worthless|useless|ignorant|"
     r"lying|bunch of|piece of|biggest|kind of|sort of|very|too|bit of a) ){0,5}"
 )
-_SOMEBODY = r"(?:he|she|they|(?:this|that|the) (?:user|customer|man|woman|guy|author|person|asker|boss|teacher|idiot))"
-
-
-@functools.lru_cache(maxsize=512)
-def _directed(word: str, is_adjective: bool) -> re.Pattern[str]:  # noqa: FBT001 - a private function's two kinds
-    it = rf"{re.escape(word)}(?![\w-])"
-    shapes = [
-        rf"\b(?:you|u|ur|you're|youre)(?: are| r| were)? {_FILLERS}{it}",
-        rf"\b{_SOMEBODY}(?:'s|'re| is| are| was| were) {_FILLERS}{it}",
-    ]
-    if is_adjective:
-        shapes.append(rf"\b(?:your|ur) {_FILLERS}{it}")
-    else:
-        shapes += [
-            rf"\b(?:what|such) an? {_FILLERS}{it}",
-            rf", {_FILLERS}{it} ?!",
-            rf"\b(?:hey|shut up|fuck off|go away),? (?:you )?{_FILLERS}{it}",
-        ]
-    return re.compile("|".join(shapes))
+_SOMEBODY = r"(?:he|she|they|(?:this|that|the) (?:user|customer|man|woman|guy|author|person|asker|boss|teacher))"
+_TOWARDS = re.compile(
+    rf"\b(?:(?:you|u|ur|you're|youre)(?: are| r| were)?|{_SOMEBODY}(?:'s|'re| is| are| was| were)) {_FILLERS}\Z"
+)
+_YOUR = re.compile(rf"\b(?:your|ur) {_FILLERS}\Z")
+_HEY = re.compile(rf"\b(?:hey|shut up|fuck off|go away),?(?: you)? {_FILLERS}\Z")
+_WHAT_A = re.compile(rf"\b(?:what|such) an? {_FILLERS}\Z")
+_ENDS = ("", ".", "!", ",", "?")
+_CALLED = re.compile(rf", {_FILLERS}\Z")
+_PART_OF_A_WORD = re.compile(r"[\w-]")

@@ -14,7 +14,8 @@ from flows.outlook import Outlooks
 from flows.steps.derive import derive
 from flows.steps.intake import Decided
 from one_lake.sink import LakeWriter
-from schemas.decision import Decision, DecisionKind
+from schemas.decision import Decision, DecisionKind, Finding
+from schemas.ids import payload_digest
 from tests.flows.test_affinity import DISSENT, decided, quality, said
 
 SEALER = Sealer(b"k" * 32)
@@ -98,6 +99,26 @@ def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path: Path, caplog: p
     kept.learn(batch(decided(*DISSENT)), 100.0)
     assert "kept in memory alone" in caplog.text
     assert quality(kept.memories.affinities, "c") < 0.6
+
+
+def test_without_a_file_the_lake_tells_which_topics_are_stopped_and_what_was_accepted(
+    tmp_path: Path, learning: Begin
+) -> None:
+    """What supervision found is in the rows of the rounds, what was asked in those of the records."""
+    stop = Finding(policy="mine", action="stop_topic", reason="so", pause_s=600.0)
+    history = [
+        decided(*DISSENT, at=100.0),
+        decided(said("a"), said("b"), at=101.0, kind=DecisionKind.NEXT_ROUND, result={"findings": (stop,)}),
+    ]
+    writer = LakeWriter(tmp_path / "lake")
+    writer.add(derive(batch(*history), SEALER).rows)
+    writer.flush()
+    writer.close()
+    memories = learning().memories
+    assert "mine: so" in memories.supervision.stopped(history[0].topic, 200.0)
+    found = memories.accepted.record_of(history[0].topic, payload_digest(bytes(history[0].payload)))
+    assert found is not None
+    assert found.logical_id == history[0].logical_id
 
 
 def test_without_a_file_the_lake_teaches(tmp_path: Path, learning: Begin) -> None:

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from flows.supervision.insults import Insults
+from flows.supervision.insults import Insults, _vocabulary
 from tests.flows.supervision.cases import case
 
 
@@ -22,6 +22,11 @@ from tests.flows.supervision.cases import case
         "Your stupid question again.",
         "you fucking idiots",
         "YOU ARE PATHETIC",
+        "It is all a waste, idiot!",
+        "You rat! You creep.",
+        "you are such a worm to say so",
+        "You are what they call 'moron'.",
+        "You are a m0r0n!",
         "You\u2019re a worthless piece of trash.",
     ],
 )
@@ -44,6 +49,8 @@ def test_an_insult_is_rejected(answer: str) -> None:
         "What the hell. XXX is 30 in Roman numerals.",
         "you can use the tool, or a dummy variable",
         "You are not stupid.",
+        "If you fool the filter, or you jerk the lever, they rat on you; then you git commit.",
+        "It tells what a pig eats, and how such a worm lives.",
         "455 and 0xa55",
         "from sympy import And, Dummy",
         "The donkey and the pig are animals, and so is the rat.",
@@ -62,9 +69,20 @@ def test_words_may_be_added_and_taken_out() -> None:
     assert policy.examine(case("Only a moron would ask.")) is None
 
 
-@pytest.mark.parametrize("piece", ["you are a ", "you stupid ", "a1 ", "idiot ", "such a "])
+@pytest.mark.parametrize("piece", ["you are a ", "you stupid ", "a1 ", "idiot ", "such a ", "all of the list"])
 def test_a_text_that_is_made_to_take_long_does_not(piece: str) -> None:
     """A hundred thousand characters of almost an insult."""
+    if piece == "all of the list":
+        piece = " ".join(sorted(_vocabulary((), ()).directed)) + " "
+    text = (piece * (100_000 // len(piece) + 1))[:100_000]
     begun = time.perf_counter()
-    Insults().examine(case(piece * (100_000 // len(piece))))
+    Insults().examine(case(text))
+    assert time.perf_counter() - begun < 1.0
+
+
+def test_thousands_of_disguised_words_take_no_longer() -> None:
+    """Each of them is another one."""
+    text = " ".join(f"xm0r0n{i}" for i in range(12_000))
+    begun = time.perf_counter()
+    assert Insults().examine(case(text)) is None
     assert time.perf_counter() - begun < 1.0
