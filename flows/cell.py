@@ -41,6 +41,8 @@ from connectors.topics import (
 )
 from flows.accepted import AcceptedRecords
 from flows.affinity import Affinities
+from flows.branched import BranchedContents
+from flows.branching import Branching, make_planner
 from flows.budget import Budgets
 from flows.calls import CallRunner, RetryPolicy, RunnerParts
 from flows.lane import Cut, Owner, Sealer, decode_cut, encode_cut, id_key
@@ -252,6 +254,7 @@ class Cell:
                     outlooks=Outlooks(),
                     supervision=TopicRecord(),
                     accepted=AcceptedRecords(),
+                    branched=BranchedContents(),
                 )
                 self._learning = Learning(memories, settings.state_dir, settings.lake_dir)
             return self._learning
@@ -289,7 +292,26 @@ class Cell:
         )
         plain = isinstance(policy, SimpleThresholdPolicy)  # which does not look at it, in each of thousands a second
         outlook = None if plain else self.learning().memories.outlooks.outlook
-        return Planner(policy, limits, self.budgets(), self.overflow, outlook, self.supervisor.may_quote)
+        return Planner(
+            policy, limits, self.budgets(), self.overflow, outlook, self.supervisor.may_quote, self.branching()
+        )
+
+    def branching(self) -> Branching:
+        """What follows from records, with what was branched or answered before.
+
+        Raises:
+            RefusedError: the settings name no planner, or its file is wrong.
+        """
+        memories = self.learning().memories
+
+        def known(topic: str, digest: str) -> str | None:
+            branch = memories.branched.branch_of(topic, digest)
+            if branch is not None:
+                return f"it was branched already, as {branch}"
+            record = memories.accepted.record_of(topic, digest)
+            return f"it has a record already, that of {record.logical_id}" if record is not None else None
+
+        return Branching(make_planner(self.settings), known)
 
     def lake_writer(self) -> LakeWriter:
         """Opens the lake for writing."""

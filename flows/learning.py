@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from flows.accepted import AcceptedRecords
 from flows.affinity import Affinities
+from flows.branched import BranchedContents
 from flows.lessons import view_of
 from flows.outlook import Outlooks
 from flows.steps.equivalence import comparison_for, group
@@ -73,6 +74,7 @@ class Memories(Struct, frozen=True, kw_only=True):
     outlooks: Outlooks
     supervision: TopicRecord = msgspec.field(default_factory=TopicRecord)
     accepted: AcceptedRecords = msgspec.field(default_factory=AcceptedRecords)
+    branched: BranchedContents = msgspec.field(default_factory=BranchedContents)
 
     def each(self) -> tuple[Memory, ...]:
         """Give them one by one."""

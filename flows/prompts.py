@@ -102,12 +102,12 @@ def _compile(topic: str, own: PromptTexts, default: PromptTexts) -> _Compiled:
         text: str | None = getattr(own, field)
         if text is None:
             text = getattr(default, field)
-        return None if text is None else _format(text, f"prompts.{topic}: {field}", known)
+        return None if text is None else template(text, f"prompts.{topic}: {field}", known)
 
     return _Compiled(one("system", _IN_FIRST), one("first", _IN_FIRST), one("again", _IN_AGAIN))
 
 
-def _format(text: str, place: str, known: frozenset[str]) -> str:
+def template(text: str, place: str, known: frozenset[str]) -> str:
     """Turn a `string.Template` into a format for `%`; what is put in is never read for `$` or `%` itself.
 
     Raises:

@@ -108,6 +108,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     day_budget: Annotated[
         str, Meta(description="what all tasks may spend in a day, UTC; each lane has an equal share of it")
     ] = ""
+    branching: Annotated[
+        str, Meta(description="what follows from records: a file, branching.toml, or module:callable of a planner")
+    ] = ""
     max_depth: Annotated[Count, Meta(description="how many branchings deep a root task may go")] = 3
     max_branches: Annotated[Count, Meta(description="how many branches a root task may have in all")] = 16
     max_task_bytes: Annotated[Positive, Meta(description="a larger task message is a dead letter")] = 1 << 20

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from connectors.topics import RETRY, TASKS, TASKS_HIGH, TASKS_NEXT
+from flows.branching import Branching
 from flows.budget import Budgets, after, is_unlimited, spent_up, split
 from flows.calls import Answered
 from flows.overflow import Overflow
@@ -18,25 +19,21 @@ from flows.steps.route import BUDGET_SPENT
 from flows.steps.supervise import Supervised, critique
 from flows.supervision import is_rejected, stops_topic, wants_more
 from schemas.decision import Decision, DecisionKind, FollowUp, RoundResult
-from schemas.errors import BadRecordError
 from schemas.ids import RQMLRoundId, branch_id, home_lane
 from schemas.node import Answer
 from schemas.task import (
     URGENT_PRIORITY,
     Allowance,
     Ancestor,
-    BranchProposal,
     Origin,
     PayloadView,
     TaskDescriptor,
     TaskHead,
     encode,
-    read_payload,
 )
 
 MAX_DECISION_BYTES = 24 << 20
 """Everything that follows from a decision is a part of it, plus less than a kilobyte; Kafka takes 32 MiB."""
-MAX_PROPOSALS = 1000
 NOT_ACCEPTED = "not_accepted"
 """The reason of a task whose rounds are spent, where the policy takes nothing less than what it asks for."""
 _POISON = "the process ended uncleanly each time that this task was under way, at last with nothing beside it"
@@ -73,6 +70,7 @@ class Planner:
         outlook: what one more round is expected to bring: (task, confidence, and what the round took in calls, in
             money); left out where the policy does not look at it.
         may_quote: whether the next round may be told of a text that a model wrote: (topic, text).
+        branching: what follows from a result; only what the result itself proposes if left out.
     """
 
     def __init__(
@@ -83,11 +81,13 @@ class Planner:
         overflow: Overflow | None = None,
         outlook: Callable[[TaskDescriptor, float, int, float], Outlook] | None = None,
         may_quote: Callable[[str, str], bool] = lambda _topic, _text: True,
+        branching: Branching | None = None,
     ) -> None:
         self._out = overflow.decision_out if overflow is not None else _as_it_is
         self._policy = policy
         self._outlook = outlook
         self._may_quote = may_quote
+        self._branching = branching or Branching()
         self._limits = limits
         self._budgets = budgets or Budgets()
 
@@ -238,7 +238,9 @@ class Planner:
                 forced=verdict.forced,
                 result=_lean(result),
             )
-        follow_ups, cut_off, warnings = self._branches(task, result, left)
+        follow_ups, cut_off, warnings = self._branches(
+            task, answered.routed.message.body.view, result, left, forced=verdict.forced
+        )
         result = _lean(result)
         if warnings:
             result = msgspec.structs.replace(result, warnings=(*result.warnings, *warnings))
@@ -301,16 +303,16 @@ class Planner:
         )
 
     def _branches(
-        self, task: TaskDescriptor, result: RoundResult, allowance: Allowance
+        self, task: TaskDescriptor, view: PayloadView, result: RoundResult, allowance: Allowance, *, forced: bool
     ) -> tuple[tuple[FollowUp, ...], tuple[str, ...], tuple[str, ...]]:
-        """The branches that the leading answer proposes: taken, cut off, and what was wrong with them."""
-        proposed, warnings = _proposals(result)
+        """The branches that are proposed: taken, cut off, and what was wrong with them."""
+        proposed, doubles, warnings = self._branching.proposals(task, view, result, forced=forced)
         if not proposed:
-            return (), (), tuple(warnings)
+            return (), tuple(doubles), tuple(warnings)
         old = task.origin or _NO_ORIGIN
         depth = len(old.ancestors)
         left = old.branches_left if old.ancestors else self._limits.max_branches
-        cut_off = []
+        cut_off: list[str] = []
         if depth >= self._limits.max_depth:
             cut_off = [f"{p.topic}: depth {depth} is the deepest" for p in proposed]
             proposed = []
@@ -352,7 +354,7 @@ class Planner:
                     score=proposal.score,
                 )
             )
-        return tuple(follow_ups), tuple(cut_off), tuple(warnings)
+        return tuple(follow_ups), (*doubles, *cut_off), tuple(warnings)
 
 
 def _as_it_is(decision: Decision) -> Decision:
@@ -363,29 +365,6 @@ def content_hash(task: TaskDescriptor, answer: str | None) -> str:
     """Digest what was asked and what was answered: sha256, in hex, over canonical JSON."""
     told = [task.topic, task.logical_id, task.generation, msgspec.json.decode(bytes(task.payload)), answer]
     return hashlib.sha256(msgspec.json.encode(told, order="sorted")).hexdigest()
-
-
-def _proposals(result: RoundResult) -> tuple[list[BranchProposal], list[str]]:
-    """Read `meta.branches` of the first candidate that gave the leading answer and has any."""
-    leading = [a.meta for i, a in enumerate(result.candidates) if i in result.leading and a.meta]
-    branches = next((meta["branches"] for meta in leading if meta.get("branches") is not None), None)
-    if branches is None:
-        return [], []
-    if not isinstance(branches, list):
-        return [], [f"meta.branches is {type(branches).__name__}, not a list; left out"]
-    proposed, warnings = [], []
-    for index, branch in enumerate(branches[:MAX_PROPOSALS]):
-        try:
-            proposal = msgspec.json.decode(encode(branch), type=BranchProposal)
-            read_payload(bytes(proposal.payload))
-        except (msgspec.MsgspecError, TypeError, ValueError, BadRecordError) as error:
-            warnings.append(f"meta.branches[{index}]: {error}; left out"[:300])
-        else:
-            # a copy: what was decoded is a view into a buffer of the whole
-            proposed.append(msgspec.structs.replace(proposal, payload=Raw(bytes(proposal.payload))))
-    if len(branches) > MAX_PROPOSALS:
-        warnings.append(f"meta.branches has {len(branches):,} entries; those after {MAX_PROPOSALS:,} are left out")
-    return proposed, warnings
 
 
 def _lean(result: RoundResult) -> RoundResult:

@@ -97,7 +97,7 @@ class NotingNode:
     def __init__(self, name: str, delay_s: tuple[float, float], branches: int, branching: str = "") -> None:
         self.capabilities = NodeCapabilities(node=name, models=(name,), max_concurrency=200)
         self._delay_s = delay_s
-        self._branches = [{"topic": "follow-up", "payload": {"prompt": f"{i}"}} for i in range(branches)]
+        self._branches = branches
         self._branching = branching
         self._calls = os.open(os.environ[CALLS], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
@@ -107,7 +107,9 @@ class NotingNode:
         self._note("begins", name)
         await asyncio.sleep(random.uniform(*self._delay_s) if call.topic != self._branching else 0.0)
         self._note("ends", name)
-        meta = {"branches": self._branches} if self._branching in ("", call.topic) else None
+        names = [f"{i} of {call.logical_id}" for i in range(self._branches)]
+        branches = [{"topic": "follow-up", "payload": {"prompt": name}} for name in names]
+        meta = {"branches": branches} if self._branching in ("", call.topic) else None
         return Answer(node=call.node, model=call.model, text=ANSWER, meta=meta)
 
     def _note(self, what: str, name: str) -> None:

@@ -51,6 +51,7 @@ def test_what_was_learned_is_there_after_a_restart(tmp_path: Path, learning: Beg
     assert {p.name for p in tmp_path.iterdir()} == {
         "accepted.json",
         "affinities.json",
+        "branched.json",
         "learned.lock",
         "outlook.json",
         "supervision.json",

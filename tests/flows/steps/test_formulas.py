@@ -175,4 +175,5 @@ def test_a_comparison_does_not_depend_on_the_order(a: str, b: str) -> None:
     """Nor does it fail; and an expression is the same as itself, written another way."""
     assert same_values(a, b) == same_values(b, a)
     assert same_values(a, f"({a})") is True
-    assert "^" in a or same_values(f"{a} + 1", a) is not True  # a value of more than nine digits swallows the 1
+    if not set("^/") & set(a):  # a value of more than nine digits swallows the 1
+        assert same_values(f"{a} + 1", a) is not True

@@ -234,7 +234,7 @@ def test_branches_that_are_none_are_left_out_with_a_warning(meta: Any, warning: 
 
 def test_branches_are_bounded_by_count_and_what_is_cut_off_is_told() -> None:
     """The best ones are taken."""
-    meta = {"branches": [branch(score=i / 10) for i in range(10)]}
+    meta = {"branches": [branch(score=i / 10, payload={"prompt": str(i)}) for i in range(10)]}
     decision = decide(message(), said("a", meta=meta), said("b"), limits=Limits(1, 3, 3, 4))
     assert [f.score for f in decision.follow_ups] == [0.9, 0.8, 0.7, 0.6]
     assert len(decision.cut_off) == 6
@@ -246,7 +246,7 @@ def test_branches_are_bounded_by_count_and_what_is_cut_off_is_told() -> None:
 @pytest.mark.parametrize("width", [1, 2, 5])
 def test_recursion_always_ends(width: int) -> None:
     """However many branches each answer asks for, a root task has at most its count, and no deeper than its depth."""
-    meta = {"branches": [branch(topic="math") for _ in range(width)]}
+    meta = {"branches": [branch(topic="math", payload={"prompt": str(i)}) for i in range(width)]}
     limits = Limits(1, 3, 4, 20)
     waiting, spawned = [message()], 0
     while waiting:

@@ -1,0 +1,92 @@
+"""Which questions were branched already: by topic and digest of the payload; what was learned from decisions.
+
+A memory of its own (`flows.learning`): bounded, the branch spawned longest ago makes room. Each process knows the
+branches of its own lanes, so it finds most doubles only where there is one process. Nothing rests on it: a decision
+spells out the branches that are taken, and one that is not is no message that could be lost.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from itertools import islice
+
+import msgspec
+from msgspec import Struct
+
+from schemas.decision import Decision, DecisionKind
+from schemas.ids import payload_digest
+from schemas.task import read_head
+
+MAX_BRANCHES = 50_000
+KEPT_BRANCHES = 5_000
+"""Of these, the newest so many are in the file."""
+
+
+class _State(Struct, frozen=True):
+    next_offsets: dict[int, int]
+    branches: list[tuple[str, str, str]]
+
+
+class BranchedContents:
+    """What is known of the branches of a cell; threads may share it."""
+
+    name = "branched"
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._branches: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self._next: dict[int, int] = {}
+        self.changes = 0
+        """Rises with all that is learned."""
+
+    def branch_of(self, topic: str, digest: str) -> str | None:
+        """Find the logical id of the branch with this content.
+
+        Args:
+            topic: of the branch.
+            digest: `schemas.ids.payload_digest` of its payload.
+        """
+        return self._branches.get((topic, digest))
+
+    def learn(self, lane: int, decisions: Iterable[tuple[int, Decision]]) -> None:
+        """Learn from winning decisions as read back, in log order; what was learned from before is skipped."""
+        with self._lock:
+            following = first = self._next.get(lane, 0)
+            for offset, decision in decisions:
+                if offset >= following:
+                    following = offset + 1
+                    if decision.follow_ups and decision.kind is DecisionKind.CONVERGED:
+                        self._add(decision)
+            if following > first:
+                self._next[lane] = following
+                self.changes += 1
+
+    def _add(self, decision: Decision) -> None:
+        for follow_up in decision.follow_ups:
+            try:
+                digest = payload_digest(bytes(follow_up.payload))
+            except (msgspec.DecodeError, ValueError, RecursionError):
+                continue
+            head = read_head(follow_up.task)
+            self._branches[head.topic, digest] = head.logical_id
+            self._branches.move_to_end((head.topic, digest))
+            if len(self._branches) > MAX_BRANCHES:
+                self._branches.popitem(last=False)
+
+    def encoded(self) -> bytes:
+        """Write down the newest branches."""
+        with self._lock:
+            newest = [(*key, found) for key, found in islice(reversed(self._branches.items()), KEPT_BRANCHES)]
+            return msgspec.json.encode(_State(dict(self._next), newest[::-1]))
+
+    def restore(self, encoded: bytes) -> None:
+        """Begin with what was learned before.
+
+        Raises:
+            ValueError: it is nothing that `encoded` wrote.
+        """
+        state = msgspec.json.decode(encoded, type=_State)
+        with self._lock:
+            self._next = dict(state.next_offsets)
+            self._branches = OrderedDict({(topic, digest): found for topic, digest, found in state.branches})
+            self.changes += 1
