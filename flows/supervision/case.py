@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Annotated, ClassVar, Protocol
 
+import msgspec
 from msgspec import Meta, Struct
 
 from flows.accepted import Accepted
@@ -123,15 +124,10 @@ class Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def finding(self, reason: str, evidence: str = "", action: FindingAction | None = None) -> Finding:
         """Say what was found; the action is the rule's own if left out."""
-        action = action or self.action
-        return Finding(
-            policy=self.name,
-            action=action,
-            reason=reason,
-            evidence=clipped(evidence),
-            cap=self.cap if action == "cap" else None,
-            pause_s=self.pause_s if action == "stop_topic" else 0.0,
-        )
+        found = Finding(policy=self.name, action=action or self.action, reason=reason, evidence=clipped(evidence))
+        if found.action == "cap":
+            return msgspec.structs.replace(found, cap=self.cap)
+        return msgspec.structs.replace(found, pause_s=self.pause_s) if found.action == "stop_topic" else found
 
 
 class TextRule(Rule, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -24,7 +24,10 @@ HEARD = 100
 
 
 class Insults(TextRule, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Insults and slurs, also where letters are written as `1`, `3`, `@` or `$`; swear words alone are not."""
+    """Insults and slurs, also where letters are written as `1`, `3`, `@` or `$`; swear words are not looked for.
+
+    A word alone, but for a slur, is no insult: it may be the answer to a puzzle.
+    """
 
     USE: ClassVar[str] = "insults"
     LEAST: ClassVar[int] = 3
@@ -48,6 +51,8 @@ class Insults(TextRule, frozen=True, kw_only=True, forbid_unknown_fields=True):
                         low = low.replace(written, plain)
                     if plain in vocabulary.all:
                         listed.add(plain)
+        if len(present) == 1:  # a word alone may be the answer to a puzzle
+            listed &= vocabulary.alone
         left = MOST_PLACES
         for word in sorted(listed):
             end = 0
@@ -82,6 +87,8 @@ def _insults(word: str, low: str, start: int, end: int, vocabulary: "_Vocabulary
 
 
 class _Vocabulary(Struct, frozen=True, gc=False):
+    alone: frozenset[str]
+    """Those that count where there is nothing else."""
     anywhere: frozenset[str]
     directed: frozenset[str]
     adjectives: frozenset[str]
@@ -98,13 +105,13 @@ _LEET = str.maketrans("013457@$!8", "oieastasib")
 @functools.lru_cache(maxsize=16)
 def _vocabulary(also: tuple[str, ...], allowed: tuple[str, ...]) -> _Vocabulary:
     listed = tomllib.loads(resources.files(__package__).joinpath("insults.toml").read_text("utf-8"))
-    anywhere, nouns, adjectives = (
-        frozenset(listed[part]) - {w.casefold() for w in allowed} for part in ("anywhere", "directed", "adjectives")
-    )
-    anywhere = _with_plurals(anywhere) | {w.casefold() for w in also}
+    parts = ("slurs", "anywhere", "directed", "adjectives", "verbs")
+    slurs, insults, nouns, adjectives, verbs = (frozenset(listed[p]) - {w.casefold() for w in allowed} for p in parts)
+    alone = _with_plurals(slurs) | {w.casefold() for w in also}
+    anywhere = alone | _with_plurals(insults)
     directed = _with_plurals(nouns) | adjectives
     return _Vocabulary(
-        anywhere, directed, adjectives, frozenset(listed["verbs"]), anywhere | directed, frozenset("013457@$!8'")
+        alone, anywhere, directed, adjectives, verbs, anywhere | directed, disguised=frozenset("013457@$!8'")
     )
 
 
