@@ -90,6 +90,8 @@ def validate(
         tally = known.tally(tuple([(a.node, a.model) for a in given]), tuple(groups), said)
         chances, effective = dict(enumerate(tally.chances)), dict(enumerate(tally.effective))
         leading = tally.leading
+    elif len(sizes) == 1:
+        leading = 0
     else:
         leading = max(sizes, key=lambda g: (sizes[g], -g))  # of equals, the first that was given leads
     verified: bool | None = None
@@ -105,10 +107,13 @@ def validate(
     answer = given[groups.index(leading)].text
     votes = sizes[leading]
     if known is None:
-        chances = {g: posterior(tuple(sizes.values()), size) for g, size in sizes.items()}
+        counts = tuple(sizes.values())
+        confidence = posterior(counts, votes)
+        if len(counts) > 1:
+            chances = {g: posterior(counts, size) for g, size in sizes.items()}
     else:
+        confidence = chances[leading]
         z_score = _z_score(known, [a for a, g in zip(given, groups, strict=True) if g == leading])
-    confidence = chances[leading]
     evidence: EvidenceKind = "cross-model" if votes > 1 else "self"
     if verified is not None:
         confidence = VERIFIED if verified else min(confidence, 1 - VERIFIED)
