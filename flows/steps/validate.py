@@ -82,18 +82,7 @@ def validate(
     sizes: dict[int, int] = {}
     for g in groups:
         sizes[g] = sizes.get(g, 0) + 1
-    chances: Mapping[int, float] = sizes
-    effective: Mapping[int, float] = sizes
-    z_score = None
-    if known is not None:
-        said = evidence_of(view, given, groups, known) if known.parameters.evidence else None
-        tally = known.tally(tuple([(a.node, a.model) for a in given]), tuple(groups), said)
-        chances, effective = dict(enumerate(tally.chances)), dict(enumerate(tally.effective))
-        leading = tally.leading
-    elif len(sizes) == 1:
-        leading = 0
-    else:
-        leading = max(sizes, key=lambda g: (sizes[g], -g))  # of equals, the first that was given leads
+    chances, effective, leading = _weigh(view, given, groups, sizes, known)
     verified: bool | None = None
     check = _find(view, verifiers, warnings)
     if checks is not None and check is not None:
@@ -106,14 +95,7 @@ def validate(
         checked = tuple([verdicts.get(of_group.get(i, -1)) for i in range(len(candidates))])
     answer = given[groups.index(leading)].text
     votes = sizes[leading]
-    if known is None:
-        counts = tuple(sizes.values())
-        confidence = posterior(counts, votes)
-        if len(counts) > 1:
-            chances = {g: posterior(counts, size) for g, size in sizes.items()}
-    else:
-        confidence = chances[leading]
-        z_score = _z_score(known, [a for a, g in zip(given, groups, strict=True) if g == leading])
+    confidence = chances[leading]
     evidence: EvidenceKind = "cross-model" if votes > 1 else "self"
     if verified is not None:
         confidence = VERIFIED if verified else min(confidence, 1 - VERIFIED)
@@ -132,7 +114,7 @@ def validate(
         abstained=len(candidates) - len(given),
         effective_votes=effective[leading],
         dissent=_dissent(given, groups, sizes, chances, leading) if len(sizes) > 1 else (),
-        z_score=z_score,
+        z_score=_z_score(known, given, groups, leading) if known is not None else None,
         parameters=known.version if known is not None else "",
         warnings=tuple(warnings),
     )
@@ -158,7 +140,23 @@ def _dissent(
     return tuple([Dissent(answer=texts[g], confidence=chances[g], votes=sizes[g]) for g in others])
 
 
-def _z_score(known: Votes, answers: Sequence[Answer]) -> float | None:
+def _weigh(
+    view: PayloadView, given: Sequence[Answer], groups: Sequence[int], sizes: Mapping[int, int], known: Votes | None
+) -> tuple[Mapping[int, float], Mapping[int, float], int]:
+    """Tell of each group how probable its answer is, and how many independent votes it has; and which one leads."""
+    if known is not None:
+        said = evidence_of(view, given, groups, known) if known.parameters.evidence else None
+        tally = known.tally(tuple([(a.node, a.model) for a in given]), tuple(groups), said)
+        return dict(enumerate(tally.chances)), dict(enumerate(tally.effective)), tally.leading
+    counts = tuple(sizes.values())
+    if len(counts) == 1:
+        return {0: posterior(counts, counts[0])}, sizes, 0
+    leading = max(sizes, key=lambda g: (sizes[g], -g))  # of equals, the first that was given
+    return {g: posterior(counts, size) for g, size in sizes.items()}, sizes, leading
+
+
+def _z_score(known: Votes, given: Sequence[Answer], groups: Sequence[int], leading: int) -> float | None:
+    answers = [a for a, g in zip(given, groups, strict=True) if g == leading]
     scores = [known.z_score((a.node, a.model), a.score) for a in answers if a.score is not None]
     found = [z for z in scores if z is not None]
     return round(math.fsum(found) / len(found), 4) if found else None
