@@ -74,20 +74,19 @@ def _widen(lake_dir: str | Path, table: str) -> None:
         RefusedError: it has other columns.
     """
     opened = open_table(lake_dir, table)
-    lacking = _lacking(opened, table)
-    if not lacking:
-        return
-    version = opened.version()
-    try:
-        # first, so that no table is without it that has files of both kinds
-        opened.alter.set_table_properties({WIDENED: "true"}, raise_if_not_exists=False)
-        opened.alter.add_columns(lacking)
-    except DeltaError:
-        # Another process was first, or the folder cannot be written.
-        opened = open_table(lake_dir, table)
-        if _lacking(opened, table):
-            raise
-    for made in range(version + 1, opened.version() + 1):
+    first = opened.version()
+    while lacking := _lacking(opened, table):
+        seen = opened.version()
+        try:
+            # first, so that no table is without it that has files of both kinds
+            if not is_widened(opened):
+                opened.alter.set_table_properties({WIDENED: "true"}, raise_if_not_exists=False)
+            opened.alter.add_columns(lacking)
+        except DeltaError:
+            opened = open_table(lake_dir, table)
+            if opened.version() == seen:  # no other process was first: the folder cannot be written
+                raise
+    for made in range(first + 1, opened.version() + 1):
         sync(log_entry(lake_dir, table, made))
     sync(folder(lake_dir, table) / "_delta_log")
 

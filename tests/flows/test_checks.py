@@ -125,7 +125,7 @@ def test_hostile_programs_end_in_their_sandbox_and_the_cell_goes_on(own_broker: 
     lines = tasks(*PROGRAMS) + tasks("untested", tests=None)
     brokers = own_broker.brokers
     assert aureon("submit", "-", cwd=tmp_path, stdin=lines, AUREON_BROKERS=brokers).returncode == 0
-    options = ("--policy", "verifier", "--max-rounds", "1", "--sandbox-s", "1", "--nodes", NODES)
+    options = ("--policy", "verifier", "--max-rounds", "1", "--sandbox-s", "5", "--nodes", NODES)
     done = aureon("run", "--until-idle", "2", *options, cwd=tmp_path, AUREON_BROKERS=brokers)
     assert done.returncode == 0, done.stderr
     with one_lake.connect(tmp_path / ".aureon/lake") as lake:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Field, Transaction, write_deltalake
 
 import one_lake
 from one_lake import tables
@@ -96,6 +96,26 @@ def test_several_processes_may_widen_it_at_once(old_lake: Path) -> None:
     started = [subprocess.Popen([sys.executable, "-c", WRITER, str(old_lake)]) for _ in range(4)]
     assert [process.wait(60) for process in started] == [0] * 4
     assert rounds(old_lake) == [(0, "2", None, None)]
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_another_process_may_come_in_between(old_lake: Path, monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """It has marked the table, or widened it as well, since this one looked at it."""
+    looked, others = tables._lacking, [steps]
+
+    def look(opened: DeltaTable, table: str) -> list[Field]:
+        lacking = looked(opened, table)
+        if table == "rounds" and lacking and others:
+            other = DeltaTable(tables.folder(old_lake, table))
+            other.alter.set_table_properties({tables.WIDENED: "true"}, raise_if_not_exists=False)
+            if others.pop() == 2:
+                other.alter.add_columns(lacking)
+        return lacking
+
+    monkeypatch.setattr(tables, "_lacking", look)
+    LakeWriter(old_lake).close()
+    assert rounds(old_lake) == [(0, "2", None, None)]
+    assert DeltaTable(tables.folder(old_lake, "rounds")).version() == 3
 
 
 def test_a_new_lake_is_not_read_as_a_widened_one(tmp_path: Path) -> None:
