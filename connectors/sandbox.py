@@ -3,13 +3,14 @@
     program, tests ─► python -I -S sandbox_child.py ─► Landlock, seccomp, rlimits ─► exec ─► how it ended
 
 Each run has a fresh, empty folder, an empty environment but for the name of that, and no stdin. It may compute, start
-threads, read Python's own library, and use its folder. It may not open other files, sockets or processes, nor take more
-time, memory, output or disk than it is given: the kernel refuses (Landlock for files; seccomp for sockets, processes,
-and signals to others; rlimits for memory, processor time and file size), and this process ends it when its time is over
-or it writes too much. Where the kernel lacks any of that, nothing is run.
+threads, read Python's own library, and keep files in its folder. It may not open or change other files, nor open
+sockets or processes, nor take more time, memory, output or disk than it is given: the kernel refuses (Landlock for
+files; seccomp for all system calls but those that computing takes; rlimits for memory, processor time and file size),
+and this process ends it when its time is over or it writes too much. Where the kernel lacks any of that, nothing runs.
 
-What remains: program and tests share an interpreter, so a program that is made to deceive its tests, by an object that
-equals everything say, may pass; that it merely exits, whichever way, is not taken for passing.
+What remains: it can tell which other files there are, though not what is in them. And program and tests share an
+interpreter, so a program that is made to deceive its tests, by an object that equals everything say, may pass; that it
+merely exits, whichever way, is not taken for passing.
 """
 
 import contextlib
@@ -239,18 +240,20 @@ class _Watched:
 
 
 def _size(folder: Path) -> int:
-    total = files = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            files += 1
-            with contextlib.suppress(OSError):
-                total += (Path(place) / name).lstat().st_size
-            if files > MOST_FILES:
+    """Add up the files of a folder, which has no folders in it."""
+    total = 0
+    with os.scandir(folder) as files:
+        for count, file in enumerate(files):
+            with contextlib.suppress(FileNotFoundError):
+                total += file.stat(follow_symlinks=False).st_size
+            if count > MOST_FILES:
                 return FOLDER_BYTES + 1
     return total
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:
+    if process.returncode is not None:  # its number may be another's by now
+        return
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:

@@ -22,40 +22,55 @@ DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 # Landlock (Linux 5.13): https://docs.kernel.org/userspace-api/landlock.html
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _READ_FILE, _READ_DIR, _WRITE_FILE = 1 << 2, 1 << 3, 1 << 1
-_OWN_FOLDER = _READ_FILE | _READ_DIR | _WRITE_FILE | (1 << 4) | (1 << 5) | (1 << 7) | (1 << 8)  # remove, make
+_OWN_FOLDER = _READ_FILE | _READ_DIR | _WRITE_FILE | (1 << 5) | (1 << 8)  # remove and make files, but no folders
 _TRUNCATE = 1 << 14
 
 # seccomp: https://docs.kernel.org/userspace-api/seccomp_filter.html
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38
-_CLONE_THREAD = 0x10000
 _ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _EPERM, _ENOSYS = 1, 38
+_CLONE_THREAD = 0x10000
+_FCNTL = (0, 1, 2, 3, 4, 5, 6, 7, 1030, 1032)
+"""Copies and flags of a file, locks, the size of a pipe; not who gets signals about it."""
+_IOCTL = (0x5401, 0x802C542A, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
+"""Is it a terminal, how wide, how much is there to read; flags."""
+_PROBED = 424
+"""System calls from here on are newer than what a C library can do without: it asks whether they are there."""
 _MACHINES = {
-    # name: (audit architecture, system calls that are refused, clone, prlimit64)
-    "x86_64": (
-        0xC000003E,
-        (
-            "29 30 31 41 42 43 44 46 49 50 53 57 58 59 62 64 68 101 103 129 133 135 155 159 160 161 163 164 165 166 "
-            "167 168 169 170 171 175 176 179 200 227 234 240 246 248 249 250 259 272 288 297 298 303 304 305 "
-            "308 310 311 313 319 321 322 323 424 425 426 427 434 438 447"
-        ),
-        56,
-        302,
-    ),
-    "aarch64": (
-        0xC00000B7,
-        (
-            "33 39 40 41 51 60 89 92 97 104 105 106 112 116 117 129 130 131 138 142 161 162 164 170 171 180 186 190 "
-            "194 195 196 198 199 200 201 202 203 206 211 217 218 219 221 224 225 240 241 242 264 265 266 268 270 "
-            "271 273 279 280 281 282 424 425 426 427 434 438 447"
-        ),
-        220,
-        261,
-    ),
+    "x86_64": (0xC000003E, 0, {"clone": 56, "fcntl": 72, "ioctl": 16, "prlimit64": 302}),
+    "aarch64": (0xC00000B7, 1, {"clone": 220, "fcntl": 25, "ioctl": 29, "prlimit64": 261}),
 }
-"""Sockets; new processes; signals to others; other processes' memory; name spaces and mounts; System V memory, memfd;
-io_uring, which would do all of these; keys, modules, clocks, and higher limits."""
-_CLONE3 = 435
+"""The audit architecture, the place in `_CALLS`, and the system calls whose arguments are looked at."""
+_CALLS = """
+read 0 63, write 1 64, close 3 57, openat 257 56, newfstatat 262 79, fstat 5 80, lseek 8 62, mmap 9 222, munmap 11 215,
+mprotect 10 226, mremap 25 216, brk 12 214, madvise 28 233, futex 202 98, getdents64 217 61, open 2 -, stat 4 -,
+lstat 6 -, statx 332 291, access 21 -, faccessat 269 48, faccessat2 439 439, readlink 89 -, readlinkat 267 78,
+getcwd 79 17, chdir 80 49, fchdir 81 50, statfs 137 43, fstatfs 138 44, pread64 17 67, pwrite64 18 68, readv 19 65,
+writev 20 66, preadv 295 69, pwritev 296 70, pipe 22 -, pipe2 293 59, dup 32 23, dup2 33 -, dup3 292 24,
+sendfile 40 71, copy_file_range 326 285, splice 275 76, fadvise64 221 223, flock 73 32, fsync 74 82, fdatasync 75 83,
+ftruncate 77 46, fallocate 285 47, rename 82 -, renameat 264 38, renameat2 316 276, unlink 87 -, unlinkat 263 35,
+umask 95 166, poll 7 -, ppoll 271 73, select 23 -, pselect6 270 72, epoll_create 213 -, epoll_create1 291 20,
+epoll_ctl 233 21, epoll_wait 232 -, epoll_pwait 281 22, epoll_pwait2 441 441, eventfd 284 -, eventfd2 290 19,
+timerfd_create 283 85, timerfd_settime 286 86, timerfd_gettime 287 87, timer_create 222 107, timer_settime 223 110,
+timer_gettime 224 108, timer_delete 226 111, timer_getoverrun 225 109, setitimer 38 103, getitimer 36 102, alarm 37 -,
+pause 34 -, nanosleep 35 101, clock_nanosleep 230 115, clock_gettime 228 113, clock_getres 229 114,
+gettimeofday 96 169, time 201 -, times 100 153, rt_sigaction 13 134, rt_sigprocmask 14 135, rt_sigreturn 15 139,
+rt_sigpending 127 136, rt_sigsuspend 130 133, rt_sigtimedwait 128 137, sigaltstack 131 132, signalfd4 289 74,
+restart_syscall 219 128, getpid 39 172, gettid 186 178, getppid 110 173, getpgid 121 155, getpgrp 111 -,
+getsid 124 156, getuid 102 174, geteuid 107 175, getgid 104 176, getegid 108 177, getgroups 115 158,
+getresuid 118 148, getresgid 120 150, uname 63 160, sysinfo 99 179, getrusage 98 165, getrlimit 97 163,
+getpriority 140 141, sched_yield 24 124, sched_getaffinity 204 123, sched_getparam 143 121, sched_getscheduler 145 120,
+sched_get_priority_max 146 125, sched_get_priority_min 147 126, getcpu 309 168, getrandom 318 278, membarrier 324 283,
+mincore 27 232, msync 26 227, set_tid_address 218 96, set_robust_list 273 99, get_robust_list 274 100, rseq 334 293,
+arch_prctl 158 -, exit 60 93, exit_group 231 94
+"""
+"""What computing takes, with its numbers on x86-64 and arm64; `-` where there is none. All else is refused."""
+
+
+_OF_FILES = (
+    *("listdir", "scandir", "remove", "rename", "mkdir", "rmdir", "link", "symlink"),
+    *("truncate", "chmod", "chown", "utime", "setxattr", "removexattr"),
+)
 
 
 def main() -> None:
@@ -93,6 +108,7 @@ def confine(task: dict[str, Any]) -> None:
     for what, most in limits.items():
         resource.setrlimit(what, most)
     _call("no_new_privs", libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    _drop_capabilities(libc)
     _confine_files(libc)
     _confine_calls(libc)
 
@@ -132,25 +148,47 @@ def _confine_files(libc: ctypes.CDLL) -> None:
 
 
 def _confine_calls(libc: ctypes.CDLL) -> None:
-    """Refuse system calls: sockets, processes, and what else would lead out of here."""
+    """Refuse all system calls but those that computing takes."""
     machine = _MACHINES.get(platform.machine())
     if machine is None:
         raise OSError(f"no list of system calls for {platform.machine()}; there are lists for {', '.join(_MACHINES)}")
-    architecture, refused, clone, prlimit = machine
-    load, equal, any_bit, back = 0x20, 0x15, 0x45, 0x06
-    code: list[tuple[int, int, int, int]] = [(load, 0, 0, 4), (equal, 1, 0, architecture), (back, 0, 0, _KILL)]
-    code += [(load, 0, 0, 0), (0x35, 0, 1, 0x40000000), (back, 0, 0, _ERRNO | _ENOSYS)]  # x32
-    for number in map(int, refused.split()):
-        code += [(equal, 0, 1, number), (back, 0, 0, _ERRNO | _EPERM)]
-    code += [(equal, 0, 1, _CLONE3), (back, 0, 0, _ERRNO | _ENOSYS)]  # its flags cannot be seen; the libc falls back
-    code += [(equal, 0, 4, clone), (load, 0, 0, 16), (any_bit, 0, 1, _CLONE_THREAD)]
-    code += [(back, 0, 0, _ALLOW), (back, 0, 0, _ERRNO | _EPERM)]
-    code += [(equal, 0, 5, prlimit), (load, 0, 0, 32), (equal, 0, 2, 0), (load, 0, 0, 36), (equal, 1, 0, 0)]
-    code += [(back, 0, 0, _ERRNO | _EPERM), (back, 0, 0, _ALLOW)]
+    architecture, column, looked_at = machine
+    load, equal, any_bit, at_least, back = 0x20, 0x15, 0x45, 0x35, 0x06
+    allow, refuse = (back, 0, 0, _ALLOW), (back, 0, 0, _ERRNO | _EPERM)
+    # the places of the number and of the arguments, 32 bits each, in what the kernel hands to the filter
+    number, first, second, third, third_high = 0, 16, 24, 32, 36
+
+    def one_of(values: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
+        return [part for value in values for part in ((equal, 0, 1, value), allow)] + [refuse]
+
+    arguments = {
+        "clone": [(load, 0, 0, first), (any_bit, 0, 1, _CLONE_THREAD), allow, refuse],
+        "fcntl": [(load, 0, 0, second), *one_of(_FCNTL)],
+        "ioctl": [(load, 0, 0, second), *one_of(_IOCTL)],
+        # no new limits: the pointer to them is null, and it is about this process
+        "prlimit64": [
+            *((load, 0, 0, third), (equal, 1, 0, 0), refuse, (load, 0, 0, third_high), (equal, 1, 0, 0), refuse),
+            *((load, 0, 0, first), (equal, 1, 0, 0), refuse, allow),
+        ],
+    }
+    code = [(load, 0, 0, 4), (equal, 1, 0, architecture), (back, 0, 0, _KILL), (load, 0, 0, number)]
+    for name, parts in arguments.items():
+        code += [(equal, 0, len(parts), looked_at[name]), *parts]
+    for call in _CALLS.split(","):
+        place = call.split()[1 + column]
+        if place != "-":
+            code += [(equal, 0, 1, int(place)), allow]
+    code += [(at_least, 0, 1, _PROBED), (back, 0, 0, _ERRNO | _ENOSYS), refuse]
     filters = b"".join(struct.pack("HBBI", *part) for part in code)
     buffer = ctypes.create_string_buffer(filters)
     program = struct.pack("HxxxxxxP", len(code), ctypes.addressof(buffer))
     _call("seccomp", libc.prctl(_PR_SET_SECCOMP, 2, program, 0, 0))
+
+
+def _drop_capabilities(libc: ctypes.CDLL) -> None:
+    """Be root in name only, where the cell is; capset(2), version 3."""
+    header = struct.pack("Ii", 0x20080522, 0)
+    _call("capset", libc.capset(header, bytes(24)))
 
 
 def watch(report: int) -> None:
@@ -170,12 +208,13 @@ def watch(report: int) -> None:
         "os.kill": "processes",
         "subprocess.Popen": "processes",
     }
+    about_files = frozenset([f"os.{what}" for what in _OF_FILES] + ["open"])
     real, start, names = os.path.realpath, str.startswith, (str, bytes)
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         limit = told.get(event)
         line = event
-        if event in ("open", "os.listdir", "os.scandir", "os.remove", "os.rename", "os.mkdir"):
+        if event in about_files:
             path = arguments[0]
             if not isinstance(path, names):
                 return

@@ -98,6 +98,9 @@ BOMBS = {
     "a file outside": ("print(open('/etc/passwd').read())", "files"),
     "its environment": ("print(open('/proc/self/environ').read())", "files"),
     "a folder outside": ("import os; print(os.listdir('/'))", "files"),
+    "the rights of a file outside": ("import os; os.chmod('/etc/hostname', 0o777)", "files"),
+    "the time of a file outside": ("import os; os.utime('/etc/hostname', (0, 0))", "files"),
+    "the end of a file outside": ("import os; os.truncate('/etc/hostname', 0)", "files"),
     "a file up the tree": ("open('../../etc/passwd')", "files"),
     "a socket": ("import socket; socket.create_connection(('127.0.0.1', 9))", "network"),
     "a name": ("import socket; socket.getaddrinfo('localhost', 80)", "network"),
@@ -106,6 +109,7 @@ BOMBS = {
         "i = 0\nwhile True:\n    i += 1\n    open(f'x{i}', 'wb').write(b'x' * 10**6)",
         "file size",
     ),
+    "files without number": ("i = 0\nwhile True:\n    i += 1\n    open(f'x{i}', 'w')", "file size"),
     "1 GB to stdout": ("while True: print('x' * 10**6)", "output"),
     "1 GB to stderr": ("import sys\nwhile True: sys.stderr.write('x' * 10**6)", "output"),
 }
@@ -150,6 +154,37 @@ def test_limits_cannot_be_lifted(sandbox: Sandbox) -> None:
     assert "not allowed to raise" in ran(sandbox, lift).detail
     bomb = "import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(9,)).start()"
     assert "can't start new thread" in ran(sandbox, bomb).detail
+
+
+def test_what_is_outside_stays_as_it_is(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Rights, owner, times and attributes of a file, which Landlock does not guard, and how its parent is run."""
+    file, read = tmp_path / "outside", "/usr/lib/os-release"
+    file.write_text("own")
+    file.chmod(0o600)
+    before = file.stat()
+    ways = [
+        f"os.chmod({str(file)!r}.encode(), 0o777)",
+        f"libc.chmod({bytes(file)!r}, 0o777)",
+        f"libc.chown({bytes(file)!r}, 1, 1)",
+        f"libc.utimes({bytes(file)!r}, None)",
+        f"libc.truncate({bytes(file)!r}, 0)",
+        f"libc.setxattr({bytes(file)!r}, b'user.x', b'1', 1, 0)",
+        f"libc.link({bytes(file)!r}, b'linked')",
+        f"os.fchmod(os.open({read!r}, 0), 0o777)",
+        f"libc.ioctl(os.open({read!r}, 0), 0x40086602, 16)",
+        "libc.fcntl(0, 8, os.getppid())",
+        "libc.setpriority(0, os.getppid(), 19)",
+        "libc.sched_setaffinity(os.getppid(), 8, b'1' + bytes(7))",
+        "libc.prctl(1, 0)",
+        "libc.syscall(452, -100, b'.', 0o777, 0)",
+        "libc.mkdir(b'd', 0o700)",
+    ]
+    for way in ways:
+        verdict = ran(sandbox, f"{FIRST}done = {way}\nassert done == -1, done\n{TELL}")
+        assert verdict.kind != "passed", way
+        assert verdict.limit == "files" or "-1 " in verdict.detail or "PermissionError" in verdict.detail, verdict
+    assert file.stat() == before
+    assert os.getpriority(os.PRIO_PROCESS, 0) == 0
 
 
 def test_a_secret_of_the_cell_is_out_of_reach(
