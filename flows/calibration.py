@@ -29,6 +29,8 @@ EVIDENCE_WEIGHT = 0.1
 CAUTION = 0.93
 """What a fitted score is multiplied by: what fits the rounds that it was fitted to is a little too sure of others."""
 MAX_STEPS = 30
+MAX_NUMBERS = 1 << 22
+"""Of the features; where many models give many answers it takes fewer rounds to know as much, and the last ones do."""
 ENOUGH = 1e-5
 
 _Array = Any
@@ -68,8 +70,11 @@ def calibrate(examples: Sequence[Example], votes: Votes) -> Calibration:
     """
     if len(examples) < FEWEST:
         return Calibration()
-    examples = [*examples, *filter(None, map(_asked_fewer, range(len(examples)), examples))]
     names = sorted({name for example in examples for g in example.groups for name in g.members})
+    widest = max(len(example.groups) for example in examples)
+    most = MAX_NUMBERS // (2 * (widest + 1) * (2 + len(names) + len(EVIDENCE)))
+    examples = list(examples)[-max(FEWEST, most) :]
+    examples = [*examples, *filter(None, map(_asked_fewer, range(len(examples)), examples))]
     place = {name: 1 + i for i, name in enumerate(names)}
     nobody = 1 + len(names)
     features, right, missing = _features(examples, votes, place, nobody)

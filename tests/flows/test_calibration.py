@@ -105,6 +105,16 @@ def test_what_was_calibrated_survives_a_restart() -> None:
     assert first.parameters.temperature != 1.0
 
 
+def test_what_a_fit_takes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many models there are, and answers: the last rounds do, and a handful in any case."""
+    before, last = [told(0, (A,), (B,))] * 100, [told(1, (A,), (B,))] * 40
+    numbers = 2 * 3 * (2 + 2 + len(EVIDENCE))
+    monkeypatch.setattr("flows.calibration.MAX_NUMBERS", 40 * numbers)
+    assert calibrate([*before, *last], PLAIN) == calibrate(last, PLAIN)
+    monkeypatch.setattr("flows.calibration.MAX_NUMBERS", 1)
+    assert calibrate([*before, *last], PLAIN) == calibrate(last[:FEWEST], PLAIN)
+
+
 def test_rounds_with_verdicts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The topic that was seen longest ago gives up its own first."""
     monkeypatch.setattr("flows.affinity.MAX_EXAMPLES_IN_ALL", 25)
