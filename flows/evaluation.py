@@ -43,20 +43,23 @@ _MARK = re.compile(r"####|\bA:")
 _NUMBER = re.compile(r"-?\d[\d,]*\.?\d*|-?\.\d+", re.ASCII)
 
 
+_Value = str | float | int | bool | None
+
+
 class Line(Struct, frozen=True, kw_only=True):
     """One line of a file of questions."""
 
     question: str | None = None
     prompt: str | None = None
     payload: dict[str, Any] | None = None
-    truth: str | float | int | None = None
-    answer: str | float | int | None = None
+    truth: _Value = None
+    answer: _Value = None
     """The truth, by another name."""
     topic: Topic = "eval"
     logical_id: Annotated[str, Meta(min_length=1)] | None = None
     answer_kind: AnswerKind | None = None
-    responses: dict[str, str] | None = None
-    """What each model once said, by its name."""
+    responses: dict[str, _Value] | None = None
+    """What each model once said, by its name; null where it said nothing."""
 
 
 class Question(Struct, frozen=True, kw_only=True):
@@ -154,13 +157,13 @@ def read_line(line: bytes, number_of_line: int) -> Question:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRecordError(str(error)) from None
     truth = read.truth if read.truth is not None else read.answer
-    if truth is None or not str(truth).strip():
+    if not _text(truth).strip():
         raise BadRecordError("needs `truth`, the known answer - at `$.truth`")
     prompt = read.question if read.question is not None else read.prompt
     payload = dict(read.payload or {})
     if prompt is not None:
         payload["prompt"] = prompt
-    kind = read.answer_kind or (AnswerKind.NUMBER if number(str(truth)) is not None else AnswerKind.TEXT)
+    kind = read.answer_kind or (AnswerKind.NUMBER if number(_text(truth)) is not None else AnswerKind.TEXT)
     payload.setdefault("answer_kind", kind.value)
     payload.pop("verifier", None)
     encoded = msgspec.json.encode(payload)
@@ -170,11 +173,16 @@ def read_line(line: bytes, number_of_line: int) -> Question:
         topic=read.topic,
         payload=encoded,
         view=view,
-        truth=str(truth),
-        said=read.responses or {},
+        truth=_text(truth),
+        said={model: _text(said) for model, said in (read.responses or {}).items()},
     )
     answers = tuple([answer_of(model, model, view.answer_kind, text) for model, text in question.said.items()])
     return msgspec.structs.replace(question, answers=answers)
+
+
+def _text(said: _Value) -> str:
+    """Write a value as JSON does, which may stand where a text is expected."""
+    return said if isinstance(said, str) else "" if said is None else msgspec.json.encode(said).decode()
 
 
 def answer_of(node: str, model: str, kind: AnswerKind, text: str) -> Answer:

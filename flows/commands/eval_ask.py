@@ -40,7 +40,7 @@ def ask_models(settings: Settings, questions: Sequence[Question]) -> list[Questi
         named = msgspec.structs.replace(question, logical_id=f"{place}-{question.logical_id}")
         routed = router.route(message_of(named, place, 0.0), 0.0)
         if routed.refusal is not None:
-            raise RefusedError(f"question {question.logical_id!r}: {routed.refusal[1]}")
+            raise RefusedError(f"question {question.logical_id!r}: {routed.refusal[1]}; `topic` names another")
         rounds.append(routed)
     with tempfile.TemporaryDirectory(prefix="aureon-eval-") as folder:
         runner = CallRunner(

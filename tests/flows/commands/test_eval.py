@@ -105,6 +105,18 @@ def test_the_truth_of_what_is_measured_is_not_seen(tmp_path: Path, capsys: pytes
     assert lied["effective_votes"] == honest["effective_votes"]
 
 
+def test_values_need_not_be_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Numbers, as exact as they stand, true and false; and null where a model said nothing."""
+    large = 2**64 + 1
+    rows = [
+        {"question": "a", "truth": large, "responses": {"x": large, "y": large - 1, "z": None}},
+        {"question": "b", "truth": True, "responses": {"x": True, "y": "false", "z": None}},
+    ]
+    found = evaluate(capsys, write(tmp_path / "q.jsonl", rows * 4), "--train", write(tmp_path / "t.jsonl", rows * 8))
+    assert found["best_single_model"] == "x"
+    assert found["best_single_reread"] == found["accuracy"] == 1.0
+
+
 def test_bad_lines_are_told_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """By their number; the exit code says that there were some."""
     bad = ["nonsense", {"question": "?"}, {"truth": "1"}, {"question": "?", "truth": "1", "answer_kind": "colour"}]
