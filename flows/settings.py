@@ -240,3 +240,27 @@ def import_object(path: str, setting: str) -> Any:
     except (ImportError, AttributeError) as error:
         raise RefusedError(f"{PREFIX}{setting.upper()}={path!r}: {error}") from error
     return found
+
+
+def make_object(path: str, setting: str, settings: Settings, method: str) -> Any:
+    """Import what a setting names as `module:callable`, and have it make an object.
+
+    Args:
+        path: what is named.
+        setting: its field's name.
+        settings: what it is called with.
+        method: what the object has, besides a `name`.
+
+    Raises:
+        RefusedError: there is no such thing, or what it makes is something else; says which setting named it.
+    """
+    make, place = import_object(path, setting), f"{PREFIX}{setting.upper()}={path!r}"
+    try:
+        made = make(settings)
+    except RefusedError:
+        raise
+    except Exception as error:  # a user's callable; whatever is wrong is told with its place
+        raise RefusedError(f"{place}: it cannot be made: {type(error).__name__}: {error}") from error
+    if not (isinstance(getattr(made, "name", None), str) and callable(getattr(made, method, None))):
+        raise RefusedError(f"{place}: it gave {type(made).__name__}, which has no `name` or no `{method}`")
+    return made
