@@ -88,8 +88,8 @@ class Supervisor:
                 if length < asked.least:
                     continue
                 if asked.reads_words:
-                    if has_words is None:  # a letter has two cases, in most scripts; a long text has letters anyway
-                        has_words = length > 100 or answer.lower() != answer.upper() or not answer.isascii()
+                    if has_words is None:
+                        has_words = _has_words(answer)
                     if not has_words:
                         continue
                 finding = _ask(asked, case, warnings)
@@ -106,9 +106,10 @@ class Supervisor:
 
     def may_quote(self, topic: str, text: str) -> bool:
         """Tell whether a text may be put before other models: no policy that reads texts finds anything in it."""
+        length, has_words = len(text), _has_words(text)
         for asked in self._everywhere or self._of_topic(topic):
             policy = asked.policy
-            if len(text) >= asked.least and isinstance(policy, TextRule):
+            if length >= asked.least and (has_words or not asked.reads_words) and isinstance(policy, TextRule):
                 try:
                     seen = policy.sees(text)
                 except Exception:  # noqa: BLE001 - a user's classifier; `examine` tells of it
@@ -116,6 +117,11 @@ class Supervisor:
                 if seen is not None:
                     return False
         return True
+
+
+def _has_words(text: str) -> bool:
+    """Tell whether there are letters: one has two cases, in most scripts, and a long text has some anyway."""
+    return len(text) > 100 or text.lower() != text.upper() or not text.isascii()
 
 
 def _ask(asked: _Asked, case: Case, warnings: list[str]) -> Finding | None:
