@@ -5,9 +5,9 @@ from xml.sax.saxutils import escape
 
 from flows.evaluation import Bin, Figures
 
-WIDTH, HEIGHT = 960, 470
+WIDTH, HEIGHT = 900, 500
 SIDE = 300
-TOP, LEFT_A, LEFT_B = 110, 70, 520
+TOP, LEFT_A, LEFT_B = 136, 70, 520
 INK, FAINT, BLUE, GREY = "#1f2933", "#d9dfe5", "#2563a8", "#9aa5b1"
 
 
@@ -22,20 +22,24 @@ def picture_of(figures: Figures) -> str:
             LEFT_A,
             58,
             f"best single model {figures.best_single:.1%} ({figures.best_single_reread:.1%} reread), "
-            f"plurality {figures.plurality:.1%}, ceiling {figures.ceiling:.1%}; ECE {figures.ece:.3f}; "
-            f"{figures.confident_share:.0%} of the answers at a confidence of .95 or more, "
-            f"{figures.confident_accuracy:.1%} of them right",
+            f"plurality {figures.plurality:.1%}, ceiling {figures.ceiling:.1%}",
         ),
-        _text(LEFT_A, TOP - 16, "confidence against accuracy; a disc's area is the number of answers", size=14),
+        _text(
+            LEFT_A,
+            78,
+            f"calibration error {figures.ece:.3f}; {figures.confident_share:.0%} of the answers have a confidence of "
+            f".95 or more, {figures.confident_accuracy:.1%} of them are right",
+        ),
+        _text(LEFT_A, TOP - 18, "accuracy by confidence (area: how many answers)", size=14),
         *_frame(LEFT_A),
         f'<path d="M{LEFT_A} {TOP + SIDE}L{LEFT_A + SIDE} {TOP}" stroke="{GREY}" stroke-dasharray="4 4"/>',
         *_discs(figures.reliability),
         *[_text(LEFT_A + SIDE * x, TOP + SIDE + 20, f"{x:g}", anchor="middle") for x in (0, 0.25, 0.5, 0.75, 1)],
         _text(LEFT_A + SIDE / 2, TOP + SIDE + 42, "confidence", anchor="middle"),
-        _text(LEFT_B, TOP - 16, "accuracy by how many models gave the leading answer", size=14),
+        _text(LEFT_B, TOP - 18, "accuracy by agreement (below: how many answers)", size=14),
         *_frame(LEFT_B),
         *_bars(figures.agreement),
-        _text(LEFT_B + SIDE / 2, TOP + SIDE + 42, "models that agree", anchor="middle"),
+        _text(LEFT_B + SIDE / 2, TOP + SIDE + 42, "models that gave the leading answer", anchor="middle"),
         "</g>",
         "</svg>",
     ]
@@ -54,7 +58,7 @@ def _discs(bins: Sequence[Bin]) -> Iterator[str]:
     for b in bins:
         x, y = LEFT_A + SIDE * b.confidence, TOP + SIDE * (1 - b.accuracy)
         yield (
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{3 + 13 * (b.answers / most) ** 0.5:.1f}" fill="{BLUE}" '
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{max(1.5, 16 * (b.answers / most) ** 0.5):.1f}" fill="{BLUE}" '
             f'fill-opacity="0.55" stroke="{BLUE}"><title>{b.answers:.1f} answers: confidence {b.confidence:.3f}, right '
             f"{b.accuracy:.3f}</title></circle>"
         )
