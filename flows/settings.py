@@ -80,7 +80,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 30.0
     sandbox_s: Annotated[
         float,
-        Meta(gt=0, description="how long a program under test may run, in seconds of the clock and of a processor"),
+        Meta(gt=0, description="seconds that a program under test may run; of processors it may use one more"),
     ] = 5.0
     sandbox_bytes: Annotated[int, Meta(ge=1 << 26, description="how much memory a program under test may take")] = (
         1 << 28
