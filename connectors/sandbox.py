@@ -143,8 +143,6 @@ class Sandbox:
             watched = _Watched(process, reading, Path(folder), began + self.limits.wall_s)
             watched.feed(json.dumps(task).encode())
             watched.wait()
-            _kill(process)
-            code = process.wait()
         finally:
             _kill(process)
             process.wait()
@@ -154,7 +152,7 @@ class Sandbox:
             os.close(reading)
             with self._lock:
                 self._running.discard(process)
-        return _verdict(watched, code, nonce, time.monotonic() - began, self.limits)
+        return _verdict(watched, process.returncode, nonce, time.monotonic() - began, self.limits)
 
     def _start(self, folder: str, report: int) -> "subprocess.Popen[bytes]":
         with self._lock:
@@ -284,7 +282,7 @@ def _verdict(watched: _Watched, code: int, nonce: str, wall_s: float, limits: Li
             "time": f"not done within {limits.wall_s:g} s",
             "cpu": f"more than {limits.cpu_s} s of processor time",
             "output": f"more than {OUTPUT_BYTES:,} bytes of output",
-            "file size": f"more than {FOLDER_BYTES:,} bytes of files",
+            "file size": f"more than {FOLDER_BYTES:,} bytes of files, or {MOST_FILES:,} files",
         }[limit]
     if limit in _LIMITS:
         return SandboxVerdict("stopped", limit, line, wall_s)

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from flows.prompts import template
-from flows.settings import Settings, make_object
+from flows.settings import Settings, import_object, make_object
 from schemas.decision import RoundResult
 from schemas.errors import BadRecordError, RefusedError
 from schemas.ids import payload_digest
@@ -259,5 +259,7 @@ def make_planner(settings: Settings) -> BranchPlanner | None:
         return None
     if text.endswith(".toml"):
         return DeclaredAffinities(Path(text))
-    planner: BranchPlanner = make_object(text, "branching", settings, "propose")
+    planner: BranchPlanner = make_object(
+        import_object(text, "branching"), f"AUREON_BRANCHING={text!r}", "propose", settings
+    )
     return planner

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from flows.settings import Settings, make_object
+from flows.settings import Settings, import_object, make_object
 from schemas.decision import RoundResult
 from schemas.errors import RefusedError
 from schemas.task import FORM_CHECKS
@@ -265,7 +265,9 @@ def make_policy(settings: Settings) -> ConvergencePolicy:
     """
     text = settings.policy.strip()
     if ":" in text:
-        policy: ConvergencePolicy = make_object(text, "policy", settings, "judge")
+        policy: ConvergencePolicy = make_object(
+            import_object(text, "policy"), f"AUREON_POLICY={text!r}", "judge", settings
+        )
         return policy
     if text == "threshold":
         return SimpleThresholdPolicy(settings)

@@ -5,7 +5,7 @@ A field `max_rounds` is the flag `--max-rounds` and the variable `AUREON_MAX_ROU
 
 import importlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -242,25 +242,25 @@ def import_object(path: str, setting: str) -> Any:
     return found
 
 
-def make_object(path: str, setting: str, settings: Settings, method: str) -> Any:
-    """Import what a setting names as `module:callable`, and have it make an object.
+def make_object(make: Callable[..., Any], place: str, method: str, *arguments: Any, **options: Any) -> Any:
+    """Have what a user named make an object.
 
     Args:
-        path: what is named.
-        setting: its field's name.
-        settings: what it is called with.
+        make: what was named.
+        place: where, for messages.
         method: what the object has, besides a `name`.
+        arguments: what `make` is called with.
+        options: the same, by name.
 
     Raises:
-        RefusedError: there is no such thing, or what it makes is something else; says which setting named it.
+        RefusedError: it fails, or what it makes is something else.
     """
-    make, place = import_object(path, setting), f"{PREFIX}{setting.upper()}={path!r}"
     try:
-        made = make(settings)
+        made = make(*arguments, **options)
     except RefusedError:
         raise
     except Exception as error:  # a user's callable; whatever is wrong is told with its place
-        raise RefusedError(f"{place}: it cannot be made: {type(error).__name__}: {error}") from error
+        raise RefusedError(f"{place} cannot be made: {type(error).__name__}: {error}") from error
     if not (isinstance(getattr(made, "name", None), str) and callable(getattr(made, method, None))):
-        raise RefusedError(f"{place}: it gave {type(made).__name__}, which has no `name` or no `{method}`")
+        raise RefusedError(f"{place} gave {type(made).__name__}, which has no `name` or no `{method}`")
     return made

@@ -86,9 +86,10 @@ def _widen(lake_dir: str | Path, table: str) -> None:
             opened = open_table(lake_dir, table)
             if opened.version() == seen:  # no other process was first: the folder cannot be written
                 raise
-    for made in range(first + 1, opened.version() + 1):
-        sync(log_entry(lake_dir, table, made))
-    sync(folder(lake_dir, table) / "_delta_log")
+    if opened.version() > first:
+        for made in range(first + 1, opened.version() + 1):
+            sync(log_entry(lake_dir, table, made))
+        sync(folder(lake_dir, table) / "_delta_log")
 
 
 def _lacking(opened: DeltaTable, table: str) -> list[Field]:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from flows.settings import import_object
+from flows.settings import import_object, make_object
 from flows.supervision.bias import Bias
 from flows.supervision.case import Rule
 from flows.supervision.course import Budget, Contradiction, TopicHealth
@@ -151,15 +151,7 @@ def _own(use: str, given: Mapping[str, Any]) -> Any:
         make: Callable[..., Any] = import_object(use, "supervision")
     except RefusedError as error:
         raise RefusedError(f"use: {error.__cause__ or error}") from None
-    try:
-        policy = make(**given)
-    except RefusedError:
-        raise
-    except Exception as error:  # a user's callable; whatever is wrong is told with its place
-        raise RefusedError(f"{use} cannot be made: {type(error).__name__}: {error}") from error
-    if not (isinstance(getattr(policy, "name", None), str) and callable(getattr(policy, "examine", None))):
-        raise RefusedError(f"{use} gave no policy; one has a `name` and `examine(case)`")
-    return policy
+    return make_object(make, use, "examine", **given)
 
 
 def _there_are() -> str:

@@ -1,7 +1,6 @@
 """The sandbox, attacked: each bomb is stopped within its limits, with a verdict, and leaves nothing behind."""
 
 import os
-import sys
 import tempfile
 import threading
 import time
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from connectors.sandbox import FILE_BYTES, FOLDER_BYTES, Limits, Sandbox, SandboxVerdict
+from connectors.sandbox import Limits, Sandbox, SandboxVerdict
 from schemas.errors import RefusedError
 
 MEMORY = 128 << 20
@@ -171,7 +170,7 @@ def test_limits_cannot_be_lifted(sandbox: Sandbox) -> None:
 
 def test_what_is_outside_stays_as_it_is(sandbox: Sandbox, tmp_path: Path) -> None:
     """Rights, owner, times and attributes of a file, which Landlock does not guard, and how its parent is run."""
-    file, read = tmp_path / "outside", "/usr/lib/os-release"
+    file, read = tmp_path / "outside", os.__file__
     file.write_text("own")
     file.chmod(0o600)
     before = file.stat()
@@ -195,7 +194,8 @@ def test_what_is_outside_stays_as_it_is(sandbox: Sandbox, tmp_path: Path) -> Non
     for way in ways:
         verdict = ran(sandbox, f"{FIRST}done = {way}\nassert done == -1, done\n{TELL}")
         assert verdict.kind != "passed", way
-        assert verdict.limit == "files" or "-1 " in verdict.detail or "PermissionError" in verdict.detail, verdict
+        refused = ("not permitted", "not implemented", "denied")
+        assert verdict.limit == "files" or any(word in verdict.detail for word in refused), (way, verdict)
     assert file.stat() == before
     assert os.getpriority(os.PRIO_PROCESS, 0) == 0
 
@@ -276,15 +276,3 @@ for fd in range(3, 20):
 os._exit(0)
 """
     assert ran(sandbox, forged).kind == "failed"
-
-
-def test_a_run_begins_soon() -> None:
-    """Hundreds of answers are tested in the time in which one model answers."""
-    sandbox = Sandbox(LIMITS)
-    times = []
-    for _ in range(8):
-        verdict = sandbox.run("x = 1", "assert x")
-        times.append(verdict.wall_s)
-    assert sorted(times)[4] < 0.5  # 20 ms on a quiet machine
-    assert FILE_BYTES <= FOLDER_BYTES
-    assert sys.executable

@@ -1,48 +1,47 @@
-"""Settings that name an object: what they name has to be one."""
+"""What users name makes objects: what they make has to be one."""
 
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from flows.settings import Settings, make_object
+from flows.settings import make_object
 from schemas.errors import RefusedError
 
-NUMBER = 1
 
-
-def good(settings: Settings) -> Any:
+def good(given: int) -> Any:
     """Makes what it should."""
-    return SimpleNamespace(name="good", judge=lambda: settings)
+    return SimpleNamespace(name="good", judge=lambda: given)
 
 
-def nameless(_settings: Settings) -> Any:
-    """Forgets the name."""
-    return SimpleNamespace(judge=print)
-
-
-def broken(_settings: Settings) -> Any:
+def broken(_given: int) -> Any:
     """Fails."""
     raise KeyError("missing")
 
 
-def test_an_object_is_made_of_the_settings() -> None:
-    """As they are."""
-    settings = Settings()
-    assert make_object(f"{__name__}:good", "policy", settings, "judge").judge() is settings
+def refusing(_given: int) -> Any:
+    """Says itself what is wrong."""
+    raise RefusedError("not with that")
+
+
+def test_an_object_is_made_of_what_is_given() -> None:
+    """As it is."""
+    assert make_object(good, "it", "judge", 7).judge() == 7
 
 
 @pytest.mark.parametrize(
-    "name, told",
+    "make, told",
     [
-        ("NUMBER", "it cannot be made: TypeError: 'int' object is not callable"),
-        ("broken", "it cannot be made: KeyError: 'missing'"),
-        ("nameless", "it gave SimpleNamespace, which has no `name` or no `judge`"),
-        ("nobody", "module 'tests.flows.test_settings' has no attribute 'nobody'"),
+        (1, "it cannot be made: TypeError: 'int' object is not callable"),
+        (broken, "it cannot be made: KeyError: 'missing'"),
+        (refusing, "not with that"),
+        (lambda _given: SimpleNamespace(judge=print), "it gave SimpleNamespace, which has no `name` or no `judge`"),
+        (lambda _given: SimpleNamespace(name="x"), "it gave SimpleNamespace, which has no `name` or no `judge`"),
+        (lambda _given: None, "it gave NoneType, which has no `name` or no `judge`"),
     ],
 )
-def test_what_is_none_is_refused(name: str, told: str) -> None:
-    """Before anything begins, and the message names the setting."""
+def test_what_is_none_is_refused(make: Any, told: str) -> None:
+    """Before anything begins, and the message has the place."""
     with pytest.raises(RefusedError) as refused:
-        make_object(f"{__name__}:{name}", "policy", Settings(), "judge")
-    assert str(refused.value) == f"AUREON_POLICY='{__name__}:{name}': {told}"
+        make_object(make, "it", "judge", 7)
+    assert str(refused.value) == told

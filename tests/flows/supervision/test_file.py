@@ -104,7 +104,7 @@ def test_without_a_file_the_built_in_list_is_asked() -> None:
         ),
         ("[[policy]]\nuse = 'no.such:thing'", "policy 1 (no.such:thing): use: No module named 'no'"),
         (f"[[policy]]\nuse = '{OWN}'\ncolour = 1", f"policy 1 ({OWN}): {OWN} cannot be made: TypeError: "),
-        (f"[[policy]]\nuse = '{__name__}:nothing'", "gave no policy; one has a `name` and `examine(case)`"),
+        (f"[[policy]]\nuse = '{__name__}:nothing'", "gave str, which has no `name` or no `examine`"),
         ("[[policy", "not TOML: "),
     ],
 )
