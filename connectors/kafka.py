@@ -178,8 +178,17 @@ def preflight(config: ClientConfig, timeout_s: float = PREFLIGHT_LIMIT_S) -> Non
         ) from None
 
 
-def read_to_end(config: ClientConfig, kafka_topic: str, partition: int = 0, limit_s: float = 30.0) -> list[Message]:
+def read_to_end(
+    config: ClientConfig, kafka_topic: str, partition: int = 0, limit_s: float = 30.0, last: int | None = None
+) -> list[Message]:
     """Read one partition from its beginning to its present end: for the small, compacted Kafka topics.
+
+    Args:
+        config: from `client_config`.
+        kafka_topic: its name.
+        partition: its number.
+        limit_s: how long it may take.
+        last: so many of the last offsets only.
 
     Raises:
         TryAgainError: the end is not reached in time.
@@ -189,7 +198,9 @@ def read_to_end(config: ClientConfig, kafka_topic: str, partition: int = 0, limi
     messages: list[Message] = []
     deadline = time.monotonic() + limit_s
     try:
-        low, _ = watermarks_of(consumer, kafka_topic, partition, limit_s)
+        low, high = watermarks_of(consumer, kafka_topic, partition, limit_s)
+        if last is not None:
+            low = max(low, high - last)
         consumer.assign([TopicPartition(kafka_topic, partition, low)])
         while time.monotonic() < deadline:
             for message in consumer.consume(1000, 0.05):

@@ -45,10 +45,12 @@ HEARTBEATS = "nodes.heartbeat"
 """How the nodes are doing; only the last minutes matter."""
 DIRECTIVES = "supervision.directives"
 """What the supervision root orders, by key, the newest one a key; and the cluster's own record."""
+HEADS = "one.heads"
+"""What the lake held when each cell last wrote to it."""
 
 LANE_TOPICS = (TASKS, TASKS_HIGH, TASKS_NEXT, RETRY, RESULTS, DEAD_LETTERS)
 """Those with one partition a lane."""
-ALL_TOPICS = (*LANE_TOPICS, HEARTBEATS, DIRECTIVES)
+ALL_TOPICS = (*LANE_TOPICS, HEARTBEATS, DIRECTIVES, HEADS)
 
 DEFAULT_LANES = 4
 CLUSTER_KEY = "cluster/"
@@ -64,11 +66,14 @@ _SETTINGS: dict[str, dict[str, str]] = {
     RETRY: {**_LANE_SETTINGS, "message.timestamp.type": "LogAppendTime"},
     HEARTBEATS: {"cleanup.policy": "delete", "retention.ms": "3600000"},
     DIRECTIVES: {"cleanup.policy": "compact"},
+    # One a commit comes, and only what is in a closed segment is compacted.
+    HEADS: {"cleanup.policy": "compact", "segment.ms": "3600000"},
 }
 _MUST_BE: dict[str, dict[str, str]] = {
     **dict.fromkeys(LANE_TOPICS, _KEEP),
     RETRY: {**_KEEP, "message.timestamp.type": "LogAppendTime"},
     DIRECTIVES: {"cleanup.policy": "compact"},
+    HEADS: {"cleanup.policy": "compact"},
 }
 """Settings that a Kafka topic which somebody else created has to have."""
 
@@ -245,7 +250,7 @@ def _agree_on_lanes(there: dict[str, int], lanes: int | None) -> int:
                 f"{both}; all of {', '.join(LANE_TOPICS)} need the same number: delete the ones that are "
                 "empty and wrong (`kafka-topics --delete --topic …`), Aureon creates them"
             )
-    for name in (HEARTBEATS, DIRECTIVES):
+    for name in (HEARTBEATS, DIRECTIVES, HEADS):
         if there.get(name, 1) != 1:
             raise RefusedError(f"{name} has {there[name]} partitions and needs 1: delete it, Aureon creates it")
     return wanted

@@ -6,7 +6,6 @@ import logging
 import os
 import secrets
 import socket
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -19,6 +18,7 @@ from connectors.blobs import BlobStore
 from connectors.cancels import Cancels
 from connectors.embedded import EmbeddedBroker
 from connectors.embeddings import Alike
+from connectors.heads import publish_head
 from connectors.heartbeats import HeartbeatWriter
 from connectors.kafka import CheckedProducer, CutBackup, client_config, preflight
 from connectors.lane_reader import LaneReader, Watermarks
@@ -27,6 +27,7 @@ from connectors.nodes.registry import NodeRegistry
 from connectors.owner_index import OwnerIndex
 from connectors.sandbox import Limits as SandboxLimits
 from connectors.sandbox import Sandbox, SandboxVerdict
+from connectors.secret_files import make_once
 from connectors.topics import (
     DIRECTIVES,
     RESULTS,
@@ -62,8 +63,10 @@ from flows.steps.validate import Verifier, built_in_verifiers
 from flows.supervision import Supervisor, built_in_supervisor, read_supervision
 from flows.supervision.health import TopicRecord
 from flows.votes import RELIABILITY
+from one_lake.keys import signing_key
 from one_lake.sink import LakeWriter
-from schemas.errors import RefusedError
+from schemas.errors import OutcomeUnknownError, RefusedError
+from schemas.head import Head
 from schemas.node import NodeCapabilities, NodeState
 from schemas.task import PayloadView, PromptMessage, TaskDescriptor
 
@@ -295,8 +298,17 @@ class Cell:
         )
         plain = isinstance(policy, SimpleThresholdPolicy)  # which does not look at it, in each of thousands a second
         outlook = None if plain else self.learning().memories.outlooks.outlook
+        supervisor = self.supervisor
+        self.overflow.keep(supervisor.encoded)  # before any decision names it
         return Planner(
-            policy, limits, self.budgets(), self.overflow, outlook, self.supervisor.may_quote, self.branching()
+            policy,
+            limits,
+            self.budgets(),
+            self.overflow,
+            outlook,
+            supervisor.may_quote,
+            self.branching(),
+            supervisor.version,
         )
 
     def branching(self) -> Branching:
@@ -318,7 +330,11 @@ class Cell:
 
     def lake_writer(self) -> LakeWriter:
         """Opens the lake for writing."""
-        return LakeWriter(self.settings.lake_dir)
+        return self.connect().lake_writer()
+
+    def publish_head(self, head: Head) -> None:
+        """Tell of the lake's head."""
+        publish_head(self.connect().producer, head)
 
     # -- connecting ------------------------------------------------------------------------------------------------
 
@@ -355,6 +371,7 @@ class _Connected:
         self.cluster: ClusterRecord = establish_cluster(self.config, self.topics, fingerprint(key))
         belongs_to(settings.state_dir, self.cluster.cluster_id, "state folder", "AUREON_STATE")
         belongs_to(settings.lake_dir, self.cluster.cluster_id, "lake", "AUREON_LAKE")
+        self._signing_key = signing_key(settings.state_dir)
         self.producer = CheckedProducer(self.config, should_stop, idempotent=self.topics.committed_only)
         self._watermarks = Watermarks(self.config)
         self._backup = CutBackup(self.config, settings.group)
@@ -381,8 +398,12 @@ class _Connected:
             self._rebuild(index, lane)
         return index
 
+    def lake_writer(self) -> LakeWriter:
+        """Opens the lake for writing."""
+        return LakeWriter(self._settings.lake_dir, self._signing_key, self.cluster.cluster_id)
+
     def _rebuild(self, index: OwnerIndex, lane: int) -> None:
-        lake = LakeWriter(self._settings.lake_dir)
+        lake = self.lake_writer()
         try:
             version = lake.version(lane)
             if version >= 0:
@@ -431,6 +452,8 @@ class _Connected:
         self.cancels.close()
         self.heartbeats.close()
         self._watermarks.close()
+        with contextlib.suppress(OutcomeUnknownError):  # of what the lanes need, nothing is left; of heads, perhaps
+            self.producer.flush(1.0)
         self.producer.close()
         self._backup.close()
 
@@ -468,19 +491,7 @@ def cluster_key(path: Path) -> bytes:
     Raises:
         RefusedError: the file holds something else.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        # the file appears with all that it holds: two processes that begin at once both read the one key
-        handle, draft = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w") as file:
-                file.write(secrets.token_hex(32) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            with contextlib.suppress(FileExistsError):
-                os.link(draft, path)
-        finally:
-            Path(draft).unlink()
+    make_once(path, f"{secrets.token_hex(32)}\n".encode())
     try:
         key = bytes.fromhex(path.read_text().strip())
     except (ValueError, UnicodeDecodeError):

@@ -170,13 +170,9 @@ class _Version(argparse.Action):
         super().__init__(option_strings, dest, nargs=0, **options)
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+        from schemas.software import software_version  # noqa: PLC0415
 
-        try:
-            found = version("aureon")
-        except PackageNotFoundError:
-            found = "unknown: not installed"
-        show(f"aureon {found}")
+        show(software_version())
         parser.exit()
 
 

@@ -155,16 +155,20 @@ class Sealer:
     def __init__(self, key: bytes) -> None:
         self._keyed = hashlib.blake2b(digest_size=12, key=key)
 
-    def seal(self, cause: CauseName, task_id: str, kafka_topic: str, lane: int) -> str:
-        """Bind a cause to the message that carries it and to the place where it was sent."""
-        text = f"{cause[0]},{cause[1]},{cause[2]},{lane},{kafka_topic},{task_id}".encode()
+    def seal(self, cause: CauseName, task_id: str, kafka_topic: str, lane: int, decision_hash: str = "") -> str:
+        """Bind a cause, with the hash of its decision, to the message that carries it and to where it was sent."""
+        text = f"{cause[0]},{cause[1]},{cause[2]},{lane},{kafka_topic},{task_id}"
+        if decision_hash:  # a seal from before begins with a number
+            text = f"{decision_hash};{text}"
         keyed = self._keyed.copy()
-        keyed.update(text)
+        keyed.update(text.encode())
         return keyed.hexdigest()
 
-    def holds(self, seal: str, cause: CauseName, task_id: str, kafka_topic: str, lane: int) -> bool:
+    def holds(
+        self, seal: str, cause: CauseName, task_id: str, kafka_topic: str, lane: int, decision_hash: str = ""
+    ) -> bool:
         """Tell whether the cluster itself has sealed this."""
-        return hmac.compare_digest(seal.encode(), self.seal(cause, task_id, kafka_topic, lane).encode())
+        return hmac.compare_digest(seal.encode(), self.seal(cause, task_id, kafka_topic, lane, decision_hash).encode())
 
 
 class _Input:

@@ -135,7 +135,8 @@ class Steps:
     def derive(self, decided: Decided) -> Derived:
         """Carry winning decisions out, and learn from them."""
         self._learning.learn(decided, time.time())
-        return derive(decided, self._cell.connect().sealer)
+        connected = self._cell.connect()
+        return derive(decided, connected.sealer, connected.cluster.cluster_id)
 
 
 def refine_flow(
@@ -192,7 +193,9 @@ def cell_flow(cell: Cell) -> Dataflow:
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     sink = LaneSink(lambda: cell.connect().topics.lanes, lambda: cell.connect().producer)
-    return refine_flow(Steps(cell), LaneSource(cell.lane_parts()), sink, sink, OneSink(cell.lake_writer))
+    return refine_flow(
+        Steps(cell), LaneSource(cell.lane_parts()), sink, sink, OneSink(cell.lake_writer, cell.publish_head)
+    )
 
 
 def flow() -> Dataflow:

@@ -6,6 +6,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from one_lake.sink import LakeWriter
 from schemas.errors import tells_errors
+from schemas.head import Head
 from schemas.one import Row
 
 
@@ -19,12 +20,14 @@ class OneSink(FixedPartitionedSink[list[Row], None]):
 
     Args:
         writer: opens the lake, when the first row comes.
+        publish: told of each new head of the lake.
     """
 
     PART = "one"
 
-    def __init__(self, writer: Callable[[], LakeWriter]) -> None:
+    def __init__(self, writer: Callable[[], LakeWriter], publish: Callable[[Head], None]) -> None:
         self._writer = writer
+        self._publish = publish
 
     def list_parts(self) -> list[str]:
         """There is one."""
@@ -38,13 +41,14 @@ class OneSink(FixedPartitionedSink[list[Row], None]):
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> "_OnePartition":
         """Open the lake."""
         del step_id, for_part, resume_state
-        return _OnePartition(self._writer())
+        return _OnePartition(self._writer(), self._publish)
 
 
 @tells_errors
 class _OnePartition(StatefulSinkPartition[list[Row], None]):
-    def __init__(self, writer: LakeWriter) -> None:
+    def __init__(self, writer: LakeWriter, publish: Callable[[Head], None]) -> None:
         self._writer = writer
+        self._publish = publish
 
     def write_batch(self, values: list[list[Row]]) -> None:
         """Stage rows."""
@@ -53,7 +57,9 @@ class _OnePartition(StatefulSinkPartition[list[Row], None]):
 
     def snapshot(self) -> None:
         """The end of an epoch: commit."""
-        self._writer.flush()
+        head = self._writer.flush()
+        if head is not None:
+            self._publish(head)
 
     def close(self) -> None:
         """Let go of the lake; nothing is committed here, since an error ends here too."""

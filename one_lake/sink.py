@@ -4,7 +4,7 @@ A row is named by its lane and decision offset. Each commit records, in the entr
 highest decision offset that the table holds of each lane; what is at or below it is there already. Rows are a function
 of the decision log, so whoever hands in a row again (a replay, or a process that was thought dead) hands in the same.
 
-    rows -> lines -> columns -> staged file (fsync) -> log entry (fsync) -> visible
+    rows -> lines -> columns -> staged file (fsync) -> signed log entry (fsync) -> visible
     \-- add ----------------------------------/\-- flush -----------/
 """
 
@@ -31,8 +31,12 @@ from msgspec import Struct
 
 from one_lake import tables
 from one_lake.encode import encode_rows, record_batch
+from one_lake.keys import SigningKey, publish
 from one_lake.query import session
-from schemas.one import TABLES, Row, arrow_schema
+from one_lake.seals import Link, Seal, SealedFile, SealedLane, SignedSeal, merkle_root, newest_seal, sign
+from schemas.head import Head
+from schemas.one import ROW_HASH, TABLES, Row, arrow_schema
+from schemas.software import software_version
 
 # A row group, about 4,000 rounds: large enough to compress well, small enough that the last one of an epoch is soon
 # written.
@@ -58,7 +62,7 @@ class Owner(NamedTuple):
 
 
 class LakeWriter:
-    """Adds rows to the lake, exactly once; used from one thread.
+    """Adds rows to the lake, exactly once, and signs them; used from one thread.
 
     Unit of parallelism: any number of writers, in any number of processes, also on the same lanes. The rows of a
     lane are handed in in rising decision order, from at or below `version(lane)` + 1, without gaps, and all rows of a
@@ -67,13 +71,19 @@ class LakeWriter:
     Guarantee: after `flush` all rows added before it are visible and on disk, each once. A process that dies between
     two flushes leaves files that no log entry names; nobody reads them. After an error the writer stays closed: what it
     held comes again from the log.
+
+    Args:
+        lake_dir: the lake's folder; it is created if it is not there.
+        key: signs each commit.
+        cluster: the cluster whose decisions the rows follow from.
     """
 
-    def __init__(self, lake_dir: str | Path) -> None:
-        """Open the lake, and create it if it is not there."""
+    def __init__(self, lake_dir: str | Path, key: SigningKey, cluster: str) -> None:
         tables.create(lake_dir)
+        publish(lake_dir, key)
         self._lake_dir = Path(lake_dir)
-        self._tables = {struct: _TableWriter(self._lake_dir, name) for name, struct in TABLES.items()}
+        signer = _Signer(key, cluster)
+        self._tables = {struct: _TableWriter(self._lake_dir, name, signer) for name, struct in TABLES.items()}
         *self._first, self._rounds = self._tables.values()
         self._failed: Exception | None = None
 
@@ -91,8 +101,11 @@ class LakeWriter:
                 if some:
                     self._tables[struct].add(some)
 
-    def flush(self) -> None:
+    def flush(self) -> Head | None:
         """Commit everything that was added: one commit a table that has rows, `rounds` last.
+
+        Returns:
+            The lake's head, if that moved.
 
         Raises:
             BadRecordError: a row holds what its column cannot.
@@ -103,12 +116,13 @@ class LakeWriter:
             committing = []
             for table in self._first:
                 table.finish_staging()
-                committing.append(table.commit())
+                committing.append(table.commit({}))
             self._rounds.finish_staging()
             wait(committing)
             for commit in committing:
                 commit.result()
-            self._rounds.commit().result()
+            others = {table.name: link for table in self._first if (link := table.tip) is not None}
+            return self._rounds.commit(others).result()
 
     def version(self, lane: int) -> int:
         """The highest decision offset that `rounds`, and so every table, holds of a lane; -1 if none.
@@ -148,6 +162,11 @@ class LakeWriter:
             raise self._failed from error
 
 
+class _Signer(NamedTuple):
+    key: SigningKey
+    cluster: str
+
+
 class _Staged:
     """One Parquet file in the folder of its table that no log entry names yet."""
 
@@ -155,6 +174,9 @@ class _Staged:
         self.path = folder / f"part-{uuid.uuid4()}.parquet"
         self.spans: dict[int, tuple[int, int]] = {}
         """By lane, the first and the last decision offset."""
+        self.hashes: dict[int, list[bytes]] = {}
+        """By lane, those of the rows, in order."""
+        self.sha256 = ""
         self.rows = 0
         self._writer = pq.ParquetWriter(
             self.path,
@@ -163,26 +185,34 @@ class _Staged:
             use_dictionary=[name for name in schema.names if name in _DICTIONARY],
         )
 
-    def write(self, batch: pa.RecordBatch) -> None:
-        """Write one row group."""
+    def write(self, batch: pa.RecordBatch, spans: dict[int, tuple[int, int]]) -> None:
+        """Write one row group; within a lane its rows come after those before."""
         self._writer.write_batch(batch)
+        self.rows += batch.num_rows
+        for lane, (first, last) in spans.items():
+            self.spans[lane] = (self.spans.get(lane, (first, last))[0], last)
+        digests = map(bytes.fromhex, batch[ROW_HASH].to_pylist())
+        for lane, digest in zip(_ints(batch, "lane").tolist(), digests, strict=True):
+            self.hashes.setdefault(lane, []).append(digest)
 
     def finish(self) -> None:
         """Bring the file and its name to the disk."""
         self._writer.close()
         tables.sync(self.path)
         tables.sync(self.path.parent)
+        self.sha256 = tables.sha256_of(self.path)
 
     def discard(self) -> None:
         with contextlib.suppress(Exception):
             self._writer.close()
         self.path.unlink(missing_ok=True)
 
-    def cover(self, spans: dict[int, tuple[int, int]], rows: int) -> None:
-        """Take note of more rows; within a lane they rise."""
-        self.rows += rows
-        for lane, (first, last) in spans.items():
-            self.spans[lane] = (self.spans.get(lane, (first, last))[0], last)
+    def lanes(self) -> tuple[SealedLane, ...]:
+        """What its rows are sealed as."""
+        return tuple(
+            SealedLane(lane, *self.spans[lane], len(hashes), merkle_root(hashes).hex())
+            for lane, hashes in sorted(self.hashes.items())
+        )
 
     def action(self) -> AddAction:
         first, last = min(f for f, _ in self.spans.values()), max(o for _, o in self.spans.values())
@@ -205,9 +235,10 @@ class _Staged:
 class _TableWriter:
     """One table. All but writing rows as lines happens on its own thread, in the order asked for."""
 
-    def __init__(self, lake_dir: Path, name: str) -> None:
+    def __init__(self, lake_dir: Path, name: str, signer: _Signer) -> None:
         self._lake_dir = lake_dir
-        self._name = name
+        self.name = name
+        self._signer = signer
         self._struct = TABLES[name]
         self._schema = arrow_schema(self._struct)
         self._has_index = "index" in self._schema.names
@@ -224,6 +255,9 @@ class _TableWriter:
         self._opened_at = self._delta.version()
         self._logged = 0
         """The last version that this writer made."""
+        self.tip: Link | None = None
+        """The table's newest seal, as of `_looked_at`; to be read when nothing is under way."""
+        self._looked_at = _NEVER
 
     def add(self, rows: Sequence[Row]) -> None:
         lines = encode_rows(rows)
@@ -238,9 +272,9 @@ class _TableWriter:
             self._hand_over()
         self._thread.submit(self._step, self._finish)
 
-    def commit(self) -> Future[None]:
-        """Log the staged file."""
-        done = self._thread.submit(self._commit)
+    def commit(self, others: dict[str, Link]) -> Future[Head | None]:
+        """Log the staged file; its seal names those of other tables."""
+        done = self._thread.submit(self._commit, others)
         # For the next commit, and nobody waits for it.
         self._thread.submit(self._catch_up)
         return done
@@ -249,7 +283,7 @@ class _TableWriter:
         return self._thread.submit(self._refreshed_version, lane).result()
 
     def files(self) -> list[str]:
-        return self._thread.submit(tables.files, self._lake_dir, self._name, self._delta).result()
+        return self._thread.submit(tables.files, self._lake_dir, self.name, self._delta).result()
 
     def close(self) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
@@ -280,9 +314,8 @@ class _TableWriter:
         if not spans:
             return
         if self._staged is None:
-            self._staged = _Staged(tables.folder(self._lake_dir, self._name), self._schema)
-        self._staged.cover(spans, batch.num_rows)
-        self._staged.write(batch)
+            self._staged = _Staged(tables.folder(self._lake_dir, self.name), self._schema)
+        self._staged.write(batch, spans)
 
     def _finish(self) -> None:
         if self._staged is not None:
@@ -304,18 +337,48 @@ class _TableWriter:
             batch = batch.filter(_mask(new))
         return batch, _spans(batch)
 
-    def _commit(self) -> None:
+    def _commit(self, others: dict[str, Link]) -> Head | None:
         staged, self._staged = self._staged, None
         if self._failed is not None:
             if staged is not None:
                 staged.discard()
             raise self._failed
+        self._find_tip()
         while staged is not None:
             staged = self._without_held(staged)
-            if staged is None or self._try_to_log(staged):
-                return
+            if staged is None:
+                break
+            seal = self._sealed(staged, others)
+            if self._try_to_log(staged, seal):
+                told = seal.seal
+                self.tip, self._looked_at = Link(told.version, seal.hash), told.version
+                return Head(cluster=told.cluster, version=told.version, hash=seal.hash, key=told.key, at=told.at)
+            self._find_tip()
+        return None
 
-    def _try_to_log(self, staged: _Staged) -> bool:
+    def _find_tip(self) -> None:
+        """Read of the log what is new in it since the newest seal was looked for."""
+        found = newest_seal(self._lake_dir, self.name, self._delta.version(), self._looked_at)
+        self._looked_at = self._delta.version()
+        if found is not None:
+            self.tip = Link(found.seal.version, found.hash)
+
+    def _sealed(self, staged: _Staged, others: dict[str, Link]) -> SignedSeal:
+        seal = Seal(
+            table=self.name,
+            version=self._delta.version() + 1,
+            at=time.time(),
+            key=self._signer.key.name,
+            software=software_version(),
+            cluster=self._signer.cluster,
+            lanes=staged.lanes(),
+            files=(SealedFile(staged.path.name, staged.sha256),),
+            previous=self.tip,
+            others=others,
+        )
+        return sign(seal, self._signer.key)
+
+    def _try_to_log(self, staged: _Staged, seal: SignedSeal) -> bool:
         """Log a staged file as the next version, and only as that; False when another writer took it."""
         version = self._delta.version()
         try:
@@ -326,6 +389,7 @@ class _TableWriter:
                 commit_properties=CommitProperties(
                     app_transactions=[Transaction(_app(lane), last) for lane, (_, last) in staged.spans.items()],
                     max_commit_retries=0,
+                    custom_metadata=seal.metadata(),
                 ),
                 post_commithook_properties=PostCommitHookProperties(
                     create_checkpoint=False, cleanup_expired_logs=False
@@ -339,7 +403,7 @@ class _TableWriter:
                     return False
                 staged.discard()
                 raise
-        entry = tables.log_entry(self._lake_dir, self._name, version + 1)
+        entry = tables.log_entry(self._lake_dir, self.name, version + 1)
         tables.sync(entry)
         tables.sync(entry.parent)
         self._logged = version + 1
@@ -359,8 +423,7 @@ class _TableWriter:
         rest = _Staged(staged.path.parent, self._schema)
         try:
             for batch in rows.combine_chunks().to_batches():
-                rest.cover(_spans(batch), batch.num_rows)
-                rest.write(batch)
+                rest.write(batch, _spans(batch))
             rest.finish()
         except Exception:
             rest.discard()
@@ -386,12 +449,12 @@ class _TableWriter:
             if self._delta.version() >= self._opened_at + tables.CHECKPOINT_INTERVAL:
                 # A table that is only ever read on keeps every entry since it was opened, and goes through them again
                 # at each commit: 100 ms after 900 commits.
-                self._delta = tables.open_table(self._lake_dir, self._name)
+                self._delta = tables.open_table(self._lake_dir, self.name)
                 self._opened_at = self._delta.version()
 
     def _checkpoint(self) -> None:
         self._delta.create_checkpoint()
-        log = tables.log_entry(self._lake_dir, self._name, 0).parent
+        log = tables.log_entry(self._lake_dir, self.name, 0).parent
         for checkpoint in (*log.glob(f"{self._delta.version():020}.checkpoint*"), log / "_last_checkpoint"):
             tables.sync(checkpoint)
         tables.sync(log)

@@ -5,9 +5,12 @@ lake/records/        _delta_log/*.json    one entry a commit
 lake/branches/       ...
 lake/dead_letters/   ...
 lake/rounds/         ...                  written last of all
+lake/keys/           *.json               the public keys of those who wrote
 """
 
+import hashlib
 import os
+import re
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -30,6 +33,8 @@ _CONFIGURATION = {
     "delta.logRetentionDuration": "interval 30 days",  # how far back time travel goes
     "delta.enableExpiredLogCleanup": "false",  # maintenance does that, not every commit
 }
+
+_ENTRY = re.compile(r"\d{20}\.json")
 
 WIDENED = "aureon.widened"
 """The property of a table that was created without its last columns."""
@@ -134,9 +139,26 @@ def files(lake_dir: str | Path, table: str, opened: DeltaTable) -> list[str]:
     return [str(root / unquote(uri.rpartition("/")[2])) for uri in reversed(opened.file_uris())]
 
 
+def keys_folder(lake_dir: str | Path) -> Path:
+    """Where the public keys are."""
+    return Path(lake_dir) / "keys"
+
+
 def log_entry(lake_dir: str | Path, table: str, version: int) -> Path:
     """The log entry that made a version of a table."""
     return folder(lake_dir, table) / "_delta_log" / f"{version:020}.json"
+
+
+def log_versions(lake_dir: str | Path, table: str) -> list[int]:
+    """The versions of a table whose log entries are there, in order."""
+    entries = (folder(lake_dir, table) / "_delta_log").iterdir()
+    return sorted(int(entry.stem) for entry in entries if _ENTRY.fullmatch(entry.name))
+
+
+def sha256_of(path: Path) -> str:
+    """Digest a file; in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

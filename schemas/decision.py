@@ -8,7 +8,7 @@ from msgspec import Raw, Struct
 
 from schemas.errors import BadRecordError
 from schemas.node import Answer
-from schemas.task import DEFAULT_PRIORITY, Allowance, Cause, EvidenceKind, Origin, read_head
+from schemas.task import DEFAULT_PRIORITY, Allowance, Ancestor, Cause, EvidenceKind, Origin, read_head
 
 WIRE_VERSION = 1
 FindingAction = Literal["accept", "flag", "more_reasoning", "cap", "reject", "stop_topic"]
@@ -131,6 +131,8 @@ class Decision(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     payload_digest: str = ""
     metadata: dict[str, str] = {}
     budget: Allowance | None = None
+    sources: tuple[Ancestor, ...] = ()
+    """The records that the task was made from."""
     origin: Origin | None = None
     cause: Cause | None = None
     """Of the message."""
@@ -144,6 +146,12 @@ class Decision(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """Of a converged task: sha256 over topic, logical id, generation, payload and answer in canonical JSON."""
     routing: str = ""
     """Which models were asked, and why these."""
+    prompt_hash: str = ""
+    """sha256, in hex, of the chat that the models were asked with, as JSON."""
+    supervision: str = ""
+    """The blob that lists the supervision policies with their parameters."""
+    software: str = ""
+    """The version of Aureon that decided."""
     calls: int = 0
     """Requests to models, further tries and those that a crash cut off included."""
     tokens: int = 0

@@ -119,6 +119,8 @@ class Answer(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
 
     node: str
     model: str
+    version: str = ""
+    """Which one answered under the model's name, where its server says more than that."""
     sample: int = 0
     status: AnswerStatus = "ok"
     text: str = ""

@@ -1,6 +1,7 @@
 """The rows of ONE, the lake: one structure a table, from which its Arrow schema derives.
 
-Times are seconds since the epoch, UTC, and become microsecond timestamps in the lake.
+Times are microseconds since the epoch, UTC. What was added to a table later comes last and may be null, as it is in
+rows from before; so a row is written as the same line of JSON whichever version of Aureon reads it.
 """
 
 import types
@@ -11,11 +12,14 @@ import msgspec
 import pyarrow as pa
 from msgspec import Struct
 
-Timestamp = Annotated[float, "timestamp"]
+Timestamp = Annotated[int, "timestamp"]
 Json = Annotated[str, "json"]
 
+ROW_HASH = "row_hash"
+"""The column that the lake's writer fills in: sha256, in hex, of the row as a line of JSON without it."""
 
-class Record(Struct, frozen=True, gc=False, kw_only=True):
+
+class Record(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """Table `records`: what a logical task converged to."""
 
     lane: int
@@ -53,6 +57,17 @@ class Record(Struct, frozen=True, gc=False, kw_only=True):
     previous_lane: int | None
     previous_offset: int | None
     """The decision on the round before."""
+    # added later
+    cluster: str | None = None
+    """The cluster whose log has the decision; together with lane and decision offset it names the row."""
+    labels: list[str] | None = None
+    """The topics that it belongs to: its own, those of the tasks it came of, and those that its user gave."""
+    sources: Json | None = None
+    """The records that its task was made from; null where there are none."""
+    provenance: Json | None = None
+    """Of what it was made: models with their versions, the prompt's hash, policies, software."""
+    decision_hash: str | None = None
+    row_hash: str | None = None
 
 
 class RoundRow(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
@@ -95,7 +110,7 @@ class RoundRow(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     previous_offset: int | None
     cause_lane: int | None
     cause_offset: int | None
-    # added later: they come last, and may be null, as they are in rows from before
+    # added later
     effective_votes: float | None = None
     """How many independent models would tell as much as those who gave the answer."""
     abstained: int | None = None
@@ -106,9 +121,21 @@ class RoundRow(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """The version of what was learned that the confidence rests on."""
     findings: Json | None = None
     """What supervision found, with its evidence; null where that is nothing."""
+    cluster: str | None = None
+    prompt_hash: str | None = None
+    """sha256, in hex, of the chat that the models were asked with, as JSON; null where none was asked."""
+    supervision: str | None = None
+    """The blob that lists the supervision policies with their parameters; null where none was asked."""
+    software: str | None = None
+    """The version of Aureon that decided."""
+    decision_hash: str | None = None
+    """sha256, in hex, of the decision as it is on the log. It has its cause's hash in it: so they are a chain."""
+    cause_hash: str | None = None
+    """The hash of the decision that its message follows from; null where that is a user's."""
+    row_hash: str | None = None
 
 
-class BranchRow(Struct, frozen=True, gc=False, kw_only=True):
+class BranchRow(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """Table `branches`: every task that a converged one spawned."""
 
     lane: int
@@ -126,9 +153,13 @@ class BranchRow(Struct, frozen=True, gc=False, kw_only=True):
     score: float
     payload: Json
     spawned_at: Timestamp
+    # added later
+    cluster: str | None = None
+    decision_hash: str | None = None
+    row_hash: str | None = None
 
 
-class DeadLetterRow(Struct, frozen=True, gc=False, kw_only=True):
+class DeadLetterRow(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """Table `dead_letters`: every message that ended without a record, and why."""
 
     lane: int
@@ -148,6 +179,10 @@ class DeadLetterRow(Struct, frozen=True, gc=False, kw_only=True):
     """Of a message that is no task: its bytes, in base64, up to a limit."""
     history: list[str]
     died_at: Timestamp
+    # added later
+    cluster: str | None = None
+    decision_hash: str | None = None
+    row_hash: str | None = None
 
 
 Row = Record | RoundRow | BranchRow | DeadLetterRow
@@ -159,6 +194,11 @@ TABLES: dict[str, type[Struct]] = {
     "rounds": RoundRow,
 }
 """Every table, in the order in which they are committed: `rounds` last."""
+
+
+def micros(seconds: float) -> int:
+    """Turn seconds since the epoch into what rows have."""
+    return round(seconds * 1e6)
 
 
 def arrow_schema(struct: type[Struct]) -> pa.Schema:

@@ -39,15 +39,17 @@ class AnswerKind(enum.StrEnum):
 
 
 class Cause(Struct, frozen=True, gc=False, array_like=True):
-    """The decision that a message follows from: `[lane, offset, index, seal]`.
+    """The decision that a message follows from: `[lane, offset, index, seal, hash]`.
 
-    The seal is a keyed hash over the first three and the task id, so that nobody but the cluster can claim one.
+    The seal is a keyed hash over the others and the task id, so that nobody but the cluster can claim one.
     """
 
     lane: int
     offset: int
     index: int
     seal: str
+    hash: str = ""
+    """sha256, in hex, of the decision as it is on the log; "" in messages from before it was told."""
 
 
 class Allowance(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -108,6 +110,9 @@ class TaskHead(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, 
     budget: Annotated[
         Allowance | None, Meta(description="What the task may spend, with all its rounds, retries and branches.")
     ] = None
+    sources: Annotated[
+        tuple[Ancestor, ...], Meta(max_length=64, description="The records that it was made from: [topic, logical id].")
+    ] = ()
     origin: Annotated[Origin | None, Meta(description="Aureon's own; users leave it out.")] = None
 
 
@@ -224,11 +229,12 @@ def read_head(head: Raw) -> TaskHead:
 
 def with_cause(head: Raw, payload: Raw, cause: Cause) -> bytes:
     """Write the message that a decision spells out: its head, with the payload and the cause put before it."""
-    return b'{"cause":[%d,%d,%d,"%b"],"payload":%b,%b' % (
+    return b'{"cause":[%d,%d,%d,"%b","%b"],"payload":%b,%b' % (
         cause.lane,
         cause.offset,
         cause.index,
         cause.seal.encode(),
+        cause.hash.encode(),
         bytes(payload),
         bytes(head)[1:],
     )

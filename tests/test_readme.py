@@ -15,11 +15,11 @@ from flows.commands.schema import schema_of
 from flows.prompts import Prompts
 from flows.supervision import Case, wants_more
 from flows.supervision.file import BUILT_IN, DEFAULT, parse_supervision
-from one_lake.sink import LakeWriter
 from schemas.decision import RoundResult
 from schemas.task import read_task
 from tests.aureon_command import AUREON, ROOT, aureon, environment, until
 from tests.brokers import Broker
+from tests.one_lake.lake_data import lake_writer
 
 README = (ROOT / "README.md").read_text()
 
@@ -47,7 +47,7 @@ def test_the_folders_are_there() -> None:
 
 def test_the_queries_run(tmp_path: Path) -> None:
     """On an empty lake as on any."""
-    LakeWriter(tmp_path).close()
+    lake_writer(tmp_path).close()
     with one_lake.connect(tmp_path) as lake:
         statements = duckdb.extract_statements(block("sql", "FROM one"))
         assert len(statements) == 4
@@ -105,7 +105,7 @@ def test_the_table_of_policies_is_whole() -> None:
 
 def test_what_supervision_found_can_be_asked_for(tmp_path: Path) -> None:
     """On an empty lake as on any."""
-    LakeWriter(tmp_path).close()
+    lake_writer(tmp_path).close()
     with one_lake.connect(tmp_path) as lake:
         assert lake.sql(block("sql", "what supervision found")).fetchall() == []
         lake.sql("CREATE TEMP TABLE rounds AS SELECT 'math' AS topic, NULL::VARCHAR AS findings")

@@ -40,6 +40,8 @@ MAX_BODY = 8 << 20
 MAX_ERROR_BODY = 64 << 10
 MAX_TOLD = 300
 """Characters of a server's own words in an error."""
+MAX_VERSION = 200
+"""Characters of a model's version, and of its fingerprint."""
 MAX_TEXT = 4_000
 """Characters of the full text that are kept beside the final answer."""
 MAX_TOKENS = 1_000_000_000
@@ -129,6 +131,10 @@ class _Usage(Struct, frozen=True, gc=False):
 class _Completion(Struct, frozen=True):
     choices: list[_Choice]
     usage: _Usage | None = None
+    model: Any = None
+    """The one that answered, which may be a version of that asked for."""
+    system_fingerprint: Any = None
+    """Of how the server runs it."""
 
 
 class _Model(Struct, frozen=True):
@@ -406,6 +412,7 @@ class OpenAINode:
         return Answer(
             node=call.node,
             model=call.model,
+            version=_version(call.model, completion),
             sample=call.sample,
             status="abstained" if abstained else "ok",
             text=found,
@@ -424,6 +431,13 @@ def _abstention(choice: _Choice, text: str) -> str:
     if choice.message.refusal:
         return "refusal"
     return "" if text.strip() else "no content"
+
+
+def _version(asked: str, completion: _Completion) -> str:
+    """What the server says of its model beyond the name that was asked for."""
+    served, fingerprint = completion.model, completion.system_fingerprint
+    told = [text[:MAX_VERSION] for text in (served, fingerprint) if isinstance(text, str) and text not in ("", asked)]
+    return " ".join(told)
 
 
 def _count(told: int | None) -> int | None:

@@ -17,6 +17,7 @@ from flows.cli import OK, show
 from schemas.blob import BlobReference
 from schemas.decision import DeadLetter, Decision, RoundResult
 from schemas.errors import RefusedError
+from schemas.head import Head
 from schemas.ids import RQMLRoundId
 from schemas.node import Answer, Call, NodeCapabilities, NodeHealth, NodeState
 from schemas.one import BranchRow, DeadLetterRow, Record, RoundRow
@@ -43,6 +44,7 @@ SCHEMAS: dict[str, tuple[Any, str]] = {
     "round": (RoundRow, "a row of the lake's table `rounds`"),
     "branch_row": (BranchRow, "a row of the lake's table `branches`"),
     "dead_letter_row": (DeadLetterRow, "a row of the lake's table `dead_letters`"),
+    "head": (Head, "a message on one.heads: what the lake held at a time"),
 }
 
 _EXAMPLE = {

@@ -1,14 +1,20 @@
 """derive: the messages and rows that follow from one winning decision; a pure function of it and of its offset."""
 
+from typing import Any
+
 from msgspec import Raw, Struct
 
 from connectors.lane_sinks import Outgoing
 from connectors.topics import DEAD_LETTERS
 from flows.lane import Sealer
 from flows.steps.intake import Decided
-from schemas.decision import NO_PAYLOAD, DeadLetter, Decision, DecisionKind, FollowUp
-from schemas.one import BranchRow, DeadLetterRow, Record, RoundRow, Row
+from schemas.decision import NO_PAYLOAD, DeadLetter, Decision, DecisionKind, FollowUp, RoundResult
+from schemas.node import Answer
+from schemas.one import BranchRow, DeadLetterRow, Record, RoundRow, Row, micros
 from schemas.task import Ancestor, Cause, Origin, encode, read_head, with_cause
+
+LABELS = "labels"
+"""The entry of a task's metadata that names labels of its record, separated by commas."""
 
 
 class Derived(Struct, frozen=True, gc=False):
@@ -18,23 +24,36 @@ class Derived(Struct, frozen=True, gc=False):
     rows: list[Row]
 
 
-def derive(decided: Decided, sealer: Sealer) -> Derived:
-    """Carry out decisions, as read back from the log."""
+class Entry(Struct, frozen=True, gc=False):
+    """A winning decision, and where it is on the log."""
+
+    cluster: str
+    lane: int
+    offset: int
+    decision: Decision
+    hash: str
+
+
+def derive(decided: Decided, sealer: Sealer, cluster: str) -> Derived:
+    """Carry out decisions, as read back from the log of a cluster."""
     messages: list[Outgoing] = []
     rows: list[Row] = []
     lane = decided.lane
-    for offset, decision in decided.decisions:
+    for (offset, decision), decision_hash in zip(decided.decisions, decided.hashes, strict=True):
         for index, follow_up in enumerate(decision.follow_ups):
-            messages.append(_message(lane, offset, index, decision, follow_up, sealer))
+            messages.append(_message(lane, offset, index, decision, follow_up, sealer, decision_hash))
         if decision.kind is DecisionKind.DEAD:
             messages.append(_dead_letter(lane, offset, decision))
-        _rows(lane, offset, decision, rows)
+        _rows(Entry(cluster, lane, offset, decision, decision_hash), rows)
     return Derived(messages, rows)
 
 
-def _message(lane: int, offset: int, index: int, decision: Decision, follow_up: FollowUp, sealer: Sealer) -> Outgoing:
+def _message(
+    lane: int, offset: int, index: int, decision: Decision, follow_up: FollowUp, sealer: Sealer, decision_hash: str
+) -> Outgoing:
     place = follow_up.kafka_topic, follow_up.lane
-    cause = Cause(lane, offset, index, sealer.seal((lane, offset, index), follow_up.task_id, *place))
+    seal = sealer.seal((lane, offset, index), follow_up.task_id, *place, decision_hash)
+    cause = Cause(lane, offset, index, seal, decision_hash)
     payload = decision.payload if follow_up.payload is NO_PAYLOAD else follow_up.payload
     logical_id = follow_up.task_id.rpartition(":r")[0]
     return Outgoing(*place, logical_id.encode(), with_cause(follow_up.task, payload, cause))
@@ -66,15 +85,16 @@ def _history(decision: Decision) -> tuple[str, ...]:
     return (*before, decision.detail) if decision.reason == "attempts_spent" else before
 
 
-def _rows(lane: int, offset: int, decision: Decision, rows: list[Row]) -> None:
+def _rows(entry: Entry, rows: list[Row]) -> None:
     """Which table a row goes to depends on the decision alone; `rounds` gets one of every decision."""
+    decision = entry.decision
     if decision.kind is DecisionKind.CONVERGED:
-        rows.append(_record(lane, offset, decision))
+        rows.append(_record(entry))
         for index, follow_up in enumerate(decision.follow_ups):
-            rows.append(_branch(lane, offset, index, decision, follow_up))
+            rows.append(_branch(entry, index, follow_up))
     elif decision.kind is DecisionKind.DEAD:
-        rows.append(_dead_row(lane, offset, decision))
-    rows.append(_round(lane, offset, decision))
+        rows.append(_dead_row(entry))
+    rows.append(_round(entry))
 
 
 def _text(payload: Raw) -> str:
@@ -88,18 +108,20 @@ def _previous(decision: Decision) -> tuple[int | None, int | None]:
     return decision.cause.lane, decision.cause.offset
 
 
-def _record(lane: int, offset: int, decision: Decision) -> Record:
+def _record(entry: Entry) -> Record:
+    decision = entry.decision
     result, origin = decision.result, decision.origin
     if result is None:
-        raise ValueError(f"decision {lane}@{offset} on {decision.task_id} converged without a result")
+        raise ValueError(f"decision {entry.lane}@{entry.offset} on {decision.task_id} converged without a result")
     winners = [result.candidates[i] for i in result.leading]
     origin = origin or Origin()
     itself = Ancestor(decision.topic, decision.logical_id)
     root, parent = (*origin.ancestors, itself)[0], (origin.ancestors or (None,))[-1]
     previous = _previous(decision)
+    started_at = origin.started_at or decision.decided_at - decision.latency_s
     return Record(
-        lane=lane,
-        decision_offset=offset,
+        lane=entry.lane,
+        decision_offset=entry.offset,
         topic=decision.topic,
         logical_id=decision.logical_id,
         generation=decision.generation,
@@ -120,8 +142,8 @@ def _record(lane: int, offset: int, decision: Decision) -> Record:
         tokens=decision.tokens + origin.tokens,
         cost=decision.cost + origin.cost,
         metadata=encode(decision.metadata).decode(),
-        started_at=origin.started_at or decision.decided_at - decision.latency_s,
-        converged_at=decision.decided_at,
+        started_at=micros(started_at),
+        converged_at=micros(decision.decided_at),
         content_hash=decision.content_hash,
         parent_topic=parent.topic if parent is not None else None,
         parent_id=parent.logical_id if parent is not None else None,
@@ -130,16 +152,47 @@ def _record(lane: int, offset: int, decision: Decision) -> Record:
         depth=len(origin.ancestors),
         previous_lane=previous[0],
         previous_offset=previous[1],
+        cluster=entry.cluster,
+        labels=_labels(decision, origin.ancestors),
+        sources=encode(decision.sources).decode() if decision.sources else None,
+        provenance=encode(_provenance(decision, result)).decode(),
+        decision_hash=entry.hash,
     )
 
 
-def _branch(lane: int, offset: int, index: int, decision: Decision, follow_up: FollowUp) -> BranchRow:
+def _labels(decision: Decision, ancestors: tuple[Ancestor, ...]) -> list[str]:
+    given = (label.strip() for label in decision.metadata.get(LABELS, "").split(","))
+    return list(dict.fromkeys([decision.topic, *[a.topic for a in ancestors], *filter(None, given)]))
+
+
+def _provenance(decision: Decision, result: RoundResult) -> dict[str, Any]:
+    """Of what a record was made; what is not known is left out."""
+    told = {
+        "software": decision.software,
+        "policy": decision.policy,
+        "supervision": decision.supervision,
+        "verifier": result.verifier,
+        "parameters": result.parameters,
+        "prompt": decision.prompt_hash,
+    }
+    leading = frozenset(result.leading)
+    models = [_model(answer, gave_it=place in leading) for place, answer in enumerate(result.candidates)]
+    return {name: value for name, value in told.items() if value} | {"models": models}
+
+
+def _model(answer: Answer, *, gave_it: bool) -> dict[str, Any]:
+    version = {"version": answer.version} if answer.version else {}
+    return {"node": answer.node, "model": answer.model, **version, "gave_it": gave_it}
+
+
+def _branch(entry: Entry, index: int, follow_up: FollowUp) -> BranchRow:
+    decision = entry.decision
     branch = read_head(follow_up.task)
     ancestors = branch.origin.ancestors if branch.origin is not None else ()
     root = ancestors[0] if ancestors else Ancestor(decision.topic, decision.logical_id)
     return BranchRow(
-        lane=lane,
-        decision_offset=offset,
+        lane=entry.lane,
+        decision_offset=entry.offset,
         index=index,
         topic=branch.topic,
         logical_id=branch.logical_id,
@@ -152,14 +205,17 @@ def _branch(lane: int, offset: int, index: int, decision: Decision, follow_up: F
         priority=branch.priority,
         score=follow_up.score,
         payload=_text(follow_up.payload),
-        spawned_at=decision.decided_at,
+        spawned_at=micros(decision.decided_at),
+        cluster=entry.cluster,
+        decision_hash=entry.hash,
     )
 
 
-def _dead_row(lane: int, offset: int, decision: Decision) -> DeadLetterRow:
+def _dead_row(entry: Entry) -> DeadLetterRow:
+    decision = entry.decision
     return DeadLetterRow(
-        lane=lane,
-        decision_offset=offset,
+        lane=entry.lane,
+        decision_offset=entry.offset,
         task_id=decision.task_id,
         topic=decision.topic,
         logical_id=decision.logical_id,
@@ -173,16 +229,19 @@ def _dead_row(lane: int, offset: int, decision: Decision) -> DeadLetterRow:
         payload=_text(decision.payload) or None,
         raw=decision.raw,
         history=list(_history(decision)),
-        died_at=decision.decided_at,
+        died_at=micros(decision.decided_at),
+        cluster=entry.cluster,
+        decision_hash=entry.hash,
     )
 
 
-def _round(lane: int, offset: int, decision: Decision) -> RoundRow:
+def _round(entry: Entry) -> RoundRow:
+    decision = entry.decision
     result, cause = decision.result, decision.cause
     previous = _previous(decision)
     return RoundRow(
-        lane=lane,
-        decision_offset=offset,
+        lane=entry.lane,
+        decision_offset=entry.offset,
         kind=decision.kind,
         task_id=decision.task_id,
         topic=decision.topic,
@@ -212,7 +271,7 @@ def _round(lane: int, offset: int, decision: Decision) -> RoundRow:
         tokens=decision.tokens,
         cost=decision.cost,
         latency_s=decision.latency_s,
-        decided_at=decision.decided_at,
+        decided_at=micros(decision.decided_at),
         previous_lane=previous[0],
         previous_offset=previous[1],
         cause_lane=cause.lane if cause is not None else None,
@@ -223,4 +282,10 @@ def _round(lane: int, offset: int, decision: Decision) -> RoundRow:
         z_score=result.z_score if result is not None else None,
         parameters=result.parameters or None if result is not None else None,
         findings=encode(result.findings).decode() if result is not None and result.findings else None,
+        cluster=entry.cluster,
+        prompt_hash=decision.prompt_hash or None,
+        supervision=decision.supervision or None,
+        software=decision.software or None,
+        decision_hash=entry.hash,
+        cause_hash=cause.hash or None if cause is not None else None,
     )

@@ -153,7 +153,7 @@ def _checked_cause(reading: Reading, kafka_topic: str, task: TaskDescriptor) -> 
     if claimed is None:
         return None
     cause = (claimed.lane, claimed.offset, claimed.index)
-    if not reading.sealer.holds(claimed.seal, cause, task.task_id, kafka_topic, reading.lane):
+    if not reading.sealer.holds(claimed.seal, cause, task.task_id, kafka_topic, reading.lane, claimed.hash):
         raise BadRecordError("claims a cause that this cluster has not sealed; leave it out - at `$.cause`")
     return cause
 
@@ -175,6 +175,8 @@ class Decided(Struct, frozen=True, gc=False):
 
     lane: int
     decisions: list[tuple[int, Decision]]
+    hashes: list[str]
+    """Of each, the sha256 of its bytes, in hex."""
 
 
 class Reader(Protocol):
@@ -392,8 +394,8 @@ class LanePartition(StatefulSourcePartition[tuple[str, Handed | Decided], bytes]
         """Read what is there, and emit what was decided and what goes next."""
         batch: list[tuple[str, Handed | Decided]] = []
         decided = self._read_log()
-        if decided:
-            batch.append((self._key, Decided(self._lane_number, decided)))
+        if decided.decisions:
+            batch.append((self._key, decided))
         stopping = self._parts.stopping
         if stopping.asked:
             if self._is_drained() and not batch:
@@ -413,18 +415,20 @@ class LanePartition(StatefulSourcePartition[tuple[str, Handed | Decided], bytes]
         self._idle = 0 if batch else self._idle + 1
         return batch
 
-    def _read_log(self) -> list[tuple[int, Decision]]:
-        decided = []
+    def _read_log(self) -> Decided:
+        decided = Decided(self._lane_number, [], [])
         lane_log = self._lane.log
         for record in self._log.poll(READ_BATCH):
             offset = record.offset() or 0
+            value = record.value() or b""
             try:
-                decision = read_decision(record.value() or b"")
+                decision = read_decision(value)
             except BadRecordError as error:
                 log.warning("%s[%d]@%d: %s; ignored", self._parts.results_topic, self._lane_number, offset, error)
                 continue
             if lane_log(offset, decision):
-                decided.append((offset, decision))
+                decided.decisions.append((offset, decision))
+                decided.hashes.append(hashlib.sha256(value).hexdigest())
         self._begin_reading_at_end_of_log()
         return decided
 

@@ -20,13 +20,15 @@ from flows.steps.supervise import Supervised, critique
 from flows.supervision import is_rejected, stops_topic, wants_more
 from schemas.decision import Decision, DecisionKind, FollowUp, RoundResult
 from schemas.ids import RQMLRoundId, branch_id, home_lane
-from schemas.node import Answer
+from schemas.node import Answer, Call
+from schemas.software import software_version
 from schemas.task import (
     URGENT_PRIORITY,
     Allowance,
     Ancestor,
     Origin,
     PayloadView,
+    PromptMessage,
     TaskDescriptor,
     TaskHead,
     encode,
@@ -71,6 +73,7 @@ class Planner:
             money); left out where the policy does not look at it.
         may_quote: whether the next round may be told of a text that a model wrote: (topic, text).
         branching: what follows from a result; only what the result itself proposes if left out.
+        supervision: the version of the list of supervision policies, for decisions on what they saw.
     """
 
     def __init__(
@@ -82,7 +85,9 @@ class Planner:
         outlook: Callable[[TaskDescriptor, float, int, float], Outlook] | None = None,
         may_quote: Callable[[str, str], bool] = lambda _topic, _text: True,
         branching: Branching | None = None,
+        supervision: str = "",
     ) -> None:
+        self._supervision = supervision
         self._out = overflow.decision_out if overflow is not None else _as_it_is
         self._policy = policy
         self._outlook = outlook
@@ -194,6 +199,7 @@ class Planner:
                 NOT_ACCEPTED,
                 detail=verdict.reason,
                 policy=policy,
+                supervision=self._supervision,
                 result=_lean(result),
             )
         if not verdict.converged:
@@ -205,6 +211,7 @@ class Planner:
                 DecisionKind.NEXT_ROUND,
                 verdict.reason,
                 policy=policy,
+                supervision=self._supervision,
                 result=_lean(result),
                 follow_ups=(next_round,),
             )
@@ -216,6 +223,7 @@ class Planner:
                 "rejected",
                 detail="; ".join(result.flags),
                 policy=policy,
+                supervision=self._supervision,
                 result=_lean(result),
             )
         if result.answer is None and task.origin is not None and task.origin.answer is not None:
@@ -235,6 +243,7 @@ class Planner:
                 BUDGET_SPENT if spent else "no_answer",
                 detail=spent or "every model abstained or failed",
                 policy=policy,
+                supervision=self._supervision,
                 forced=verdict.forced,
                 result=_lean(result),
             )
@@ -250,6 +259,7 @@ class Planner:
             DecisionKind.CONVERGED,
             verdict.reason,
             policy=policy,
+            supervision=self._supervision,
             forced=verdict.forced,
             result=result,
             content_hash=content_hash(task, result.answer),
@@ -367,6 +377,11 @@ def content_hash(task: TaskDescriptor, answer: str | None) -> str:
     return hashlib.sha256(msgspec.json.encode(told, order="sorted")).hexdigest()
 
 
+def prompt_hash(call: Call) -> str:
+    """Digest the chat that the models of a round are asked with: sha256, in hex, over its messages as JSON."""
+    return hashlib.sha256(encode(call.messages or (PromptMessage("user", call.prompt),))).hexdigest()
+
+
 def _lean(result: RoundResult) -> RoundResult:
     """Take the branches out of the candidates; those taken are spelled out in the decision itself."""
     if all(a.meta is None for a in result.candidates):
@@ -396,6 +411,7 @@ def _unasked(lane: int, answered: Answered, now: float) -> Decision:
             reason="bad_input",
             detail=body.error,
             raw=body.raw,
+            software=software_version(),
             decided_at=now,
         )
     if message.verdict == "id_conflict":
@@ -415,6 +431,7 @@ def _decision(
     *,
     detail: str = "",
     policy: str = "",
+    supervision: str = "",
     forced: bool = False,
     result: RoundResult | None = None,
     content_hash: str = "",
@@ -442,6 +459,7 @@ def _decision(
         payload_digest=message.digest,
         metadata=task.metadata,
         budget=task.budget,
+        sources=task.sources,
         origin=task.origin,
         cause=task.cause,
         reason=reason,
@@ -451,6 +469,9 @@ def _decision(
         result=result,
         content_hash=content_hash,
         routing=routed.routing,
+        prompt_hash=prompt_hash(routed.calls[0]) if answered.answers else "",
+        supervision=supervision,
+        software=software_version(),
         calls=answered.spent.calls,
         tokens=answered.spent.tokens,
         cost=answered.spent.cost,
@@ -483,6 +504,7 @@ def _head(task: TaskDescriptor, task_id: str, origin: Origin, round_index: int, 
                 generation=task.generation,
                 metadata=task.metadata,
                 budget=task.budget,
+                sources=task.sources,
                 origin=origin,
             )
         )

@@ -10,8 +10,10 @@
 What one policy found, no other takes back: an `accept` after a `reject` ends the examination and nothing else.
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import msgspec
 from msgspec import Struct
@@ -54,6 +56,17 @@ class Supervisor:
         self.entries = tuple(entries)
         self._by_topic: dict[str, tuple[_Asked, ...]] = {}
         self._everywhere = None if any(e.topics for e in entries) else self._those_of("")
+
+    @cached_property
+    def encoded(self) -> bytes:
+        """The list: each policy with its parameters, and the topics it is for, in canonical JSON."""
+        listed = [{"policy": _name(e.policy), "topics": e.topics} for e in self.entries]
+        return msgspec.json.encode(listed, order="sorted")
+
+    @cached_property
+    def version(self) -> str:
+        """The list's version: `sha256-` and the sha256 of `encoded`, in hex."""
+        return f"sha256-{hashlib.sha256(self.encoded).hexdigest()}"
 
     def _those_of(self, topic: str) -> tuple[_Asked, ...]:
         found = []

@@ -24,9 +24,8 @@ from flows.calls import Answered
 from flows.lane import Message, Sealer
 from flows.policies import SimpleThresholdPolicy
 from flows.settings import Settings
-from flows.steps.derive import derive
 from flows.steps.equivalence import number
-from flows.steps.intake import Decided, Reading, classify
+from flows.steps.intake import Reading, classify
 from flows.steps.plan import Limits, Planner
 from flows.steps.route import PRESUMED_BEST, Router, Strategy
 from flows.steps.supervise import Supervised, Supervision
@@ -35,6 +34,7 @@ from flows.supervision import built_in_supervisor
 from flows.votes import RELIABILITY
 from schemas.decision import Decision, DecisionKind, read_decision
 from schemas.node import Answer, Call, NodeCapabilities
+from tests.flows.logged import followed
 
 _NUMBER = re.compile(r"-?\d[\d,]*\.?\d*|-?\.\d+")
 SEALER = Sealer(b"k" * 32)
@@ -136,7 +136,7 @@ def run(questions: list[Question], nodes: list[NodeCapabilities], strategy: Stra
             at, decision = decide(classify(READING, kafka_topic, place, value, 1.0), question, 1.0 + place)
             if decision.kind != DecisionKind.NEXT_ROUND:
                 break
-            (follow_up,) = derive(Decided(0, [(at, decision)]), SEALER).messages
+            (follow_up,) = followed([(at, decision)], SEALER).messages
             value, kafka_topic = follow_up.value, follow_up.kafka_topic
         answer = decision.result.answer if decision.result is not None else None
         outcome.tasks += 1

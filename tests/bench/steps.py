@@ -4,6 +4,7 @@ Run it as `python -m tests.bench.steps`.
 """
 
 import gc
+import hashlib
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -92,7 +93,11 @@ def measure(count: int, models: int) -> dict[str, float]:  # noqa: PLR0915 - a l
         at = timed("plan", at)
         decisions = [read_decision(e) for e in encoded]
         at = timed("read_decision", at)
-        decided = [(log_end + i, d) for i, d in enumerate(decisions) if lane.log(log_end + i, d)]
+        decided, hashes = [], []
+        for offset, (decision, line) in enumerate(zip(decisions, encoded, strict=True), log_end):
+            if lane.log(offset, decision):
+                decided.append((offset, decision))
+                hashes.append(hashlib.sha256(line).hexdigest())
         log_end += len(decisions)
         at = timed("lane.log", at)
         affinities.learn(0, decided)
@@ -101,7 +106,7 @@ def measure(count: int, models: int) -> dict[str, float]:  # noqa: PLR0915 - a l
         at = timed("learn: topics", at)
         records.learn(0, decided)
         at = timed("learn: records", at)
-        derived = derive(Decided(0, decided), sealer)
+        derived = derive(Decided(0, decided, hashes), sealer, "a-cluster")
         at = timed("derive", at)
         encode_rows(derived.rows)
         timed("rows to lines", at)

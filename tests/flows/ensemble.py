@@ -11,8 +11,7 @@ from flows.calls import Answered
 from flows.lane import Sealer
 from flows.policies import SimpleThresholdPolicy
 from flows.settings import Settings
-from flows.steps.derive import derive
-from flows.steps.intake import Decided, Reading, classify
+from flows.steps.intake import Reading, classify
 from flows.steps.plan import Limits, Planner
 from flows.steps.route import Router, Strategy
 from flows.steps.supervise import Supervised, Supervision
@@ -20,6 +19,7 @@ from flows.steps.validate import built_in_verifiers, validate
 from flows.supervision import built_in_supervisor
 from schemas.decision import Decision, DecisionKind, read_decision
 from schemas.node import Answer, Call, NodeCapabilities
+from tests.flows.logged import followed
 
 SEALER = Sealer(b"k" * 32)
 READING = Reading(0, 1, SEALER, 1 << 25, RETRY, 5.0)
@@ -59,5 +59,5 @@ class Ensemble:
             self._offset += 1
             if decision.kind != DecisionKind.NEXT_ROUND:
                 return decision
-            (follow_up,) = derive(Decided(0, [(at, decision)]), SEALER).messages
+            (follow_up,) = followed([(at, decision)], SEALER).messages
             value, kafka_topic = follow_up.value, follow_up.kafka_topic

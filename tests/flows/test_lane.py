@@ -86,6 +86,8 @@ def test_a_seal_holds_for_its_own_message_and_place_only() -> None:
     seal = sealer.seal((1, 2, 3), "t:r0", INPUT, 4)
     assert sealer.holds(seal, (1, 2, 3), "t:r0", INPUT, 4)
     assert not sealer.holds(seal, (1, 2, 4), "t:r0", INPUT, 4)
+    assert not sealer.holds(seal, (1, 2, 3), "t:r0", INPUT, 4, "ab")
+    assert sealer.holds(sealer.seal((1, 2, 3), "t:r0", INPUT, 4, "ab"), (1, 2, 3), "t:r0", INPUT, 4, "ab")
     assert not sealer.holds(seal, (1, 2, 3), "t:r1", INPUT, 4)
     assert not sealer.holds(seal, (1, 2, 3), "t:r0", "tasks.retry", 4)
     assert not sealer.holds(seal, (1, 2, 3), "t:r0", INPUT, 5)

@@ -11,12 +11,12 @@ from flows.affinity import Affinities
 from flows.lane import Sealer
 from flows.learning import WRITE_EVERY_S, Learning, Memories
 from flows.outlook import Outlooks
-from flows.steps.derive import derive
 from flows.steps.intake import Decided
-from one_lake.sink import LakeWriter
 from schemas.decision import Decision, DecisionKind, Finding
 from schemas.ids import payload_digest
+from tests.flows.logged import followed, read_back
 from tests.flows.test_affinity import DISSENT, decided, quality, said
+from tests.one_lake.lake_data import lake_writer
 
 SEALER = Sealer(b"k" * 32)
 Begin = Callable[[], Learning]
@@ -37,7 +37,7 @@ def learning(tmp_path: Path) -> Iterator[Begin]:
 
 def batch(*decisions: Decision, start: int = 0) -> Decided:
     """Decisions as read back."""
-    return Decided(0, list(enumerate(decisions, start)))
+    return read_back(*enumerate(decisions, start))
 
 
 def test_what_was_learned_is_there_after_a_restart(tmp_path: Path, learning: Begin) -> None:
@@ -63,7 +63,7 @@ def test_of_several_processes_the_first_one_keeps_the_file(tmp_path: Path, learn
     first, second = learning(), learning()
     first.learn(batch(decided(*DISSENT)), 100.0)
     kept = (tmp_path / "affinities.json").read_bytes()
-    second.learn(Decided(1, [(0, decided(*DISSENT))]), 100.0)
+    second.learn(read_back((0, decided(*DISSENT)), lane=1), 100.0)
     second.close()
     assert (tmp_path / "affinities.json").read_bytes() == kept
     first.close()
@@ -111,8 +111,8 @@ def test_without_a_file_the_lake_tells_which_topics_are_stopped_and_what_was_acc
         decided(*DISSENT, at=100.0),
         decided(said("a"), said("b"), at=101.0, kind=DecisionKind.NEXT_ROUND, result={"findings": (stop,)}),
     ]
-    writer = LakeWriter(tmp_path / "lake")
-    writer.add(derive(batch(*history), SEALER).rows)
+    writer = lake_writer(tmp_path / "lake")
+    writer.add(followed(enumerate(history), SEALER).rows)
     writer.flush()
     writer.close()
     memories = learning().memories
@@ -139,8 +139,8 @@ def test_without_a_file_the_lake_teaches(tmp_path: Path, learning: Begin) -> Non
         decided(said("a"), said("c", "7"), at=104.0, result={"verified": True, "evidence": "verifier"}),
         decided(said("a", status="failed", error="NodeError"), at=105.0, kind=DecisionKind.RETRY),
     ]
-    writer = LakeWriter(tmp_path / "lake")
-    writer.add(derive(batch(*history), SEALER).rows)
+    writer = lake_writer(tmp_path / "lake")
+    writer.add(followed(enumerate(history), SEALER).rows)
     writer.flush()
     writer.close()
     live = Affinities()

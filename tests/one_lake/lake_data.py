@@ -5,8 +5,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 import one_lake
+from one_lake.keys import SigningKey
+from one_lake.sink import LakeWriter
 from schemas.one import TABLES, BranchRow, DeadLetterRow, Record, RoundRow, Row
+
+KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
+CLUSTER = "a-cluster"
+
+
+def lake_writer(lake_dir: Path, key: SigningKey = KEY) -> LakeWriter:
+    """Open a lake for writing."""
+    return LakeWriter(lake_dir, key, CLUSTER)
 
 
 def record(lane: int, offset: int, **changes: Any) -> Record:
@@ -34,8 +46,8 @@ def record(lane: int, offset: int, **changes: Any) -> Record:
         "tokens": 70,
         "cost": 0.01,
         "metadata": "{}",
-        "started_at": 1_700_000_000.25,
-        "converged_at": 1_700_000_001.5,
+        "started_at": 1_700_000_000_250_000,
+        "converged_at": 1_700_000_001_500_000,
         "content_hash": "00",
         "parent_topic": None,
         "parent_id": None,
@@ -82,7 +94,7 @@ def round_row(lane: int, offset: int, **changes: Any) -> RoundRow:
         "tokens": 70,
         "cost": 0.01,
         "latency_s": 0.2,
-        "decided_at": 1_700_000_001.5,
+        "decided_at": 1_700_000_001_500_000,
         "previous_lane": None,
         "previous_offset": None,
         "cause_lane": None,
@@ -108,7 +120,7 @@ def branch(lane: int, offset: int, index: int, **changes: Any) -> BranchRow:
         "priority": 5,
         "score": 0.5,
         "payload": "{}",
-        "spawned_at": 1_700_000_001.5,
+        "spawned_at": 1_700_000_001_500_000,
     }
     return BranchRow(**values | changes)
 
@@ -131,7 +143,7 @@ def dead_letter(lane: int, offset: int, **changes: Any) -> DeadLetterRow:
         "payload": None,
         "raw": "",
         "history": ["r0: timeout"],
-        "died_at": 1_700_000_001.5,
+        "died_at": 1_700_000_001_500_000,
     }
     return DeadLetterRow(**values | changes)
 

@@ -4,14 +4,13 @@ import random
 import sys
 from pathlib import Path
 
-from one_lake.sink import LakeWriter
-from tests.one_lake.lake_data import decisions
+from tests.one_lake.lake_data import decisions, lake_writer
 
 
 def main(lake_dir: Path, lanes: list[int], decided: int, seed: int) -> None:
     """Go on from at or below what is there, as a lane does after a crash."""
     chance = random.Random(seed)
-    writer = LakeWriter(lake_dir)
+    writer = lake_writer(lake_dir)
     upcoming = {lane: max(0, writer.version(lane) + 1 - chance.randrange(40)) for lane in lanes}
     sys.stdout.write("ready\n")
     sys.stdout.flush()

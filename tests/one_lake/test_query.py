@@ -15,15 +15,15 @@ from one_lake.query import recent_rounds
 from one_lake.sink import LakeWriter
 from schemas.blob import BlobReference
 from schemas.errors import RefusedError
-from schemas.one import TABLES, Row
+from schemas.one import TABLES, Row, micros
 from schemas.task import encode
-from tests.one_lake.lake_data import branch, dead_letter, decisions, record, round_row
+from tests.one_lake.lake_data import branch, dead_letter, decisions, lake_writer, record, round_row
 
 
 @pytest.fixture
 def writer(tmp_path: Path) -> Iterator[LakeWriter]:
     """Open a writer on an empty lake in the test's folder."""
-    opened = LakeWriter(tmp_path)
+    opened = lake_writer(tmp_path)
     yield opened
     opened.close()
 
@@ -100,7 +100,7 @@ def test_a_connection_stays_at_its_snapshot_until_refreshed(tmp_path: Path, writ
 
 def test_times_are_utc(tmp_path: Path, writer: LakeWriter) -> None:
     """Whatever zone the machine is in."""
-    _write(writer, record(0, 0, converged_at=0.5))
+    _write(writer, record(0, 0, converged_at=500_000))
     with one_lake.connect(tmp_path) as lake:
         assert lake.sql("SELECT converged_at::VARCHAR FROM one").fetchall() == [("1970-01-01 00:00:00.5+00",)]
 
@@ -225,7 +225,7 @@ def test_large_payloads_and_answers_are_whole_in_every_view(lake_dir: Path, stor
     """`stored` has them as they are written."""
     payload, answer = '{"prompt": "' + "ü" * 100_000 + '"}', "42" * 50_000
     away = {"payload": _put(store, payload)}
-    writer = LakeWriter(lake_dir)
+    writer = lake_writer(lake_dir)
     _write(
         writer,
         record(0, 0, answer=_put(store, answer), **away),
@@ -257,7 +257,7 @@ def test_a_blob_that_is_gone_or_spoilt_leaves_its_reference_in_place(lake_dir: P
     digest = spoilt.partition("sha256-")[2][:64]
     (lake_dir.parent / "blobs" / "sha256" / digest[:2] / digest[2:]).write_text("what is there!")
     alike = '{"$blob":"mine","prompt":"1+1"}'
-    writer = LakeWriter(lake_dir)
+    writer = lake_writer(lake_dir)
     _write(writer, *(dead_letter(0, i, payload=text) for i, text in enumerate([gone, spoilt, alike])))
     writer.close()
     with one_lake.connect(lake_dir) as lake:
@@ -269,7 +269,7 @@ def test_a_store_that_is_away_is_an_error_only_where_it_is_needed(
     lake_dir: Path, store: BlobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The lake itself can be asked without it; the message says what to set."""
-    writer = LakeWriter(lake_dir)
+    writer = lake_writer(lake_dir)
     _write(writer, record(0, 0, payload=_put(store, "1" * 100_000)), record(0, 1))
     writer.close()
     nowhere = str(lake_dir / "not mounted")
@@ -287,7 +287,7 @@ def test_a_store_that_is_away_is_an_error_only_where_it_is_needed(
 
 def test_nothing_is_fetched_for_columns_that_nobody_asks_for(lake_dir: Path, store: BlobStore) -> None:
     """Nor for rows that a condition leaves out."""
-    writer = LakeWriter(lake_dir)
+    writer = lake_writer(lake_dir)
     _write(writer, record(0, 0, payload=_put(store, "1" * 100_000)), record(0, 1))
     writer.close()
     with one_lake.connect(lake_dir, str(lake_dir / "not mounted")) as lake:
@@ -298,7 +298,7 @@ def test_nothing_is_fetched_for_columns_that_nobody_asks_for(lake_dir: Path, sto
 def test_the_last_rounds_are_told_in_the_order_of_their_decisions(tmp_path: Path, writer: LakeWriter) -> None:
     """Of all lanes; those that converged with their payload."""
     for offset in range(20):
-        lane, at = offset % 2, 1_700_000_000.0 + offset
+        lane, at = offset % 2, micros(1_700_000_000.0 + offset)
         _write(writer, round_row(lane, offset, decided_at=at), *([record(lane, offset)] if offset % 3 else []))
     found = recent_rounds(tmp_path, 5)
     assert [(r.lane, r.decision_offset) for r in found] == [(o % 2, o) for o in range(15, 20)]

@@ -12,38 +12,35 @@ from deltalake import CommitProperties, DeltaTable, Field, Transaction, write_de
 import one_lake
 from one_lake import tables
 from one_lake.query import recent_rounds
-from one_lake.sink import LakeWriter
-from schemas.one import TABLES, RoundRow, arrow_schema
-from tests.one_lake.lake_data import decisions, round_row
+from schemas.one import TABLES, arrow_schema
+from tests.one_lake.lake_data import decisions, lake_writer, round_row
 
-NEW = ("effective_votes", "abstained", "dissent", "z_score", "parameters", "findings")
-BEFORE = pa.schema([f for f in arrow_schema(RoundRow) if f.name not in NEW])
-WRITER = "import sys; from one_lake.sink import LakeWriter; LakeWriter(sys.argv[1]).close()"
+# Of what is new since it was written, the first column of `rounds`.
+AGES = {"before what was found": "effective_votes", "before signatures": "cluster"}
+WRITER = "import sys; from tests.one_lake.lake_data import lake_writer; lake_writer(sys.argv[1]).close()"
 
 
-@pytest.fixture
-def old_lake(tmp_path: Path) -> Path:
-    """A lake whose `rounds` have no column for what supervision found, with one decision in it."""
+def schema_before(table: str, first_new: str) -> pa.Schema:
+    """The columns of a table up to one."""
+    columns = list(arrow_schema(TABLES[table]))
+    names = [column.name for column in columns]
+    return pa.schema(columns[: names.index(first_new if first_new in names else "cluster")])
+
+
+@pytest.fixture(params=list(AGES.values()), ids=list(AGES))
+def old_lake(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A lake without the last columns, with one decision in it."""
     lake = tmp_path / "lake"
-    path = tables.folder(lake, "rounds")
-    path.mkdir(parents=True)
-    DeltaTable.create(path, BEFORE, configuration=tables._CONFIGURATION)
-    LakeWriterBefore(lake).add(0)
+    for table in TABLES:
+        path = tables.folder(lake, table)
+        path.mkdir(parents=True)
+        before = schema_before(table, request.param)
+        DeltaTable.create(path, before, configuration=tables._CONFIGURATION)
+        if table == "rounds":
+            row = {f: getattr(round_row(0, 0), f) for f in before.names}
+            done = CommitProperties(app_transactions=[Transaction("lane-0", 0)])
+            write_deltalake(path, pa.Table.from_pylist([row], before), mode="append", commit_properties=done)
     return lake
-
-
-class LakeWriterBefore:
-    """Writes rounds as the earlier version did."""
-
-    def __init__(self, lake: Path) -> None:
-        self._path = tables.folder(lake, "rounds")
-
-    def add(self, offset: int) -> None:
-        """Commit one row."""
-        row = {f: getattr(round_row(0, offset), f) for f in BEFORE.names}
-        row["decided_at"] = round(row["decided_at"] * 1e6)
-        done = CommitProperties(app_transactions=[Transaction("lane-0", offset)])
-        write_deltalake(self._path, pa.Table.from_pylist([row], BEFORE), mode="append", commit_properties=done)
 
 
 def rounds(lake: Path) -> list[tuple[Any, ...]]:
@@ -53,17 +50,8 @@ def rounds(lake: Path) -> list[tuple[Any, ...]]:
         return connection.sql(query).fetchall()
 
 
-def create_others(lake: Path) -> None:
-    """Make the tables that were the same before."""
-    for table in ("records", "branches", "dead_letters"):
-        path = tables.folder(lake, table)
-        path.mkdir(parents=True)
-        DeltaTable.create(path, arrow_schema(TABLES[table]))
-
-
 def test_a_lake_from_before_can_be_asked(old_lake: Path) -> None:
     """Also where no cell of this version has opened it: what it has no column for is null."""
-    create_others(old_lake)
     assert rounds(old_lake) == [(0, "2", None, None)]
     (row,) = recent_rounds(old_lake, 10)
     assert row.findings is None
@@ -71,7 +59,7 @@ def test_a_lake_from_before_can_be_asked(old_lake: Path) -> None:
 
 def test_a_lake_from_before_is_widened_and_added_to(old_lake: Path) -> None:
     """Where it stood: what it holds is not written again, and both kinds of rows are told."""
-    writer = LakeWriter(old_lake)
+    writer = lake_writer(old_lake)
     assert writer.version(0) == 0
     assert [o.decision_offset for batch in writer.owners(0) for o in batch] == [0]
     writer.add([round_row(0, 0, findings="[]"), round_row(0, 1, findings='[{"policy":"bias"}]', effective_votes=1.5)])
@@ -85,9 +73,9 @@ def test_a_lake_from_before_is_widened_and_added_to(old_lake: Path) -> None:
 
 def test_one_that_was_widened_before_anything_was_added_can_be_asked(old_lake: Path) -> None:
     """No file has the new columns then."""
-    LakeWriter(old_lake).close()
+    lake_writer(old_lake).close()
     assert rounds(old_lake) == [(0, "2", None, None)]
-    LakeWriter(old_lake).close()
+    lake_writer(old_lake).close()
     assert DeltaTable(tables.folder(old_lake, "rounds")).version() == 3  # made, written, marked, widened; and not again
 
 
@@ -113,14 +101,14 @@ def test_another_process_may_come_in_between(old_lake: Path, monkeypatch: pytest
         return lacking
 
     monkeypatch.setattr(tables, "_lacking", look)
-    LakeWriter(old_lake).close()
+    lake_writer(old_lake).close()
     assert rounds(old_lake) == [(0, "2", None, None)]
     assert DeltaTable(tables.folder(old_lake, "rounds")).version() == 3
 
 
 def test_a_new_lake_is_not_read_as_a_widened_one(tmp_path: Path) -> None:
     """That would look at each of its files."""
-    writer = LakeWriter(tmp_path)
+    writer = lake_writer(tmp_path)
     writer.add(decisions(0, range(3)))
     writer.flush()
     writer.close()

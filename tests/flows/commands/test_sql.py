@@ -8,15 +8,14 @@ from pathlib import Path
 import pytest
 
 from flows import cli
-from one_lake.sink import LakeWriter
-from tests.one_lake.lake_data import record
+from tests.one_lake.lake_data import lake_writer, record
 
 
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A lake with three records."""
     folder = tmp_path_factory.mktemp("lake")
-    writer = LakeWriter(folder)
+    writer = lake_writer(folder)
     writer.add(record(0, offset, answer=answer) for offset, answer in enumerate(["2", "é", None]))
     writer.flush()
     writer.close()

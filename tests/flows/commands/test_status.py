@@ -6,15 +6,14 @@ from pathlib import Path
 import msgspec
 
 from flows.commands.figures import LakeCounts, LakeLook, Rate, TopicFigures, lake_by_topic, total
-from one_lake.sink import LakeWriter
 from tests.aureon_command import aureon
 from tests.brokers import Broker
-from tests.one_lake.lake_data import branch, dead_letter, record, round_row
+from tests.one_lake.lake_data import branch, dead_letter, lake_writer, record, round_row
 
 
 def write_lake(folder: Path) -> None:
     """A task that took two rounds and spawned one branch, one forced, one dead, one between its rounds, one moved."""
-    writer = LakeWriter(folder)
+    writer = lake_writer(folder)
     first = {"kind": "next_round", "introduces": True}
     later = {"introduces": False, "cause_lane": 0, "cause_offset": 0}
     at_home = {"introduces": True, "cause_lane": 0, "cause_offset": 5}
@@ -57,7 +56,7 @@ def test_rows_are_counted_by_the_log_of_the_lake(tmp_path: Path) -> None:
     assert look.counts() == LakeCounts()
     write_lake(tmp_path)
     assert look.counts() == LakeCounts(records=3, branches=1, dead_letters=1, rounds=8)
-    writer = LakeWriter(tmp_path)
+    writer = lake_writer(tmp_path)
     writer.add([round_row(0, 9), record(0, 9)])
     writer.flush()
     writer.close()

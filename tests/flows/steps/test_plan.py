@@ -18,8 +18,8 @@ from flows.lane import Message, Sealer
 from flows.overflow import Overflow
 from flows.policies import ConvergencePolicy, SimpleThresholdPolicy
 from flows.settings import Settings
-from flows.steps.derive import Derived, derive
-from flows.steps.intake import Decided, Reading, classify
+from flows.steps.derive import Derived
+from flows.steps.intake import Reading, classify
 from flows.steps.plan import MAX_DECISION_BYTES, Limits, Planner, content_hash
 from flows.steps.route import Router
 from flows.steps.supervise import Supervised, Supervision
@@ -31,8 +31,10 @@ from schemas.decision import Decision, DecisionKind, read_decision
 from schemas.errors import BadRecordError, TryAgainError
 from schemas.ids import home_lane
 from schemas.node import Answer, NodeCapabilities
-from schemas.one import BranchRow, DeadLetterRow, Record, RoundRow
+from schemas.one import BranchRow, DeadLetterRow, Record, RoundRow, micros
+from schemas.software import software_version
 from schemas.task import Ancestor, encode, read_head
+from tests.flows.logged import CLUSTER, followed, hash_of
 
 SEALER = Sealer(b"k" * 32)
 SUPERVISOR = built_in_supervisor()
@@ -81,7 +83,7 @@ def decide(
 
 def carried_out(decision: Decision, offset: int = 40, lane: int = 0) -> Derived:
     """What follows from it at an offset."""
-    return derive(Decided(lane, [(offset, decision)]), SEALER)
+    return followed([(offset, decision)], SEALER, lane)
 
 
 def said(node: str, text: str = "42", **fields: Any) -> Answer:
@@ -130,7 +132,48 @@ def test_disagreement_takes_another_round_and_the_last_one_is_forced() -> None:
     record = carried_out(last).rows[0]
     assert isinstance(record, Record)
     assert (record.round_index, record.calls, record.previous_offset) == (2, 6, 40)
-    assert record.started_at == 100.0
+    assert record.started_at == micros(100.0)
+
+
+def test_each_round_has_the_hash_of_the_one_before_it() -> None:
+    """The message carries it, sealed; so the rows of a task are a chain, from its record back to its first round."""
+    first = decide(message(), said("a", "1"), said("b", "2"))
+    last = decide(next_message(first), said("a"), said("b"))
+    assert last.cause is not None
+    (before,) = carried_out(first).rows
+    record, after = carried_out(last).rows
+    assert isinstance(before, RoundRow)
+    assert isinstance(after, RoundRow)
+    assert isinstance(record, Record)
+    assert before.decision_hash == hash_of(first) == last.cause.hash == after.cause_hash
+    assert before.cause_hash is None
+    assert record.decision_hash == after.decision_hash == hash_of(last)
+    (out,) = carried_out(first).messages
+    forged = out.value.replace(hash_of(first).encode(), hash_of(last).encode())
+    assert forged != out.value
+    reading = Reading(0, 1, SEALER, 1 << 25, RETRY, 5.0, None)
+    assert classify(reading, out.kafka_topic, 9, forged, 200.0).verdict == "bad_input"
+
+
+def test_a_record_tells_what_it_was_made_of() -> None:
+    """Which models, in which versions, asked how, judged by what."""
+    asked = message(sources=[["math", "older"]], metadata={"labels": "exam, math,,mine"})
+    decision = decide(asked, said("a", version="m-2026-01"), said("b"), said("c", "7"))
+    record, row = carried_out(decision).rows
+    assert isinstance(record, Record)
+    assert isinstance(row, RoundRow)
+    provenance = msgspec.json.decode(record.provenance or "")
+    assert provenance["models"] == [
+        {"node": "a", "model": "m", "version": "m-2026-01", "gave_it": True},
+        {"node": "b", "model": "m", "gave_it": True},
+        {"node": "c", "model": "m", "gave_it": False},
+    ]
+    assert provenance["policy"] == decision.policy
+    assert provenance["prompt"] == row.prompt_hash == decision.prompt_hash != ""
+    assert provenance["software"] == row.software == software_version()
+    assert record.labels == ["math", "exam", "mine"]
+    assert record.sources == '[["math","older"]]'
+    assert record.cluster == row.cluster == CLUSTER
 
 
 def test_failing_calls_are_retried_and_then_dead_with_their_history() -> None:

@@ -1,0 +1,156 @@
+"""What proves the rows of a commit: a seal, signed, in the entry of the log that adds them.
+
+A row's hash is the sha256 of the row as a line of JSON (`one_lake.encode`). The hashes of a commit's rows are, lane by
+lane, the leaves of a Merkle tree, built as RFC 9162 section 2.1.1 does, except that a leaf is the row's hash itself: no
+line begins with the byte that inner nodes begin with. The seal holds the roots, the sha256 of the commit's files, and
+the hash of the table's seal before it; so the newest seal stands for the whole table. That of `rounds`, which is
+committed last, holds the newest seals of the other tables too: it is the lake's *head*.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from one_lake import tables
+from one_lake.keys import PublicKey, SigningKey
+from schemas.errors import BadRecordError
+
+SEAL, SIGNATURE = "aureon.seal", "aureon.signature"
+"""The entries of a commit's metadata."""
+
+
+class SealedLane(Struct, frozen=True, gc=False, array_like=True):
+    """The rows of one lane in a commit."""
+
+    lane: int
+    first: int
+    last: int
+    """Decision offsets."""
+    rows: int
+    root: str
+    """Of the Merkle tree over the rows' hashes in the order of (decision offset, index), in hex."""
+
+
+class SealedFile(Struct, frozen=True, gc=False, array_like=True):
+    """A file that a commit adds."""
+
+    name: str
+    sha256: str
+
+
+class Link(Struct, frozen=True, gc=False, array_like=True):
+    """Names a seal: the version of its table that it made, and its hash."""
+
+    version: int
+    hash: str
+
+
+class Seal(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """What a commit says of itself."""
+
+    table: str
+    version: int
+    at: float
+    """Seconds since the epoch."""
+    key: str
+    """The name of the key that signed it."""
+    software: str
+    cluster: str = ""
+    """The cluster whose decisions the rows follow from."""
+    lanes: tuple[SealedLane, ...] = ()
+    """Of new rows; a commit that only rewrites files has none."""
+    files: tuple[SealedFile, ...] = ()
+    previous: Link | None = None
+    """The table's seal before this one."""
+    others: dict[str, Link] = {}
+    """Of a seal of `rounds`: the newest seals of the other tables."""
+
+
+class SignedSeal(Struct, frozen=True, gc=False):
+    """A seal with its signature, and exactly as it was signed."""
+
+    body: str
+    signature: str
+    """Ed25519 over the body, in hex."""
+
+    @property
+    def seal(self) -> Seal:
+        """Read the body.
+
+        Raises:
+            BadRecordError: it is no seal.
+        """
+        try:
+            return _decode_seal(self.body)
+        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            raise BadRecordError(f"not a seal: {error}") from None
+
+    @property
+    def hash(self) -> str:
+        """sha256 of the body, in hex."""
+        return hashlib.sha256(self.body.encode()).hexdigest()
+
+    def metadata(self) -> dict[str, str]:
+        """What the commit's entry in the log takes up."""
+        return {SEAL: self.body, SIGNATURE: self.signature}
+
+    def is_of(self, key: PublicKey) -> bool:
+        """Tell whether a key has signed it."""
+        return key.holds(self.signature, self.body.encode())
+
+
+_decode_seal = msgspec.json.Decoder(Seal).decode
+
+
+def sign(seal: Seal, key: SigningKey) -> SignedSeal:
+    """Sign a seal."""
+    body = msgspec.json.encode(seal)
+    return SignedSeal(body.decode(), key.sign(body))
+
+
+def merkle_root(leaves: Sequence[bytes]) -> bytes:
+    """The root of a Merkle tree over digests; of none, the sha256 of nothing."""
+    level = list(leaves)
+    if not level:
+        return hashlib.sha256(b"").digest()
+    while len(level) > 1:
+        pairs = zip(level[::2], level[1::2], strict=False)
+        above = [hashlib.sha256(b"\x01" + left + right).digest() for left, right in pairs]
+        if len(level) % 2:
+            above.append(level[-1])
+        level = above
+    return level[0]
+
+
+def seal_in(entry: bytes) -> SignedSeal | None:
+    """The seal in an entry of a table's log, if it has one."""
+    if SEAL.encode() not in entry:
+        return None
+    for line in entry.splitlines():
+        told = json.loads(line).get("commitInfo") if b'"commitInfo"' in line else None
+        if isinstance(told, dict) and isinstance(told.get(SEAL), str):
+            signature = told.get(SIGNATURE)
+            return SignedSeal(told[SEAL], signature if isinstance(signature, str) else "")
+    return None
+
+
+def newest_seal(lake_dir: str | Path, table: str, version: int, known: int = -1) -> SignedSeal | None:
+    """The newest seal of a table up to a version, if one is newer than a version that is known already."""
+    for number in range(version, known, -1):
+        try:
+            entry = tables.log_entry(lake_dir, table, number).read_bytes()
+        except FileNotFoundError:
+            return None
+        if (found := seal_in(entry)) is not None:
+            return found
+    return None
+
+
+def all_in_log(lake_dir: str | Path, table: str) -> Iterator[tuple[int, bytes]]:
+    """The entries of a table's log that are there, in order, each with its version."""
+    for version in tables.log_versions(lake_dir, table):
+        yield version, tables.log_entry(lake_dir, table, version).read_bytes()

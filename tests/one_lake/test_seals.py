@@ -1,0 +1,104 @@
+"""The seals of commits: what they hold, and how they follow on each other."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from hypothesis import given
+from hypothesis import strategies as st
+
+from one_lake import tables
+from one_lake.encode import encode_rows
+from one_lake.keys import public_keys, signing_key
+from one_lake.seals import SignedSeal, all_in_log, merkle_root, seal_in
+from schemas.one import TABLES
+from tests.one_lake.lake_data import CLUSTER, KEY, decisions, lake_writer, record
+
+
+def seals(lake: Path, table: str) -> list[SignedSeal]:
+    """All seals of a table, in order."""
+    return [found for _, entry in all_in_log(lake, table) if (found := seal_in(entry)) is not None]
+
+
+def _tree(leaves: list[bytes]) -> bytes:
+    """RFC 9162, section 2.1.1, word for word but for the leaves."""
+    if len(leaves) == 1:
+        return leaves[0]
+    split = 1 << (len(leaves) - 1).bit_length() - 1
+    return hashlib.sha256(b"\x01" + _tree(leaves[:split]) + _tree(leaves[split:])).digest()
+
+
+@given(st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=70))
+def test_the_root_is_that_of_the_standard(leaves: list[bytes]) -> None:
+    """Level by level gives the same as halves."""
+    assert merkle_root(leaves) == _tree(leaves)
+
+
+def test_the_root_of_nothing_is_that_of_the_standard() -> None:
+    """The digest of an empty string."""
+    assert merkle_root([]).hex() == hashlib.sha256().hexdigest()
+
+
+def test_a_row_has_the_hash_of_its_line(tmp_path: Path) -> None:
+    """Whoever has the row can tell."""
+    writer = lake_writer(tmp_path)
+    writer.add([record(0, 0, answer="é")])
+    writer.flush()
+    writer.close()
+    (file,) = tables.folder(tmp_path, "records").glob("*.parquet")
+    line = encode_rows([record(0, 0, answer="é")]).rstrip()
+    assert pq.read_table(file)["row_hash"].to_pylist() == [hashlib.sha256(line).hexdigest()]
+
+
+def test_each_commit_is_sealed_and_its_seal_follows_on_the_one_before(tmp_path: Path) -> None:
+    """By its hash; the files are as it says, and the head names the other tables."""
+    writer = lake_writer(tmp_path)
+    heads = []
+    for start in range(0, 30, 10):
+        writer.add([row for lane in (0, 1) for row in decisions(lane, range(start, start + 10))])
+        heads.append(writer.flush())
+    assert writer.flush() is None
+    writer.close()
+    public = public_keys(tmp_path)[KEY.name]
+    for table in TABLES:
+        before, of_table = None, seals(tmp_path, table)
+        assert len(of_table) == 3
+        for signed in of_table:
+            seal = signed.seal
+            assert signed.is_of(public)
+            assert (seal.table, seal.cluster, seal.key) == (table, CLUSTER, KEY.name)
+            assert (seal.previous and seal.previous.hash) == (before and before.hash)
+            for file in seal.files:
+                assert tables.sha256_of(tables.folder(tmp_path, table) / file.name) == file.sha256
+            before = signed
+    newest = {table: seals(tmp_path, table)[-1] for table in TABLES}
+    head = newest["rounds"]
+    assert [h and h.hash for h in heads] == [s.hash for s in seals(tmp_path, "rounds")]
+    assert {table: link.hash for table, link in head.seal.others.items()} == {
+        table: signed.hash for table, signed in newest.items() if table != "rounds"
+    }
+    assert [(s.lane, s.first, s.last, s.rows) for s in head.seal.lanes] == [(0, 20, 29, 10), (1, 20, 29, 10)]
+
+
+def test_writers_that_take_turns_make_one_chain(tmp_path: Path) -> None:
+    """Each with its own key, in a table that is one sequence of versions."""
+    other = signing_key(tmp_path / "state")
+    writers = [lake_writer(tmp_path / "lake"), lake_writer(tmp_path / "lake", other)]
+    for start in range(0, 40, 10):
+        for lane, writer in enumerate(writers):
+            writer.add(decisions(lane, range(start, start + 10)))
+            writer.flush()
+    for writer in writers:
+        writer.close()
+    chain = seals(tmp_path / "lake", "rounds")
+    assert [s.seal.key for s in chain] == [KEY.name, other.name] * 4
+    assert [s.seal.previous and s.seal.previous.hash for s in chain[1:]] == [s.hash for s in chain[:-1]]
+    assert public_keys(tmp_path / "lake").keys() == {KEY.name, other.name}
+
+
+def test_an_entry_without_a_seal_has_none() -> None:
+    """Nor has one in which something else has its name."""
+    assert seal_in(b'{"commitInfo":{}}') is None
+    assert seal_in(json.dumps({"add": {"aureon.seal": "x"}}).encode()) is None
+    assert seal_in(json.dumps({"commitInfo": {"aureon.seal": 7}}).encode()) is None
