@@ -27,7 +27,6 @@ from connectors.nodes.registry import NodeRegistry
 from connectors.owner_index import OwnerIndex
 from connectors.sandbox import Limits as SandboxLimits
 from connectors.sandbox import Sandbox, SandboxVerdict
-from connectors.secret_files import make_once
 from connectors.topics import (
     DIRECTIVES,
     RESULTS,
@@ -40,6 +39,7 @@ from connectors.topics import (
     ensure_topics,
     establish_cluster,
 )
+from connectors.whole_files import make_once
 from flows.accepted import AcceptedRecords
 from flows.affinity import Affinities
 from flows.branched import BranchedContents

@@ -50,6 +50,32 @@ def row_hashes(lines: bytes) -> list[str]:
     return [hashlib.sha256(line).hexdigest() for line in lines.splitlines()]
 
 
+def lines_of(struct: type[Struct], rows: pa.RecordBatch) -> list[bytes]:
+    """Write rows that were read from the lake as the lines that they were written as.
+
+    Raises:
+        UnicodeDecodeError: a text is none.
+    """
+    columns = [_plain_values(rows[name]) for name in _layout(struct).names]
+    return _encode_lines(list(map(_plain(struct), *columns))).splitlines()
+
+
+def _plain_values(values: pa.Array) -> list[Any]:
+    plain: list[Any] = (values.view(pa.int64()) if pa.types.is_timestamp(values.type) else values).to_pylist()
+    return plain
+
+
+@cache
+def _plain(struct: type[Struct]) -> type[Struct]:
+    """The same structure without its hash, made from values in order: a tenth of the time that names take."""
+    fields = [
+        (f.name, Any) if f.default is msgspec.NODEFAULT else (f.name, Any, f.default)
+        for f in msgspec.structs.fields(struct)
+        if f.name != ROW_HASH
+    ]
+    return msgspec.defstruct(struct.__name__, fields, omit_defaults=True, gc=False)
+
+
 def record_batch(struct: type[Struct], lines: bytes) -> pa.RecordBatch:
     """Read the lines of one table into columns, and add the column of their hashes.
 
@@ -71,6 +97,8 @@ def record_batch(struct: type[Struct], lines: bytes) -> pa.RecordBatch:
 
 class _Layout(NamedTuple):
     schema: pa.Schema
+    names: list[str]
+    """Of the columns that the lines tell."""
     told: list[pa.Field]
     """The columns that the lines tell: all but the hash."""
     read_as: pa.Schema
@@ -83,7 +111,7 @@ def _layout(struct: type[Struct]) -> _Layout:
     schema = arrow_schema(struct)
     told = [field for field in schema if field.name != ROW_HASH]
     read_as = pa.schema([pa.field(f.name, _read_as(f.type)) for f in told])
-    return _Layout(schema, told, read_as, schema.get_field_index(ROW_HASH))
+    return _Layout(schema, [field.name for field in told], told, read_as, schema.get_field_index(ROW_HASH))
 
 
 def _hash_column(hashes: Sequence[str]) -> pa.StringArray:

@@ -7,7 +7,6 @@ A key that follows on another, by `rotate`, is certified by it: whoever trusts t
 """
 
 import hashlib
-import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from msgspec import Struct
 
-from connectors.secret_files import make_once, replace
+from connectors.whole_files import ANYBODY, make_once, replace
 from one_lake import tables
 from schemas.errors import RefusedError
 
@@ -111,8 +110,7 @@ def signing_key(state_dir: Path) -> SigningKey:
 
 def publish(lake_dir: str | Path, key: SigningKey) -> None:
     """Leave the public half of a key in the lake, unless it is there."""
-    if not _path(lake_dir, key.name).exists():
-        _write(lake_dir, PublicKey(key=key.key, created_at=time.time()))
+    _write(lake_dir, PublicKey(key=key.key, created_at=time.time()))
 
 
 def rotate(lake_dir: str | Path, state_dir: Path) -> tuple[SigningKey, SigningKey]:
@@ -162,10 +160,4 @@ def _path(lake_dir: str | Path, name: str) -> Path:
 
 
 def _write(lake_dir: str | Path, key: PublicKey) -> None:
-    path = _path(lake_dir, key.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(f".{os.getpid()}.draft")
-    draft.write_bytes(msgspec.json.format(msgspec.json.encode(key)) + b"\n")
-    tables.sync(draft)
-    draft.replace(path)
-    tables.sync(path.parent)
+    make_once(_path(lake_dir, key.name), msgspec.json.format(msgspec.json.encode(key)) + b"\n", ANYBODY)

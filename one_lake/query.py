@@ -210,9 +210,13 @@ def refresh(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("COMMIT")
 
 
-def session() -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection of its own, in memory, that spills to the system's temporary folder, up to a limit."""
-    connection = duckdb.connect()
+def session(memory_limit: str | None = None) -> duckdb.DuckDBPyConnection:
+    """A DuckDB connection of its own, in memory, that spills to the system's temporary folder, up to a limit.
+
+    Args:
+        memory_limit: as DuckDB writes it; what is beyond it is spilled.
+    """
+    connection = duckdb.connect(config={"memory_limit": memory_limit} if memory_limit else {})
     connection.execute(_SETTINGS.format(temp_directory=_quoted(f"{tempfile.gettempdir()}/aureon-duckdb")))
     return connection
 
@@ -248,20 +252,32 @@ def _columns(table: str) -> str:
 
 def _stored_view(lake: str, table: str) -> str:
     opened = tables.open_table(lake, table)
-    files = tables.files(lake, table, opened)
+    lacks_columns = len(opened.schema().fields) < len(arrow_schema(TABLES[table]))
+    rows = rows_of(table, tables.files(lake, table, opened), differ=tables.is_widened(opened) or lacks_columns)
+    return f"CREATE OR REPLACE VIEW stored.{table} AS {rows}"
+
+
+def rows_of(table: str, files: list[str], *, differ: bool) -> str:
+    """Select all columns of a table from some of its files.
+
+    Args:
+        table: its name.
+        files: their paths.
+        differ: some may lack the last columns.
+    """
     schema = arrow_schema(TABLES[table])
     none = ", ".join(f'NULL::{_sql_type(field.type)} AS "{field.name}"' for field in schema)
     rows = f"SELECT {none} WHERE false"
     if files:
         columns = ", ".join(f'"{name}"' for name in schema.names)
         listed = ", ".join(f"'{_quoted(path)}'" for path in files)
-        if tables.is_widened(opened) or len(opened.schema().fields) < len(schema):
+        if differ:
             # the files differ, and there may be none with the last columns; reading them so looks at each of them
             rows += f" UNION ALL BY NAME SELECT * FROM read_parquet([{listed}], union_by_name = true)"  # noqa: S608
             rows = f"SELECT {columns} FROM ({rows})"  # noqa: S608
         else:
             rows = f"SELECT {columns} FROM read_parquet([{listed}])"  # noqa: S608
-    return f"CREATE OR REPLACE VIEW stored.{table} AS {rows}"
+    return rows
 
 
 def _sql_type(arrow: pa.DataType) -> str:

@@ -71,6 +71,20 @@ def payload_digest(payload: bytes) -> str:
     return hashlib.sha256(canonical_json(payload)).hexdigest()[:16]
 
 
+def content_hash(topic: str, logical_id: str, generation: int, payload: bytes, answer: str | None) -> str:
+    """Digest what was asked and what was answered: sha256, in hex, over canonical JSON.
+
+    Args:
+        topic: the subject.
+        logical_id: what it is about.
+        generation: which life of it.
+        payload: the question, whole, as JSON.
+        answer: the answer, whole.
+    """
+    told = [topic, logical_id, generation, msgspec.json.decode(payload), answer]
+    return hashlib.sha256(msgspec.json.encode(told, order="sorted")).hexdigest()
+
+
 def home_lane(logical_id: str, lanes: int) -> int:
     """Find the lane where a logical id lives: Kafka's own default partitioner for keyed messages (Java).
 

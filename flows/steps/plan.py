@@ -19,7 +19,7 @@ from flows.steps.route import BUDGET_SPENT
 from flows.steps.supervise import Supervised, critique
 from flows.supervision import is_rejected, stops_topic, wants_more
 from schemas.decision import Decision, DecisionKind, FollowUp, RoundResult
-from schemas.ids import RQMLRoundId, branch_id, home_lane
+from schemas.ids import RQMLRoundId, branch_id, content_hash, home_lane
 from schemas.node import Answer, Call
 from schemas.software import software_version
 from schemas.task import (
@@ -262,7 +262,7 @@ class Planner:
             supervision=self._supervision,
             forced=verdict.forced,
             result=result,
-            content_hash=content_hash(task, result.answer),
+            content_hash=content_hash(task.topic, task.logical_id, task.generation, bytes(task.payload), result.answer),
             follow_ups=follow_ups,
             cut_off=cut_off,
         )
@@ -371,12 +371,6 @@ def _as_it_is(decision: Decision) -> Decision:
     return decision
 
 
-def content_hash(task: TaskDescriptor, answer: str | None) -> str:
-    """Digest what was asked and what was answered: sha256, in hex, over canonical JSON."""
-    told = [task.topic, task.logical_id, task.generation, msgspec.json.decode(bytes(task.payload)), answer]
-    return hashlib.sha256(msgspec.json.encode(told, order="sorted")).hexdigest()
-
-
 def prompt_hash(call: Call) -> str:
     """Digest the chat that the models of a round are asked with: sha256, in hex, over its messages as JSON."""
     return hashlib.sha256(encode(call.messages or (PromptMessage("user", call.prompt),))).hexdigest()
@@ -469,7 +463,7 @@ def _decision(
         result=result,
         content_hash=content_hash,
         routing=routed.routing,
-        prompt_hash=prompt_hash(routed.calls[0]) if answered.answers else "",
+        prompt_hash=prompt_hash(routed.calls[0]) if answered.answers and routed.calls else "",
         supervision=supervision,
         software=software_version(),
         calls=answered.spent.calls,

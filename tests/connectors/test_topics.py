@@ -11,6 +11,7 @@ from connectors.topics import (
     ALL_TOPICS,
     CLUSTER_KEY,
     DIRECTIVES,
+    HEADS,
     HEARTBEATS,
     LANE_TOPICS,
     RESULTS,
@@ -50,13 +51,14 @@ def test_missing_topics_are_created_with_settings_that_lose_nothing(own_broker: 
         **dict.fromkeys(LANE_TOPICS, 3),
         HEARTBEATS: 1,
         DIRECTIVES: 1,
+        HEADS: 1,
     }
     resources = {name: ConfigResource(ResourceType.TOPIC, name) for name in ALL_TOPICS}
     told = client.describe_configs(list(resources.values()))
     settings = {n: {k: e.value for k, e in told[r].result().items()} for n, r in resources.items()}
     assert {settings[name]["retention.ms"] for name in LANE_TOPICS} == {"-1"}
     assert settings[RETRY]["message.timestamp.type"] == "LogAppendTime"
-    assert settings[DIRECTIVES]["cleanup.policy"] == "compact"
+    assert settings[DIRECTIVES]["cleanup.policy"] == settings[HEADS]["cleanup.policy"] == "compact"
 
 
 def test_number_of_lanes_is_found_where_nobody_says_it(own_broker: Broker) -> None:

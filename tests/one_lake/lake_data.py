@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 import one_lake
 from one_lake.keys import SigningKey
 from one_lake.sink import LakeWriter
+from schemas.ids import content_hash
 from schemas.one import TABLES, BranchRow, DeadLetterRow, Record, RoundRow, Row
 
 KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
@@ -34,7 +35,7 @@ def record(lane: int, offset: int, **changes: Any) -> Record:
         "score": 0.75,
         "confidence": 0.5,
         "agreement": 1.0,
-        "round_index": 1,
+        "round_index": 0,
         "attempt": 0,
         "reason": "agreed",
         "forced": False,
@@ -48,7 +49,6 @@ def record(lane: int, offset: int, **changes: Any) -> Record:
         "metadata": "{}",
         "started_at": 1_700_000_000_250_000,
         "converged_at": 1_700_000_001_500_000,
-        "content_hash": "00",
         "parent_topic": None,
         "parent_id": None,
         "root_topic": "math",
@@ -56,8 +56,19 @@ def record(lane: int, offset: int, **changes: Any) -> Record:
         "depth": 0,
         "previous_lane": None,
         "previous_offset": None,
+        "cluster": CLUSTER,
+        "decision_hash": hash_at(lane, offset),
     }
-    return Record(**values | changes)
+    values |= changes
+    if "content_hash" not in values:
+        asked = values["topic"], values["logical_id"], values["generation"], values["payload"].encode()
+        values["content_hash"] = content_hash(*asked, values["answer"])
+    return Record(**values)
+
+
+def hash_at(lane: int, offset: int) -> str:
+    """The hash of a decision."""
+    return hashlib.sha256(f"{lane}@{offset}".encode()).hexdigest()
 
 
 def round_row(lane: int, offset: int, **changes: Any) -> RoundRow:
@@ -99,6 +110,8 @@ def round_row(lane: int, offset: int, **changes: Any) -> RoundRow:
         "previous_offset": None,
         "cause_lane": None,
         "cause_offset": None,
+        "cluster": CLUSTER,
+        "decision_hash": hash_at(lane, offset),
     }
     return RoundRow(**values | changes)
 
@@ -121,6 +134,8 @@ def branch(lane: int, offset: int, index: int, **changes: Any) -> BranchRow:
         "score": 0.5,
         "payload": "{}",
         "spawned_at": 1_700_000_001_500_000,
+        "cluster": CLUSTER,
+        "decision_hash": hash_at(lane, offset),
     }
     return BranchRow(**values | changes)
 
@@ -135,8 +150,8 @@ def dead_letter(lane: int, offset: int, **changes: Any) -> DeadLetterRow:
         "logical_id": f"task-{lane}-{offset}",
         "generation": 0,
         "round_index": 0,
-        "attempt": 3,
-        "reason": "nobody answered",
+        "attempt": 0,
+        "reason": "agreed",
         "detail": "",
         "kafka_topic": "tasks.global",
         "message_offset": offset,
@@ -144,6 +159,8 @@ def dead_letter(lane: int, offset: int, **changes: Any) -> DeadLetterRow:
         "raw": "",
         "history": ["r0: timeout"],
         "died_at": 1_700_000_001_500_000,
+        "cluster": CLUSTER,
+        "decision_hash": hash_at(lane, offset),
     }
     return DeadLetterRow(**values | changes)
 

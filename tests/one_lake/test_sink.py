@@ -220,7 +220,7 @@ def test_values_are_not_bent_to_fit(writer: LakeWriter, field: str, value: objec
     """A value of another type, a missing one and one out of range are refused, not converted."""
 
     def write() -> None:
-        writer.add([record(0, 0), record(0, 1, **{field: value})])
+        writer.add([record(0, 0), record(0, 1, **{"content_hash": "", field: value})])
         writer.flush()
 
     with pytest.raises(BadRecordError, match=rf"records\[0\]@1: .* at \$\.{field}"):

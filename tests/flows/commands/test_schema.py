@@ -84,7 +84,8 @@ def test_the_example_in_the_schema_is_a_task() -> None:
 
 def test_a_producer_is_told_nothing_of_what_is_aureons_own() -> None:
     """It could only get it wrong."""
-    assert set(schema_of("task")["properties"]) == {"topic", "payload", "logical_id", "priority", "metadata", "budget"}
+    fields = {"topic", "payload", "logical_id", "priority", "metadata", "budget", "sources"}
+    assert set(schema_of("task")["properties"]) == fields
 
 
 def test_descriptions_have_no_indentation_of_source_code() -> None:

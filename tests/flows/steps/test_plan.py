@@ -20,7 +20,7 @@ from flows.policies import ConvergencePolicy, SimpleThresholdPolicy
 from flows.settings import Settings
 from flows.steps.derive import Derived
 from flows.steps.intake import Reading, classify
-from flows.steps.plan import MAX_DECISION_BYTES, Limits, Planner, content_hash
+from flows.steps.plan import MAX_DECISION_BYTES, Limits, Planner
 from flows.steps.route import Router
 from flows.steps.supervise import Supervised, Supervision
 from flows.steps.validate import built_in_verifiers, validate
@@ -29,7 +29,7 @@ from flows.supervision.health import TopicRecord
 from schemas.blob import REFERENCE_START, BlobReference, reference_in
 from schemas.decision import Decision, DecisionKind, read_decision
 from schemas.errors import BadRecordError, TryAgainError
-from schemas.ids import home_lane
+from schemas.ids import content_hash, home_lane
 from schemas.node import Answer, NodeCapabilities
 from schemas.one import BranchRow, DeadLetterRow, Record, RoundRow, micros
 from schemas.software import software_version
@@ -443,7 +443,7 @@ def test_what_is_large_travels_as_its_reference_through_all_rounds(store: BlobSt
     assert text_of(store, record.answer) == "1" * 5000
     assert last.result is not None
     assert [text_of(store, a.text)[0] for a in last.result.candidates] == ["1", "2"]
-    assert last.content_hash == content_hash(asked.body.task, "1" * 5000)
+    assert last.content_hash == content_hash("math", "t", 0, bytes(asked.body.task.payload), "1" * 5000)
 
 
 def test_a_decision_is_the_same_whichever_way_its_payload_came(store: BlobStore, overflow: Overflow) -> None:
@@ -465,7 +465,7 @@ def test_an_answer_of_an_earlier_round_comes_back_for_the_record(store: BlobStor
     all_is_small(last)
     assert last.result is not None
     assert text_of(store, last.result.answer) == "1" * 5000
-    assert last.content_hash == content_hash(asked.body.task, "1" * 5000)
+    assert last.content_hash == content_hash("math", "t", 0, bytes(asked.body.task.payload), "1" * 5000)
 
 
 def test_an_attempt_after_failures_still_has_the_earlier_answer(overflow: Overflow) -> None:

@@ -1,0 +1,211 @@
+"""Verify a lake as it is at one moment."""
+
+import itertools
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import duckdb
+from deltalake.exceptions import DeltaError
+
+from one_lake import tables
+from one_lake.keys import public_keys, trusted
+from one_lake.query import rows_of, session
+from one_lake.verify.files import FileReport, FileTask, compare, verify_file
+from one_lake.verify.links import verify_links
+from one_lake.verify.report import Fault, Finding, Report
+from one_lake.verify.seals import Keys, Lane, TableLog, check_others, check_spans, log_gaps, read_log
+from schemas.errors import RefusedError
+from schemas.head import Head
+from schemas.one import ROW_HASH, TABLES
+
+MEMORY_LIMIT = "350MB"
+"""Of DuckDB; what it joins and sorts beyond it is on the disk."""
+FEW_BYTES = 8 << 20
+"""So many are read in the time in which a process starts."""
+MAX_PROCESSES = 8
+ROWS_AT_ONCE = 10_000
+
+Progress = Callable[[str, int, int], None]
+"""What is done, how much of it, of how much."""
+
+
+def verify(
+    lake_dir: str | Path,
+    *,
+    heads: Sequence[Head] = (),
+    keys: Sequence[str] = (),
+    blobs: str | None = None,
+    progress: Progress = lambda *_: None,
+) -> Report:
+    """Verify a lake, also while it is being written.
+
+    Args:
+        lake_dir: the lake.
+        heads: what it held at times, as told elsewhere.
+        keys: the names of the keys to trust; those that follow on them are trusted too. None: all that the lake has.
+        blobs: the blob store, to verify what is there too.
+        progress: told how far it is.
+
+    Returns:
+        What was verified, and what is wrong.
+
+    Raises:
+        RefusedError: there is no lake, or it has no such key.
+    """
+    lake = Path(lake_dir).absolute()
+    known = public_keys(lake)
+    if unknown := sorted(set(keys) - known.keys()):
+        raise RefusedError(f"lake {lake}: no key {', '.join(unknown)} in it; it has {', '.join(known) or 'none'}")
+    counted = Keys(known, trusted(known, keys) if keys else set(known))
+    report = Report(tables=dict.fromkeys(TABLES, 0))
+    logs, differ = {}, False
+    for table in reversed(TABLES):  # `rounds`, which is committed last, first
+        try:
+            opened = tables.open_table(lake, table)
+        except DeltaError as error:
+            report.add([*log_gaps(lake, table)] or [Finding(Fault.LOG_GAP, table, " ".join(str(error).split())[:200])])
+            continue
+        differ = differ or tables.is_widened(opened)
+        files = tables.files(lake, table, opened)
+        logs[table], findings = read_log(lake, table, files, opened.version(), counted)
+        report.add(findings)
+        report.add(check_spans(logs[table]))
+        report.seals += len(logs[table].hashes)
+    if len(logs) < len(TABLES):
+        return report  # what a table holds is not known
+    report.add(check_others(logs))
+    report.add(_missing_heads(logs["rounds"], heads))
+    report.heads = len(heads) - report.faults.get(Fault.HEAD_MISSING, 0)
+    report.add(itertools.chain.from_iterable(map(_not_sealed, logs.values())))
+    readable = _verify_files(logs, blobs, report, progress)
+    with session(MEMORY_LIMIT) as connection:
+        for table, files in readable.items():
+            connection.execute(f"CREATE VIEW {table} AS {rows_of(table, files, differ=differ)}")
+        for log in logs.values():
+            report.add(_moved(connection, log, set(readable[log.table]), differ=differ))
+        progress("links", 0, 1)
+        for finding, times in verify_links(connection):
+            report.count(finding, times)
+        progress("links", 1, 1)
+    return report
+
+
+def _missing_heads(rounds: TableLog, heads: Sequence[Head]) -> Iterator[Finding]:
+    for head in sorted(heads, key=lambda h: h.version):
+        if rounds.hashes.get(head.version) == head.hash:
+            continue
+        is_cut_off = head.version > rounds.newest
+        told = f"the lake ends at version {rounds.newest}" if is_cut_off else "that version has another seal, or none"
+        where = f"rounds version {head.version}"
+        yield Finding(Fault.HEAD_MISSING, where, f"{head.hash[:12]}… of key {head.key}: {told}")
+
+
+def _not_sealed(log: TableLog) -> Iterator[Finding]:
+    """Files that came without a seal after the first one with a seal."""
+    first = min(log.hashes, default=None)
+    for path in log.files:
+        name = Path(path).name
+        version = log.added_by.get(name)
+        if first is not None and name not in log.digests and (version is None or version > first):
+            yield Finding(Fault.FILE_NOT_SEALED, f"{log.table}/{name}", f"added by version {version}")
+
+
+# -- files -----------------------------------------------------------------------------------------------------------
+
+
+def _verify_files(
+    logs: dict[str, TableLog], blobs: str | None, report: Report, progress: Progress
+) -> dict[str, list[str]]:
+    """Read all files; returns, by table, those that can be read."""
+    tasks = [
+        FileTask(path, table, log.digests.get(Path(path).name), log.home.get(Path(path).name, ()), blobs)
+        for table, log in logs.items()
+        for path in log.files
+    ]
+    readable: dict[str, list[str]] = {table: [] for table in logs}
+    with ExitStack() as stack:
+        for done, (task, found) in enumerate(zip(tasks, _each(tasks, stack), strict=True), 1):
+            report.files += 1
+            report.tables[task.table] += found.rows
+            report.not_sealed += found.not_sealed
+            report.blobs += found.blobs
+            report.blobs_skipped += found.blobs_skipped
+            report.add(found.findings)
+            for fault, times in found.faults.items():
+                report.faults[fault] += times - sum(f.fault == fault for f in found.findings)
+            if not found.is_spoilt:
+                readable[task.table].append(task.path)
+            progress("files", done, len(tasks))
+    return readable
+
+
+def _each(tasks: list[FileTask], stack: ExitStack) -> Iterator[FileReport]:
+    processes = min(MAX_PROCESSES, len(os.sched_getaffinity(0)))
+    if processes == 1 or sum(_size(task.path) for task in tasks) <= FEW_BYTES:
+        return map(verify_file, tasks)
+    pool = stack.enter_context(ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")))
+    return pool.map(verify_file, tasks, chunksize=4)
+
+
+def _size(path: str) -> int:
+    try:
+        return Path(path).stat().st_size
+    except OSError:
+        return 0
+
+
+# -- rows that are not where they were written -----------------------------------------------------------------------
+
+
+def _moved(
+    connection: duckdb.DuckDBPyConnection, log: TableLog, readable: set[str], *, differ: bool
+) -> Iterator[Finding]:
+    """Compare the rows of rewritten files with what was sealed of them before."""
+    at_home = {lane.version for path in log.files for lane in log.home.get(Path(path).name, ())}
+    lanes = sorted(lane for lane in log.lanes if lane.version not in at_home)
+    moved = [path for path in log.files if path in readable and Path(path).name not in log.home]
+    rows = _in_order(connection, log.table, moved, differ=differ) if moved else iter(())
+    waiting = iter(lanes)
+    lane = next(waiting, None)
+    hashes: list[bytes] = []
+    span: tuple[int, int] | None = None
+    newest: tuple[str, int, int, int] | None = None
+    for cluster, number, offset, index, digest in rows:
+        while lane is not None and (lane.cluster, lane.lane, lane.last) < (cluster, number, offset):
+            yield from _compared(log.table, lane, hashes, span)
+            lane, hashes, span = next(waiting, None), [], None
+        where = f"{log.table}[{number}]@{offset}"
+        if (place := (cluster, number, offset, index)) == newest:
+            yield Finding(Fault.ROW_TWICE, where)
+            continue
+        newest = place
+        if lane is None or (cluster, number, offset) < (lane.cluster, lane.lane, lane.first):
+            yield Finding(Fault.ROW_ADDED, where, "no commit has sealed it")
+            continue
+        hashes.append(digest)
+        span = (span[0] if span is not None else offset, offset)
+    while lane is not None:
+        yield from _compared(log.table, lane, hashes, span)
+        lane, hashes, span = next(waiting, None), [], None
+
+
+def _compared(table: str, lane: Lane, hashes: list[bytes], span: tuple[int, int] | None) -> Iterator[Finding]:
+    finding = compare(table, lane, hashes, span)
+    if finding is not None:
+        yield finding
+
+
+def _in_order(
+    connection: duckdb.DuckDBPyConnection, table: str, files: list[str], *, differ: bool
+) -> Iterator[tuple[str, int, int, int, bytes]]:
+    """The names and hashes of the rows of some files, in the order in which they were decided."""
+    index = '"index"' if "index" in TABLES[table].__struct_fields__ else "0"
+    rows = f"({rows_of(table, files, differ=differ)}) WHERE {ROW_HASH} IS NOT NULL"
+    columns = f"coalesce(cluster, ''), lane, decision_offset, {index}, unhex({ROW_HASH})"
+    reader = connection.execute(f"SELECT {columns} FROM {rows} ORDER BY ALL")  # noqa: S608 - names of this module
+    while batch := reader.fetchmany(ROWS_AT_ONCE):
+        yield from batch
