@@ -153,6 +153,8 @@ def make_parser() -> argparse.ArgumentParser:
     _status(commands)
     _nodes(commands)
     _sql(commands)
+    _verify(commands)
+    _keys(commands)
     _eval(commands)
     _schema(commands)
     return parser
@@ -300,6 +302,47 @@ def _sql(commands: Any) -> None:
     sql.add_argument("--json", action="store_true", help="print a JSON array with one object a row")
     _logging_flags(sql)
     _settings_flags(sql, ("home", "lake", "blobs"))
+
+
+def _verify(commands: Any) -> None:
+    verify = commands.add_parser(
+        "verify",
+        help="prove that the lake is what was written to it",
+        description="Check every hash, chain, signature and link of the lake, also while a cell writes to it. For each "
+        "kind of fault the first record is named, and the exit code is 1. A lake whose tail was cut off, or that was "
+        "written anew with another key, is whole in itself: --head and --key tell.",
+    )
+    verify.add_argument(
+        "--head",
+        nargs="?",
+        const="kafka",
+        metavar="HEAD",
+        help="what the lake has to hold: what the cells told on Kafka (without a value), a file with the output of "
+        "`aureon verify --json`, or the hash",
+    )
+    verify.add_argument(
+        "--key",
+        action="append",
+        metavar="NAME",
+        help="trust this key, and those that follow on it, and no other; may be given again (default: all of the lake)",
+    )
+    verify.add_argument("--check-blobs", action="store_true", help="look at what is in the blob store, too")
+    verify.add_argument("--json", action="store_true", help="print all that was found as one JSON object")
+    _logging_flags(verify)
+    _settings_flags(verify, (*_KAFKA, "lake", "blobs"))
+
+
+def _keys(commands: Any) -> None:
+    keys = commands.add_parser(
+        "keys",
+        help="list the keys that sign the lake, or replace one's own",
+        description="List the public keys of the lake. `rotate` makes a new key for a state folder, certified by the "
+        "old one, so that whoever trusts that one trusts the new one; the old private key is gone then.",
+    )
+    keys.add_argument("action", nargs="?", choices=("list", "rotate"), default="list", help="default: list")
+    keys.add_argument("--json", action="store_true", help="print a JSON array with one object a key")
+    _logging_flags(keys)
+    _settings_flags(keys, ("home", "state", "lake"))
 
 
 def _eval(commands: Any) -> None:

@@ -50,6 +50,11 @@ def folder(lake_dir: str | Path, table: str) -> Path:
     return Path(lake_dir) / table
 
 
+def is_lake(lake_dir: str | Path) -> bool:
+    """Tell whether there is one."""
+    return DeltaTable.is_deltatable(str(folder(lake_dir, "rounds")))
+
+
 def create(lake_dir: str | Path) -> None:
     """Create the tables that are not there yet, and add columns that are new; several processes may do so at once.
 

@@ -7,7 +7,7 @@
 All of it streams: what is held is a seal a commit, and a batch of rows.
 """
 
-from one_lake.verify.report import Fault, Finding, Report
+from one_lake.verify.report import FAULTS, Fault, Finding, Report
 from one_lake.verify.run import verify
 
-__all__ = ["Fault", "Finding", "Report", "verify"]
+__all__ = ["FAULTS", "Fault", "Finding", "Report", "verify"]

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
+from schemas.head import Head
+
 
 class Fault(enum.StrEnum):
     """A kind of thing that may be wrong."""
@@ -83,6 +85,8 @@ class Report(Struct, kw_only=True):
     seals: int = 0
     heads: int = 0
     """Heads that were told, and are in the lake."""
+    head: Head | None = None
+    """Of the lake, as it is: to be kept elsewhere, and compared later."""
     not_sealed: int = 0
     """Rows from before there were hashes: nothing vouches for them."""
     blobs: int = 0

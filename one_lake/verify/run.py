@@ -36,7 +36,7 @@ Progress = Callable[[str, int, int], None]
 def verify(
     lake_dir: str | Path,
     *,
-    heads: Sequence[Head] = (),
+    heads: Sequence[Head | str] = (),
     keys: Sequence[str] = (),
     blobs: str | None = None,
     progress: Progress = lambda *_: None,
@@ -45,7 +45,7 @@ def verify(
 
     Args:
         lake_dir: the lake.
-        heads: what it held at times, as told elsewhere.
+        heads: what it held at times, as told elsewhere; or the hashes of these.
         keys: the names of the keys to trust; those that follow on them are trusted too. None: all that the lake has.
         blobs: the blob store, to verify what is there too.
         progress: told how far it is.
@@ -79,6 +79,7 @@ def verify(
         return report  # what a table holds is not known
     report.add(check_others(logs))
     report.add(_missing_heads(logs["rounds"], heads))
+    report.head = logs["rounds"].head
     report.heads = len(heads) - report.faults.get(Fault.HEAD_MISSING, 0)
     report.add(itertools.chain.from_iterable(map(_not_sealed, logs.values())))
     readable = _verify_files(logs, blobs, report, progress)
@@ -94,8 +95,10 @@ def verify(
     return report
 
 
-def _missing_heads(rounds: TableLog, heads: Sequence[Head]) -> Iterator[Finding]:
-    for head in sorted(heads, key=lambda h: h.version):
+def _missing_heads(rounds: TableLog, heads: Sequence[Head | str]) -> Iterator[Finding]:
+    for digest in sorted({head for head in heads if isinstance(head, str)} - set(rounds.hashes.values())):
+        yield Finding(Fault.HEAD_MISSING, f"head {digest[:12]}…", "no seal of `rounds` has that hash")
+    for head in sorted((head for head in heads if isinstance(head, Head)), key=lambda head: head.version):
         if rounds.hashes.get(head.version) == head.hash:
             continue
         is_cut_off = head.version > rounds.newest

@@ -14,6 +14,7 @@ from one_lake.keys import PublicKey
 from one_lake.seals import Seal, SignedSeal, all_in_log, seal_in
 from one_lake.verify.report import Fault, Finding
 from schemas.errors import BadRecordError
+from schemas.head import Head
 
 
 class Lane(Struct, frozen=True, gc=False, order=True):
@@ -44,6 +45,8 @@ class TableLog(Struct, kw_only=True):
     """By version, the hash of its seal."""
     others: list[tuple[int, str, int, str]] = []
     """Seals that its own seals name: by which version; table, version and hash."""
+    head: Head | None = None
+    """Its newest seal."""
     added_by: dict[str, int] = {}
     """By name of a file, the version that added it."""
     newest: int = -1
@@ -125,6 +128,7 @@ def _check(signed: SignedSeal, seal: Seal, name: str, table: str, version: int, 
 
 def _take(log: TableLog, seal: Seal, version: int, digest: str) -> None:
     log.hashes[version] = digest
+    log.head = Head(cluster=seal.cluster, version=version, hash=digest, key=seal.key, at=seal.at)
     log.digests |= {file.name: file.sha256 for file in seal.files}
     lanes = tuple(Lane(seal.cluster, s.lane, s.first, s.last, s.rows, s.root, version) for s in seal.lanes)
     log.lanes += lanes
