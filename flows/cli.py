@@ -154,6 +154,7 @@ def make_parser() -> argparse.ArgumentParser:
     _nodes(commands)
     _sql(commands)
     _verify(commands)
+    _maintain(commands)
     _keys(commands)
     _eval(commands)
     _schema(commands)
@@ -330,6 +331,32 @@ def _verify(commands: Any) -> None:
     verify.add_argument("--json", action="store_true", help="print all that was found as one JSON object")
     _logging_flags(verify)
     _settings_flags(verify, (*_KAFKA, "lake", "blobs"))
+
+
+def _maintain(commands: Any) -> None:
+    maintain = commands.add_parser(
+        "maintain",
+        help="put the lake's small files together, and delete what nobody needs",
+        description="Put small files together, sorted by logical id, with bloom filters; write checkpoints; delete "
+        "expired entries of the log, whose seals are kept, and files that no version within the retention has and no "
+        "writer holds. Cells may write and people may read meanwhile. One process does so at a time.",
+    )
+    maintain.add_argument(
+        "--every", type=_seconds, metavar="SECONDS", help="do it again and again, so many seconds apart, until stopped"
+    )
+    maintain.add_argument(
+        "--retention-h",
+        type=float,
+        default=168.0,
+        metavar="HOURS",
+        help="a file that no version has any more stays so long, for queries that still read it (default: 168)",
+    )
+    maintain.add_argument(
+        "--target-mb", type=_positive, default=128, metavar="MB", help="about so large become the files (default: 128)"
+    )
+    maintain.add_argument("--json", action="store_true", help="print a JSON array with one object a table")
+    _logging_flags(maintain)
+    _settings_flags(maintain, ("home", "state", "lake"))
 
 
 def _keys(commands: Any) -> None:

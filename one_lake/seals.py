@@ -7,14 +7,18 @@ the hash of the table's seal before it; so the newest seal stands for the whole 
 committed last, holds the newest seals of the other tables too: it is the lake's *head*.
 """
 
+import contextlib
+import gzip
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from urllib.parse import unquote
 
 import msgspec
 from msgspec import Struct
 
+from connectors.whole_files import ANYBODY, replace
 from one_lake import tables
 from one_lake.keys import PublicKey, SigningKey
 from schemas.errors import BadRecordError
@@ -138,19 +142,104 @@ def seal_in(entry: bytes) -> SignedSeal | None:
     return None
 
 
+# -- all seals of a table --------------------------------------------------------------------------------------------
+
+
+class Entry(Struct, frozen=True, gc=False, array_like=True):
+    """What an entry of a table's log says of rows."""
+
+    version: int
+    body: str
+    """Of its seal; "" where it has none."""
+    signature: str
+    added: tuple[str, ...] = ()
+    """The files that it adds."""
+
+    @property
+    def signed(self) -> SignedSeal | None:
+        """Its seal."""
+        return SignedSeal(self.body, self.signature) if self.body else None
+
+
+_encode_entries = msgspec.json.Encoder().encode_lines
+_decode_entry = msgspec.json.Decoder(Entry).decode
+ARCHIVE_BYTES = 4 << 20
+"""An archive that is smaller is written anew with what is added."""
+
+
+def entry_of(version: int, data: bytes) -> Entry:
+    """Read an entry of a table's log."""
+    signed = seal_in(data)
+    body, signature = (signed.body, signed.signature) if signed is not None else ("", "")
+    actions = [json.loads(line).get("add") for line in data.splitlines() if b'"add"' in line]
+    added = tuple([unquote(str(action.get("path", ""))) for action in actions if isinstance(action, dict)])
+    return Entry(version, body, signature, added)
+
+
+def entries(lake_dir: str | Path, table: str, after: int = -1) -> Iterator[Entry]:
+    """What the log of a table says, in order: from the archive, and from then on from the log itself.
+
+    Args:
+        lake_dir: the lake.
+        table: its name.
+        after: leave out what is not above this version.
+    """
+    last = after
+    for path in _archives(lake_dir, table):
+        if int(path.name.split(".")[0].split("-")[1]) <= last:
+            continue
+        with gzip.open(path) as lines:
+            for line in lines:
+                entry = _decode_entry(line)
+                if entry.version > last:
+                    yield entry
+                    last = entry.version
+    for version in tables.log_versions(lake_dir, table):
+        if version > last:
+            with contextlib.suppress(FileNotFoundError):  # it has just been archived, and expired
+                yield entry_of(version, tables.log_entry(lake_dir, table, version).read_bytes())
+
+
+def archive(lake_dir: str | Path, table: str) -> None:
+    """Keep the seals of all entries in a place where they do not expire; used by one process at a time."""
+    paths = _archives(lake_dir, table)
+    small = [path for path in paths[-1:] if path.stat().st_size < ARCHIVE_BYTES]
+    known = -1 if not paths else int(paths[-1].name.split(".")[0].split("-")[1])
+    if not any(version > known for version in tables.log_versions(lake_dir, table)):
+        return
+    after = int(small[0].name.split("-")[0]) - 1 if small else known
+    kept = list(entries(lake_dir, table, after))
+    name = f"{kept[0].version:020}-{kept[-1].version:020}.jsonl.gz"
+    replace(tables.seals_folder(lake_dir, table) / name, gzip.compress(_encode_entries(kept), mtime=0), ANYBODY)
+    for path in small:
+        path.unlink()
+
+
+def _archives(lake_dir: str | Path, table: str) -> list[Path]:
+    """In order; where two begin with the same version, that which goes further is the last one."""
+    return sorted(tables.seals_folder(lake_dir, table).glob("*-*.jsonl.gz"))
+
+
+def digests_of(lake_dir: str | Path, table: str) -> dict[str, str]:
+    """By name of a file, the sha256 that a seal of its table has of it."""
+    return {
+        file.name: file.sha256
+        for entry in entries(lake_dir, table)
+        if entry.signed is not None
+        for file in entry.signed.seal.files
+    }
+
+
 def newest_seal(lake_dir: str | Path, table: str, version: int, known: int = -1) -> SignedSeal | None:
     """The newest seal of a table up to a version, if one is newer than a version that is known already."""
     for number in range(version, known, -1):
         try:
-            entry = tables.log_entry(lake_dir, table, number).read_bytes()
+            data = tables.log_entry(lake_dir, table, number).read_bytes()
         except FileNotFoundError:
-            return None
-        if (found := seal_in(entry)) is not None:
+            break
+        if (found := seal_in(data)) is not None:
             return found
-    return None
-
-
-def all_in_log(lake_dir: str | Path, table: str) -> Iterator[tuple[int, bytes]]:
-    """The entries of a table's log that are there, in order, each with its version."""
-    for version in tables.log_versions(lake_dir, table):
-        yield version, tables.log_entry(lake_dir, table, version).read_bytes()
+    else:
+        return None
+    archived = [e.signed for e in entries(lake_dir, table, known) if e.version <= version and e.signed is not None]
+    return archived[-1] if archived else None

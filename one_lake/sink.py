@@ -10,11 +10,8 @@ of the decision log, so whoever hands in a row again (a replay, or a process tha
 
 import contextlib
 import errno
-import json
 import os
 import re
-import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -24,28 +21,23 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, PostCommitHookProperties, Transaction
-from deltalake.exceptions import CommitFailedError, DeltaError
-from deltalake.transaction import AddAction
+from deltalake.exceptions import DeltaError
 from msgspec import Struct
 
 from one_lake import tables
 from one_lake.encode import encode_rows, record_batch
 from one_lake.keys import SigningKey, publish
 from one_lake.query import session
-from one_lake.seals import Link, Seal, SealedFile, SealedLane, SignedSeal, merkle_root, newest_seal, sign
+from one_lake.sealed_table import Commit, SealedTable, Signer
+from one_lake.seals import Link, SealedLane, merkle_root
+from one_lake.staged import StagedFile
 from schemas.head import Head
 from schemas.one import ROW_HASH, TABLES, Row, arrow_schema
-from schemas.software import software_version
 
 # A row group, about 4,000 rounds: large enough to compress well, small enough that the last one of an epoch is soon
 # written.
 CHUNK_BYTES = 1 << 20
 
-# Columns of few different values; for the others a dictionary costs time and saves nothing.
-_DICTIONARY = {"evidence", "kafka_topic", "kind", "parent_topic", "policy", "reason", "root_topic", "topic"}
-
-_NEVER = -1
 _END = 2**63 - 1
 
 
@@ -82,7 +74,7 @@ class LakeWriter:
         tables.create(lake_dir)
         publish(lake_dir, key)
         self._lake_dir = Path(lake_dir)
-        signer = _Signer(key, cluster)
+        signer = Signer(key, cluster)
         self._tables = {struct: _TableWriter(self._lake_dir, name, signer) for name, struct in TABLES.items()}
         *self._first, self._rounds = self._tables.values()
         self._failed: Exception | None = None
@@ -162,102 +154,65 @@ class LakeWriter:
             raise self._failed from error
 
 
-class _Signer(NamedTuple):
-    key: SigningKey
-    cluster: str
-
-
-class _Staged:
-    """One Parquet file in the folder of its table that no log entry names yet."""
+class _StagedRows(StagedFile):
+    """A file of new rows, with what it holds of each lane."""
 
     def __init__(self, folder: Path, schema: pa.Schema) -> None:
-        self.path = folder / f"part-{uuid.uuid4()}.parquet"
+        super().__init__(folder, schema)
         self.spans: dict[int, tuple[int, int]] = {}
         """By lane, the first and the last decision offset."""
         self.hashes: dict[int, list[bytes]] = {}
         """By lane, those of the rows, in order."""
-        self.sha256 = ""
-        self.rows = 0
-        self._writer = pq.ParquetWriter(
-            self.path,
-            schema,
-            compression="zstd",
-            use_dictionary=[name for name in schema.names if name in _DICTIONARY],
-        )
 
-    def write(self, batch: pa.RecordBatch, spans: dict[int, tuple[int, int]]) -> None:
+    def take(self, batch: pa.RecordBatch, spans: dict[int, tuple[int, int]]) -> None:
         """Write one row group; within a lane its rows come after those before."""
-        self._writer.write_batch(batch)
-        self.rows += batch.num_rows
+        self.write(batch)
         for lane, (first, last) in spans.items():
             self.spans[lane] = (self.spans.get(lane, (first, last))[0], last)
         digests = map(bytes.fromhex, batch[ROW_HASH].to_pylist())
         for lane, digest in zip(_ints(batch, "lane").tolist(), digests, strict=True):
             self.hashes.setdefault(lane, []).append(digest)
 
-    def finish(self) -> None:
-        """Bring the file and its name to the disk."""
-        self._writer.close()
-        tables.sync(self.path)
-        tables.sync(self.path.parent)
-        self.sha256 = tables.sha256_of(self.path)
-
-    def discard(self) -> None:
-        with contextlib.suppress(Exception):
-            self._writer.close()
-        self.path.unlink(missing_ok=True)
-
-    def lanes(self) -> tuple[SealedLane, ...]:
-        """What its rows are sealed as."""
-        return tuple(
-            SealedLane(lane, *self.spans[lane], len(hashes), merkle_root(hashes).hex())
-            for lane, hashes in sorted(self.hashes.items())
-        )
-
-    def action(self) -> AddAction:
-        first, last = min(f for f, _ in self.spans.values()), max(o for _, o in self.spans.values())
-        stats = {
-            "numRecords": self.rows,
-            "minValues": {"lane": min(self.spans), "decision_offset": first},
-            "maxValues": {"lane": max(self.spans), "decision_offset": last},
-            "nullCount": {"lane": 0, "decision_offset": 0},
-        }
-        return AddAction(
-            path=self.path.name,
-            size=self.path.stat().st_size,
-            partition_values={},
-            modification_time=time.time_ns() // 1_000_000,
-            data_change=True,
-            stats=json.dumps(stats),
+    def commit(self, others: dict[str, Link]) -> Commit:
+        """What is to be logged of it."""
+        least = {"lane": min(self.spans), "decision_offset": min(first for first, _ in self.spans.values())}
+        most = {"lane": max(self.spans), "decision_offset": max(last for _, last in self.spans.values())}
+        return Commit(
+            actions=[self.action(least, most, data_change=True)],
+            files=[self],
+            lanes=tuple(
+                SealedLane(lane, *self.spans[lane], len(hashes), merkle_root(hashes).hex())
+                for lane, hashes in sorted(self.hashes.items())
+            ),
+            others=others,
+            transactions={_app(lane): last for lane, (_, last) in self.spans.items()},
         )
 
 
 class _TableWriter:
     """One table. All but writing rows as lines happens on its own thread, in the order asked for."""
 
-    def __init__(self, lake_dir: Path, name: str, signer: _Signer) -> None:
-        self._lake_dir = lake_dir
+    def __init__(self, lake_dir: Path, name: str, signer: Signer) -> None:
         self.name = name
-        self._signer = signer
         self._struct = TABLES[name]
         self._schema = arrow_schema(self._struct)
         self._has_index = "index" in self._schema.names
-        self._delta = tables.open_table(lake_dir, name)
-        self._delta_schema = self._delta.schema()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"lake-{name}")
         self._lines: list[bytes] = []
         self._bytes = 0
         # the rest belongs to the thread
-        self._staged: _Staged | None = None
+        self._table = SealedTable(lake_dir, name, signer)
+        self._staged: _StagedRows | None = None
         self._failed: Exception | None = None
         self._newest: dict[int, tuple[int, int]] = {}
         """By lane, decision offset and index of the newest row that was added or is known to be there."""
-        self._opened_at = self._delta.version()
         self._logged = 0
         """The last version that this writer made."""
-        self.tip: Link | None = None
-        """The table's newest seal, as of `_looked_at`; to be read when nothing is under way."""
-        self._looked_at = _NEVER
+
+    @property
+    def tip(self) -> Link | None:
+        """The table's newest seal as of the last commit; to be read when nothing is under way."""
+        return self._table.tip
 
     def add(self, rows: Sequence[Row]) -> None:
         lines = encode_rows(rows)
@@ -283,7 +238,7 @@ class _TableWriter:
         return self._thread.submit(self._refreshed_version, lane).result()
 
     def files(self) -> list[str]:
-        return self._thread.submit(tables.files, self._lake_dir, self.name, self._delta).result()
+        return self._thread.submit(self._files).result()
 
     def close(self) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
@@ -314,8 +269,8 @@ class _TableWriter:
         if not spans:
             return
         if self._staged is None:
-            self._staged = _Staged(tables.folder(self._lake_dir, self.name), self._schema)
-        self._staged.write(batch, spans)
+            self._staged = _StagedRows(self._table.folder, self._schema)
+        self._staged.take(batch, spans)
 
     def _finish(self) -> None:
         if self._staged is not None:
@@ -343,73 +298,19 @@ class _TableWriter:
             if staged is not None:
                 staged.discard()
             raise self._failed
-        self._find_tip()
+        self._table.find_tip()
         while staged is not None:
             staged = self._without_held(staged)
             if staged is None:
                 break
-            seal = self._sealed(staged, others)
-            if self._try_to_log(staged, seal):
-                told = seal.seal
-                self.tip, self._looked_at = Link(told.version, seal.hash), told.version
-                return Head(cluster=told.cluster, version=told.version, hash=seal.hash, key=told.key, at=told.at)
-            self._find_tip()
+            signed = self._table.try_commit(staged.commit(others), staged.discard)
+            if signed is not None:
+                seal = signed.seal
+                self._logged = seal.version
+                return Head(cluster=seal.cluster, version=seal.version, hash=signed.hash, key=seal.key, at=seal.at)
         return None
 
-    def _find_tip(self) -> None:
-        """Read of the log what is new in it since the newest seal was looked for."""
-        found = newest_seal(self._lake_dir, self.name, self._delta.version(), self._looked_at)
-        self._looked_at = self._delta.version()
-        if found is not None:
-            self.tip = Link(found.seal.version, found.hash)
-
-    def _sealed(self, staged: _Staged, others: dict[str, Link]) -> SignedSeal:
-        seal = Seal(
-            table=self.name,
-            version=self._delta.version() + 1,
-            at=time.time(),
-            key=self._signer.key.name,
-            software=software_version(),
-            cluster=self._signer.cluster,
-            lanes=staged.lanes(),
-            files=(SealedFile(staged.path.name, staged.sha256),),
-            previous=self.tip,
-            others=others,
-        )
-        return sign(seal, self._signer.key)
-
-    def _try_to_log(self, staged: _Staged, seal: SignedSeal) -> bool:
-        """Log a staged file as the next version, and only as that; False when another writer took it."""
-        version = self._delta.version()
-        try:
-            self._delta.create_write_transaction(
-                [staged.action()],
-                "append",
-                self._delta_schema,
-                commit_properties=CommitProperties(
-                    app_transactions=[Transaction(_app(lane), last) for lane, (_, last) in staged.spans.items()],
-                    max_commit_retries=0,
-                    custom_metadata=seal.metadata(),
-                ),
-                post_commithook_properties=PostCommitHookProperties(
-                    create_checkpoint=False, cleanup_expired_logs=False
-                ),
-            )
-        except (DeltaError, OSError) as error:
-            # It may be in the log all the same: look before doing anything else. If that fails, the file stays.
-            self._delta.update_incremental()
-            if not any(path.endswith(staged.path.name) for path in self._delta.file_uris()):
-                if isinstance(error, CommitFailedError) and self._delta.version() > version:
-                    return False
-                staged.discard()
-                raise
-        entry = tables.log_entry(self._lake_dir, self.name, version + 1)
-        tables.sync(entry)
-        tables.sync(entry.parent)
-        self._logged = version + 1
-        return True
-
-    def _without_held(self, staged: _Staged) -> _Staged | None:
+    def _without_held(self, staged: _StagedRows) -> _StagedRows | None:
         """The staged file, or one without the rows that the table holds already."""
         held = {lane: self._held(lane) for lane in staged.spans}
         if all(first > held[lane] for lane, (first, _) in staged.spans.items()):
@@ -420,10 +321,10 @@ class _TableWriter:
         staged.discard()
         if not rows.num_rows:
             return None
-        rest = _Staged(staged.path.parent, self._schema)
+        rest = _StagedRows(self._table.folder, self._schema)
         try:
             for batch in rows.combine_chunks().to_batches():
-                rest.write(batch, _spans(batch))
+                rest.take(batch, _spans(batch))
             rest.finish()
         except Exception:
             rest.discard()
@@ -431,33 +332,18 @@ class _TableWriter:
         return rest
 
     def _held(self, lane: int) -> int:
-        version = self._delta.transaction_version(_app(lane))
-        return _NEVER if version is None else version
+        return self._table.transaction_version(_app(lane))
 
     def _refreshed_version(self, lane: int) -> int:
-        self._delta.update_incremental()
+        self._table.delta.update_incremental()
         return self._held(lane)
 
-    def _catch_up(self) -> None:
-        """Read the log on to the newest version; every so often leave a checkpoint for those who open the table."""
-        if self._logged <= self._delta.version():
-            return  # nothing was committed
-        with contextlib.suppress(DeltaError, OSError):
-            self._delta.update_incremental()
-            if self._logged % tables.CHECKPOINT_INTERVAL == 0:
-                self._checkpoint()
-            if self._delta.version() >= self._opened_at + tables.CHECKPOINT_INTERVAL:
-                # A table that is only ever read on keeps every entry since it was opened, and goes through them again
-                # at each commit: 100 ms after 900 commits.
-                self._delta = tables.open_table(self._lake_dir, self.name)
-                self._opened_at = self._delta.version()
+    def _files(self) -> list[str]:
+        return tables.files(self._table.lake_dir, self.name, self._table.delta)
 
-    def _checkpoint(self) -> None:
-        self._delta.create_checkpoint()
-        log = tables.log_entry(self._lake_dir, self.name, 0).parent
-        for checkpoint in (*log.glob(f"{self._delta.version():020}.checkpoint*"), log / "_last_checkpoint"):
-            tables.sync(checkpoint)
-        tables.sync(log)
+    def _catch_up(self) -> None:
+        with contextlib.suppress(DeltaError, OSError):
+            self._table.catch_up(self._logged)
 
 
 def _ints(rows: pa.RecordBatch | pa.Table, column: str) -> npt.NDArray[np.int64]:

@@ -6,6 +6,7 @@ lake/branches/       ...
 lake/dead_letters/   ...
 lake/rounds/         ...                  written last of all
 lake/keys/           *.json               the public keys of those who wrote
+lake/seals/rounds/   *.jsonl.gz           the seals of entries that may expire
 """
 
 import hashlib
@@ -147,6 +148,11 @@ def files(lake_dir: str | Path, table: str, opened: DeltaTable) -> list[str]:
 def keys_folder(lake_dir: str | Path) -> Path:
     """Where the public keys are."""
     return Path(lake_dir) / "keys"
+
+
+def seals_folder(lake_dir: str | Path, table: str) -> Path:
+    """Where the seals of a table are kept when entries of its log expire."""
+    return Path(lake_dir) / "seals" / table
 
 
 def log_entry(lake_dir: str | Path, table: str, version: int) -> Path:

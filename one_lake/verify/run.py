@@ -8,26 +8,25 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-import duckdb
 from deltalake.exceptions import DeltaError
 
 from one_lake import tables
 from one_lake.keys import public_keys, trusted
 from one_lake.query import rows_of, session
-from one_lake.verify.files import FileReport, FileTask, compare, verify_file
+from one_lake.verify.files import FileReport, FileTask, parts_of, verify_file
 from one_lake.verify.links import verify_links
+from one_lake.verify.moved import verify_moved
 from one_lake.verify.report import Fault, Finding, Report
-from one_lake.verify.seals import Keys, Lane, TableLog, check_others, check_spans, log_gaps, read_log
+from one_lake.verify.seals import Keys, TableLog, check_others, check_spans, log_gaps, read_log
 from schemas.errors import RefusedError
 from schemas.head import Head
-from schemas.one import ROW_HASH, TABLES
+from schemas.one import TABLES
 
 MEMORY_LIMIT = "350MB"
 """Of DuckDB; what it joins and sorts beyond it is on the disk."""
 FEW_BYTES = 8 << 20
 """So many are read in the time in which a process starts."""
 MAX_PROCESSES = 8
-ROWS_AT_ONCE = 10_000
 
 Progress = Callable[[str, int, int], None]
 """What is done, how much of it, of how much."""
@@ -87,7 +86,8 @@ def verify(
         for table, files in readable.items():
             connection.execute(f"CREATE VIEW {table} AS {rows_of(table, files, differ=differ)}")
         for log in logs.values():
-            report.add(_moved(connection, log, set(readable[log.table]), differ=differ))
+            for finding, times in verify_moved(connection, log, set(readable[log.table]), differ=differ):
+                report.count(finding, times)
         progress("links", 0, 1)
         for finding, times in verify_links(connection):
             report.count(finding, times)
@@ -125,14 +125,17 @@ def _verify_files(
 ) -> dict[str, list[str]]:
     """Read all files; returns, by table, those that can be read."""
     tasks = [
-        FileTask(path, table, log.digests.get(Path(path).name), log.home.get(Path(path).name, ()), blobs)
+        task
         for table, log in logs.items()
         for path in log.files
+        for task in parts_of(
+            FileTask(path, table, log.digests.get(Path(path).name), log.home.get(Path(path).name, ()), blobs)
+        )
     ]
-    readable: dict[str, list[str]] = {table: [] for table in logs}
+    spoilt: set[str] = set()
     with ExitStack() as stack:
         for done, (task, found) in enumerate(zip(tasks, _each(tasks, stack), strict=True), 1):
-            report.files += 1
+            report.files += task.is_first
             report.tables[task.table] += found.rows
             report.not_sealed += found.not_sealed
             report.blobs += found.blobs
@@ -140,15 +143,15 @@ def _verify_files(
             report.add(found.findings)
             for fault, times in found.faults.items():
                 report.faults[fault] += times - sum(f.fault == fault for f in found.findings)
-            if not found.is_spoilt:
-                readable[task.table].append(task.path)
+            if found.is_spoilt:
+                spoilt.add(task.path)
             progress("files", done, len(tasks))
-    return readable
+    return {table: [path for path in log.files if path not in spoilt] for table, log in logs.items()}
 
 
 def _each(tasks: list[FileTask], stack: ExitStack) -> Iterator[FileReport]:
     processes = min(MAX_PROCESSES, len(os.sched_getaffinity(0)))
-    if processes == 1 or sum(_size(task.path) for task in tasks) <= FEW_BYTES:
+    if processes == 1 or sum(_size(task.path) for task in tasks if task.is_first) <= FEW_BYTES:
         return map(verify_file, tasks)
     pool = stack.enter_context(ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")))
     return pool.map(verify_file, tasks, chunksize=4)
@@ -159,56 +162,3 @@ def _size(path: str) -> int:
         return Path(path).stat().st_size
     except OSError:
         return 0
-
-
-# -- rows that are not where they were written -----------------------------------------------------------------------
-
-
-def _moved(
-    connection: duckdb.DuckDBPyConnection, log: TableLog, readable: set[str], *, differ: bool
-) -> Iterator[Finding]:
-    """Compare the rows of rewritten files with what was sealed of them before."""
-    at_home = {lane.version for path in log.files for lane in log.home.get(Path(path).name, ())}
-    lanes = sorted(lane for lane in log.lanes if lane.version not in at_home)
-    moved = [path for path in log.files if path in readable and Path(path).name not in log.home]
-    rows = _in_order(connection, log.table, moved, differ=differ) if moved else iter(())
-    waiting = iter(lanes)
-    lane = next(waiting, None)
-    hashes: list[bytes] = []
-    span: tuple[int, int] | None = None
-    newest: tuple[str, int, int, int] | None = None
-    for cluster, number, offset, index, digest in rows:
-        while lane is not None and (lane.cluster, lane.lane, lane.last) < (cluster, number, offset):
-            yield from _compared(log.table, lane, hashes, span)
-            lane, hashes, span = next(waiting, None), [], None
-        where = f"{log.table}[{number}]@{offset}"
-        if (place := (cluster, number, offset, index)) == newest:
-            yield Finding(Fault.ROW_TWICE, where)
-            continue
-        newest = place
-        if lane is None or (cluster, number, offset) < (lane.cluster, lane.lane, lane.first):
-            yield Finding(Fault.ROW_ADDED, where, "no commit has sealed it")
-            continue
-        hashes.append(digest)
-        span = (span[0] if span is not None else offset, offset)
-    while lane is not None:
-        yield from _compared(log.table, lane, hashes, span)
-        lane, hashes, span = next(waiting, None), [], None
-
-
-def _compared(table: str, lane: Lane, hashes: list[bytes], span: tuple[int, int] | None) -> Iterator[Finding]:
-    finding = compare(table, lane, hashes, span)
-    if finding is not None:
-        yield finding
-
-
-def _in_order(
-    connection: duckdb.DuckDBPyConnection, table: str, files: list[str], *, differ: bool
-) -> Iterator[tuple[str, int, int, int, bytes]]:
-    """The names and hashes of the rows of some files, in the order in which they were decided."""
-    index = '"index"' if "index" in TABLES[table].__struct_fields__ else "0"
-    rows = f"({rows_of(table, files, differ=differ)}) WHERE {ROW_HASH} IS NOT NULL"
-    columns = f"coalesce(cluster, ''), lane, decision_offset, {index}, unhex({ROW_HASH})"
-    reader = connection.execute(f"SELECT {columns} FROM {rows} ORDER BY ALL")  # noqa: S608 - names of this module
-    while batch := reader.fetchmany(ROWS_AT_ONCE):
-        yield from batch

@@ -1,17 +1,14 @@
 """The log of one table: its commits, their seals, and whether these are a chain."""
 
 import itertools
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote
 
 from msgspec import Struct
 
 from one_lake import tables
 from one_lake.keys import PublicKey
-from one_lake.seals import Seal, SignedSeal, all_in_log, seal_in
+from one_lake.seals import Seal, SignedSeal, entries
 from one_lake.verify.report import Fault, Finding
 from schemas.errors import BadRecordError
 from schemas.head import Head
@@ -73,16 +70,19 @@ def read_log(lake_dir: Path, table: str, files: list[str], newest: int, keys: Ke
         What the log says, and what is wrong with it.
     """
     log = TableLog(table=table, files=files, newest=newest)
-    findings = list(log_gaps(lake_dir, table))
+    findings: list[Finding] = []
     before: tuple[int, str] | None = None
-    expected: int | None = None
-    for version, entry in all_in_log(lake_dir, table):
+    expected = 0
+    for entry in entries(lake_dir, table):
+        version = entry.version
         if version > newest:
             break
-        name = f"{table} version {version}"
+        if version != expected:
+            findings.append(Finding(Fault.LOG_GAP, f"{table} version {expected}", f"the next one is {version}"))
         expected = version + 1
-        log.added_by |= dict.fromkeys(_added(entry), version)
-        signed = seal_in(entry)
+        name = f"{table} version {version}"
+        log.added_by |= dict.fromkeys(entry.added, version)
+        signed = entry.signed
         if signed is None:
             continue
         try:
@@ -97,8 +97,8 @@ def read_log(lake_dir: Path, table: str, files: list[str], newest: int, keys: Ke
             findings.append(Finding(Fault.CHAIN_BROKEN, name, told))
         before = version, signed.hash
         _take(log, seal, version, signed.hash)
-    if expected is None or expected <= newest:
-        findings.append(Finding(Fault.LOG_GAP, f"{table} version {expected or 0}", f"the table is at version {newest}"))
+    if expected <= newest:
+        findings.append(Finding(Fault.LOG_GAP, f"{table} version {expected}", f"the table is at version {newest}"))
     return log, findings
 
 
@@ -135,15 +135,6 @@ def _take(log: TableLog, seal: Seal, version: int, digest: str) -> None:
     if len(seal.files) == 1 and lanes:
         log.home[seal.files[0].name] = lanes
     log.others += [(version, table, link.version, link.hash) for table, link in seal.others.items()]
-
-
-def _added(entry: bytes) -> Iterator[str]:
-    """The names of the files that an entry adds."""
-    for line in entry.splitlines():
-        if b'"add"' in line:
-            action: Any = json.loads(line).get("add")
-            if isinstance(action, dict):
-                yield unquote(str(action.get("path", "")))
 
 
 def check_others(logs: Mapping[str, TableLog]) -> Iterator[Finding]:

@@ -15,7 +15,21 @@ from flows.settings import Settings
 from schemas.errors import AureonError, RefusedError, TryAgainError
 from tests.aureon_command import AUREON, ROOT, aureon, environment
 
-COMMANDS = ("demo", "run", "broker", "submit", "cancel", "status", "nodes", "sql", "verify", "keys", "eval", "schema")
+COMMANDS = (
+    "demo",
+    "run",
+    "broker",
+    "submit",
+    "cancel",
+    "status",
+    "nodes",
+    "sql",
+    "verify",
+    "maintain",
+    "keys",
+    "eval",
+    "schema",
+)
 README = (ROOT / "README.md").read_text()
 
 

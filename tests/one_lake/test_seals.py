@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from one_lake import tables
 from one_lake.encode import encode_rows
 from one_lake.keys import public_keys, signing_key
-from one_lake.seals import SignedSeal, all_in_log, merkle_root, seal_in
+from one_lake.seals import SignedSeal, entries, merkle_root, seal_in
 from schemas.one import TABLES
 from tests.one_lake.lake_data import CLUSTER, KEY, decisions, lake_writer, record
 
 
 def seals(lake: Path, table: str) -> list[SignedSeal]:
     """All seals of a table, in order."""
-    return [found for _, entry in all_in_log(lake, table) if (found := seal_in(entry)) is not None]
+    return [entry.signed for entry in entries(lake, table) if entry.signed is not None]
 
 
 def _tree(leaves: list[bytes]) -> bytes:

@@ -1,0 +1,318 @@
+"""Maintenance: fewer and sorted files, and what nobody needs any more deleted, while cells write and people read.
+
+    small files -> rows sorted by logical id -> large files, with bloom filters     one commit, sealed; no row changes
+    entries of the log -> their seals beside it -> expired entries deleted
+    files that no version of the last days has, and no writer holds -> deleted
+
+Safe at any moment: whoever reads goes on with the files of the version he opened, for as long as the retention is; a
+process that is killed leaves files that no entry names.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import pyarrow as pa
+from deltalake.transaction import AddAction, RemoveAction
+from msgspec import Struct
+
+from one_lake import tables
+from one_lake.keys import SigningKey, publish
+from one_lake.query import rows_of, session
+from one_lake.sealed_table import Commit, SealedTable, Signer
+from one_lake.seals import archive, digests_of
+from one_lake.staged import StagedFile
+from schemas.errors import BadRecordError, RefusedError, TryAgainError
+from schemas.one import ROW_HASH, TABLES, arrow_schema
+
+TARGET_BYTES = 128 << 20
+RETENTION_S = 7 * 24 * 3600.0
+MIN_RETENTION_S = 3600.0
+"""A query, or a commit that waits for a slow disk, takes less."""
+
+ROW_GROUP = 16_384
+"""Rows; a look-up by id reads one group of a file."""
+MEMORY_LIMIT = "350MB"
+"""Of the sort, which has one thread: each needs its share. What is beyond it is on the disk."""
+_FALSE_POSITIVES = 0.01
+
+Progress = Callable[[str, str], None]
+"""Told which table it is at, and what it does there."""
+
+
+class Maintained(Struct, kw_only=True):
+    """What was done to a table."""
+
+    table: str
+    rows: int = 0
+    files_before: int = 0
+    files: int = 0
+    bytes_before: int = 0
+    bytes: int = 0
+    compacted: int = 0
+    """Files that were put together."""
+    deleted: int = 0
+    """Files that nobody needed any more."""
+    deleted_bytes: int = 0
+    entries_deleted: int = 0
+    """Entries of the log that had expired."""
+    version: int = 0
+
+
+def maintain(
+    lake_dir: str | Path,
+    key: SigningKey,
+    *,
+    retention_s: float = RETENTION_S,
+    target_bytes: int = TARGET_BYTES,
+    progress: Progress = lambda *_: None,
+) -> list[Maintained]:
+    """Maintain all tables of a lake.
+
+    Args:
+        lake_dir: the lake.
+        key: signs what is committed.
+        retention_s: seconds for which a file stays that no version has any more.
+        target_bytes: about so large become the files.
+        progress: told how far it is.
+
+    Raises:
+        RefusedError: there is no lake, or the retention is too short.
+        TryAgainError: another process maintains it.
+        BadRecordError: a file is not what was sealed; nothing of its table was changed.
+    """
+    if retention_s < MIN_RETENTION_S:
+        raise RefusedError(
+            f"a retention of {retention_s:.0f} s: expected {MIN_RETENTION_S:.0f} s or more, so that no query and no "
+            "commit loses its files"
+        )
+    lake = Path(lake_dir)
+    if not tables.is_lake(lake):
+        raise RefusedError(f"no lake at {lake}: run `aureon run` or set AUREON_LAKE")
+    with _alone(lake):
+        tables.create(lake)
+        publish(lake, key)
+        return [_maintain_table(lake, table, key, retention_s, target_bytes, progress) for table in TABLES]
+
+
+@contextlib.contextmanager
+def _alone(lake: Path) -> Iterator[None]:
+    """One at a time: two would do the same work, and one of them in vain."""
+    with (lake / "maintain.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TryAgainError(f"lake {lake}: another process maintains it") from None
+        yield
+
+
+def _maintain_table(
+    lake: Path, name: str, key: SigningKey, retention_s: float, target_bytes: int, progress: Progress
+) -> Maintained:
+    table = SealedTable(lake, name, Signer(key, ""))
+    before = _live(table)
+    done = Maintained(
+        table=name, files_before=len(before), bytes_before=sum(before.values()), rows=_rows(table), version=0
+    )
+    progress(name, "compacting")
+    done.compacted = _compact(table, target_bytes)
+    progress(name, "cleaning up")
+    archive(lake, name)
+    table.checkpoint()
+    entries = len(tables.log_versions(lake, name))
+    table.delta.cleanup_metadata()
+    done.entries_deleted = entries - len(tables.log_versions(lake, name))
+    done.deleted, done.deleted_bytes = _vacuum(table, retention_s)
+    after = _live(table)
+    done.files, done.bytes, done.version = len(after), sum(after.values()), table.delta.version()
+    return done
+
+
+def _actions(table: SealedTable) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pa.table(table.delta.get_add_actions(flatten=True)).to_pylist()
+    return rows
+
+
+def _live(table: SealedTable) -> dict[str, int]:
+    """The files of the table as of the version that was read last, by name, with their sizes in bytes."""
+    return {unquote(row["path"]): row["size_bytes"] for row in _actions(table)}
+
+
+def _rows(table: SealedTable) -> int:
+    return sum(row["num_records"] or 0 for row in _actions(table))
+
+
+# -- compaction ------------------------------------------------------------------------------------------------------
+
+
+def _compact(table: SealedTable, target_bytes: int) -> int:
+    """Put the small files together, sorted; returns how many they were."""
+    live = _live(table)
+    small = [name for name, size in live.items() if size < target_bytes * 3 // 4]
+    if len(small) < 2:
+        return 0
+    _check(table, small)
+    staged: list[StagedFile] = []
+    try:
+        adding = _sorted(table, small, target_bytes, staged)
+        removing = [
+            RemoveAction(
+                path=name,
+                data_change=False,
+                deletion_timestamp=time.time_ns() // 1_000_000,
+                size=live[name],
+                partition_values={},
+            )
+            for name in small
+        ]
+        commit = Commit(actions=[*adding, *removing], files=staged)
+        while table.try_commit(commit, lambda: None) is None:
+            if not set(small) <= _live(table).keys():  # somebody else has put them together
+                _discard(staged)
+                return 0
+    except BaseException:
+        _discard_if_unknown(table, staged)
+        raise
+    table.delta.update_incremental()
+    return len(small)
+
+
+def _check(table: SealedTable, names: list[str]) -> None:
+    """What is put together has to be what was sealed: afterwards the file's own digest proves nothing more."""
+    digests = digests_of(table.lake_dir, table.name)
+    for name in names:
+        sealed = digests.get(name)
+        if sealed is not None and tables.sha256_of(table.folder / name) != sealed:
+            raise BadRecordError(
+                f"{table.name}/{name}: not the file that was sealed; `aureon verify` says what is wrong with it"
+            )
+
+
+def _sorted(table: SealedTable, names: list[str], target_bytes: int, staged: list[StagedFile]) -> list[AddAction]:
+    """Write the rows of some files into new ones, sorted by logical id."""
+    schema = arrow_schema(TABLES[table.name])
+    blooms = {name: {"ndv": ROW_GROUP, "fpp": _FALSE_POSITIVES} for name in ("logical_id",)}
+    paths = [str(table.folder.absolute() / name) for name in names]
+    order = "logical_id, topic, lane, decision_offset" + (', "index"' if "index" in schema.names else "")
+    rows = rows_of(table.name, paths, differ=tables.is_widened(table.delta))
+    actions: list[AddAction] = []
+    with session(MEMORY_LIMIT) as connection:
+        connection.execute("SET threads = 1")
+        before = connection.sql(f"SELECT count(*), sum(hash({ROW_HASH})) FROM ({rows})").fetchall()  # noqa: S608
+        reader = connection.sql(f"SELECT * FROM ({rows}) ORDER BY {order}").to_arrow_reader(ROW_GROUP)  # noqa: S608
+        written: _Sorted | None = None
+        for batch in reader:
+            if written is None:
+                staged.append(StagedFile(table.folder, schema, bloom_filter_options=blooms))
+                written = _Sorted(staged[-1])
+            written.take(_cast(batch, schema))
+            if staged[-1].path.stat().st_size >= target_bytes:
+                actions.append(written.end())
+                written = None
+        if written is not None:
+            actions.append(written.end())
+        new = rows_of(table.name, [str(file.path.absolute()) for file in staged], differ=False)
+        after = connection.sql(f"SELECT count(*), sum(hash({ROW_HASH})) FROM ({new})").fetchall()  # noqa: S608
+    if before != after:
+        raise RuntimeError(f"{table.name}: the sorted files have {after} rows and hashes, and those before {before}")
+    return actions
+
+
+class _Sorted:
+    """One file of sorted rows, with what the log says of it."""
+
+    def __init__(self, file: StagedFile) -> None:
+        self._file = file
+        self._least: dict[str, Any] = {}
+        self._most: dict[str, Any] = {}
+
+    def take(self, batch: pa.RecordBatch) -> None:
+        self._file.write(batch)
+        for name in ("lane", "decision_offset"):
+            values = np.from_dlpack(batch[name])
+            self._least[name] = min(int(values.min()), self._least.get(name, int(values.min())))
+            self._most[name] = max(int(values.max()), self._most.get(name, int(values.max())))
+        ids = batch["logical_id"]
+        self._least.setdefault("logical_id", ids[0].as_py())
+        self._most["logical_id"] = ids[len(ids) - 1].as_py()
+
+    def end(self) -> AddAction:
+        self._file.finish()
+        return self._file.action(self._least, self._most, data_change=False)
+
+
+def _cast(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    columns = [
+        column if column.type == field.type else column.cast(field.type)
+        for column, field in zip(batch.columns, schema, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _discard(staged: list[StagedFile]) -> None:
+    for file in staged:
+        file.discard()
+
+
+def _discard_if_unknown(table: SealedTable, staged: list[StagedFile]) -> None:
+    """Discard files that the log does not name; where that cannot be told they stay, and are vacuumed later."""
+    with contextlib.suppress(Exception):
+        table.delta.update_incremental()
+        live = _live(table)
+        _discard([file for file in staged if file.path.name not in live])
+
+
+# -- vacuum ----------------------------------------------------------------------------------------------------------
+
+
+def _vacuum(table: SealedTable, retention_s: float) -> tuple[int, int]:
+    """Delete what no version within the retention has, and no writer holds; returns how many files and bytes."""
+    now = time.time()
+    table.delta.update_incremental()
+    keep = set(_live(table)) | _removed_since(table, now - retention_s)
+    deleted = freed = 0
+    for path in sorted(table.folder.glob("*.parquet")):
+        try:
+            state = path.stat()
+            if path.name in keep or state.st_mtime > now - retention_s or not _is_free(path):
+                continue
+            path.unlink()
+        except FileNotFoundError:
+            continue
+        deleted += 1
+        freed += state.st_size
+    return deleted, freed
+
+
+def _is_free(path: Path) -> bool:
+    """Whether no writer holds it: one that was stopped for long may log it yet when it goes on."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True  # a file system without locks
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _removed_since(table: SealedTable, since: float) -> set[str]:
+    """The files that commits have removed since a time."""
+    found = set()
+    for version in tables.log_versions(table.lake_dir, table.name):
+        entry = tables.log_entry(table.lake_dir, table.name, version)
+        if entry.stat().st_mtime < since:
+            continue
+        for line in entry.read_bytes().splitlines():
+            if b'"remove"' in line and isinstance(removed := json.loads(line).get("remove"), dict):
+                found.add(unquote(str(removed.get("path", ""))))
+    return found

@@ -1,0 +1,52 @@
+"""`aureon maintain`: once, and again and again."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from flows import cli
+from one_lake.verify import verify
+from tests.aureon_command import running, until
+from tests.one_lake.lake_data import decisions, lake_writer
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home with a lake of three commits."""
+    writer = lake_writer(tmp_path / "lake")
+    for start in range(0, 30, 10):
+        writer.add(decisions(0, range(start, start + 10)))
+        writer.flush()
+    writer.close()
+    return tmp_path
+
+
+def test_it_tells_what_it_did(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By table; and the lake is sound."""
+    assert cli.main(["maintain", "--home", str(home)]) == 0
+    shown = capsys.readouterr().out
+    assert "rounds: 30 rows in 1 files, 0.0 MB; 3 files put together" in shown
+    assert cli.main(["maintain", "--home", str(home), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [(t["table"], t["rows"], t["compacted"]) for t in told][-1] == ("rounds", 30, 0)
+    assert verify(home / "lake").is_sound
+
+
+@pytest.mark.parametrize("flags", [("--retention-h", "0.5"), ("--retention-h", "x"), ("--target-mb", "0")])
+def test_what_makes_no_sense_is_refused(home: Path, flags: tuple[str, str]) -> None:
+    """By the command or by the parser."""
+    try:
+        code = cli.main(["maintain", "--home", str(home), *flags])
+    except SystemExit as end:
+        code = int(end.code or 0)
+    assert code == 2
+
+
+def test_again_and_again_until_it_is_stopped(home: Path) -> None:
+    """With an end that is none of an error."""
+    with running("maintain", "--every", "0.2", "--home", home, cwd=home) as process:
+        until(lambda: (home / "said.txt").read_text().count("rounds: 30 rows in 1 files") >= 3, 60)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
