@@ -301,8 +301,17 @@ def _sql(commands: Any) -> None:
     )
     sql.add_argument("query", metavar="QUERY", help="the query, or - to read it from standard input")
     sql.add_argument("--json", action="store_true", help="print a JSON array with one object a row")
+    _as_of(sql)
     _logging_flags(sql)
     _settings_flags(sql, ("home", "lake", "blobs"))
+
+
+def _as_of(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--as-of",
+        metavar="MOMENT",
+        help="the lake as it was: at a version of `rounds` (42), or at a time (2026-11-27T15:00, UTC; …+01:00)",
+    )
 
 
 def _verify(commands: Any) -> None:
@@ -327,6 +336,7 @@ def _verify(commands: Any) -> None:
         metavar="NAME",
         help="trust this key, and those that follow on it, and no other; may be given again (default: all of the lake)",
     )
+    _as_of(verify)
     verify.add_argument("--check-blobs", action="store_true", help="look at what is in the blob store, too")
     verify.add_argument("--json", action="store_true", help="print all that was found as one JSON object")
     _logging_flags(verify)

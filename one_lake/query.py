@@ -26,6 +26,7 @@ from msgspec import Struct
 
 from connectors.blobs import BlobStore
 from one_lake import tables
+from one_lake.as_of import Moment, moment
 from schemas.blob import REFERENCE_START, reference_in
 from schemas.errors import BadRecordError
 from schemas.one import TABLES, arrow_schema
@@ -172,15 +173,18 @@ def recent_rounds(lake_dir: str | Path, limit: int) -> list[RecentRound]:
         return [RecentRound(*row) for row in lake.execute(_RECENT, {"limit": limit}).fetchall()]
 
 
-def connect(lake_dir: str | Path | None = None, blobs: str | None = None) -> duckdb.DuckDBPyConnection:
+def connect(
+    lake_dir: str | Path | None = None, blobs: str | None = None, as_of: str | None = None
+) -> duckdb.DuckDBPyConnection:
     """Open the lake for queries, as it is now; also while it is being written.
 
     Args:
         lake_dir: its folder; by default AUREON_LAKE, or else `.aureon/lake`.
         blobs: the blob store, a folder or a URL; by default AUREON_BLOBS, or else the folder `blobs` beside the lake.
+        as_of: as it was at a version of `rounds`, or at a time (ISO 8601, UTC unless it says otherwise).
 
     Raises:
-        RefusedError: there is no lake.
+        RefusedError: there is no lake, or none from that time.
     """
     lake = tables.lake_folder(lake_dir).absolute()
     connection = session()
@@ -189,6 +193,8 @@ def connect(lake_dir: str | Path | None = None, blobs: str | None = None) -> duc
         place = blobs or os.environ.get("AUREON_BLOBS") or str(lake.parent / "blobs")
         connection.create_function("whole", _whole(place), ["VARCHAR"], "VARCHAR")
         connection.execute("CREATE SCHEMA stored")
+        if as_of is not None:
+            bound(connection, moment(lake, as_of))
         refresh(connection)
         connection.execute(_ONE.format(columns=_columns("records")))
         connection.execute(_LINEAGE)
@@ -202,7 +208,8 @@ def refresh(connection: duckdb.DuckDBPyConnection) -> None:
     """Move the views of a connection on to what is committed by now."""
     (lake,) = connection.execute("SELECT getvariable('aureon_lake')").fetchall()[0]
     # rounds first: see above
-    views = [_stored_view(lake, table) for table in reversed(TABLES)]
+    ((is_bound,),) = connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'bounds'").fetchall()
+    views = [_stored_view(lake, table, is_bound=bool(is_bound)) for table in reversed(TABLES)]
     views += [f"CREATE OR REPLACE VIEW {table} AS SELECT {_columns(table)} FROM stored.{table}" for table in TABLES]  # noqa: S608
     connection.execute("BEGIN TRANSACTION")
     for view in views:
@@ -250,11 +257,29 @@ def _columns(table: str) -> str:
     )
 
 
-def _stored_view(lake: str, table: str) -> str:
+def bound(connection: duckdb.DuckDBPyConnection, then: Moment) -> None:
+    """Tell a connection how far each lane was at a moment, for `bounded`."""
+    connection.execute("CREATE TABLE bounds (cluster VARCHAR, lane BIGINT, last BIGINT)")
+    rows = [(cluster, lane, last) for (cluster, lane), last in then.bounds.items()]
+    connection.executemany("INSERT INTO bounds VALUES (?, ?, ?)", rows)
+
+
+def bounded(rows: str) -> str:
+    """Of a query for rows of a table, those that were there at the moment that the connection is bound to.
+
+    Rows without a hash are older than any moment that can be named.
+    """
+    return (
+        f"SELECT rows.* FROM ({rows}) rows LEFT JOIN bounds ON bounds.cluster = rows.cluster "  # noqa: S608
+        "AND bounds.lane = rows.lane WHERE row_hash IS NULL OR decision_offset <= bounds.last"
+    )
+
+
+def _stored_view(lake: str, table: str, *, is_bound: bool) -> str:
     opened = tables.open_table(lake, table)
     lacks_columns = len(opened.schema().fields) < len(arrow_schema(TABLES[table]))
     rows = rows_of(table, tables.files(lake, table, opened), differ=tables.is_widened(opened) or lacks_columns)
-    return f"CREATE OR REPLACE VIEW stored.{table} AS {rows}"
+    return f"CREATE OR REPLACE VIEW stored.{table} AS {bounded(rows) if is_bound else rows}"
 
 
 def rows_of(table: str, files: list[str], *, differ: bool) -> str:

@@ -28,7 +28,7 @@ def main(options: argparse.Namespace) -> int:
     if not query.strip() or query == "-":
         raise RefusedError('no query; try: aureon sql "SELECT topic, count(*) FROM one GROUP BY topic"')
     settings = settings_of(options)
-    with one_lake.connect(settings.lake_dir, settings.blobs_url) as lake:
+    with one_lake.connect(settings.lake_dir, settings.blobs_url, options.as_of) as lake:
         try:
             if options.json:
                 _print_json(lake, query)

@@ -35,6 +35,7 @@ def main(options: argparse.Namespace) -> int:
             heads=heads,
             keys=options.key or (),
             blobs=settings.blobs_url if options.check_blobs else None,
+            as_of=options.as_of,
             progress=progress,
         )
     if options.json:

@@ -1,13 +1,12 @@
 """Rows that are not where they were written: those of files that were put together, and any that nobody sealed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import numpy.typing as npt
 
-from one_lake.query import rows_of
 from one_lake.verify.files import compare
 from one_lake.verify.report import Fault, Finding
 from one_lake.verify.seals import Lane, TableLog
@@ -18,7 +17,7 @@ _Ints = npt.NDArray[np.int64]
 
 
 def verify_moved(
-    lake: duckdb.DuckDBPyConnection, log: TableLog, readable: set[str], *, differ: bool
+    lake: duckdb.DuckDBPyConnection, log: TableLog, readable: set[str], rows: Callable[[str, list[str]], str]
 ) -> Iterator[tuple[Finding, int]]:
     """Compare the rows of rewritten files with what was sealed of them before.
 
@@ -26,7 +25,7 @@ def verify_moved(
         lake: a connection with a view for each table.
         log: of the table.
         readable: the files whose rows can be read.
-        differ: some files may lack the last columns.
+        rows: the query for the rows of a table in some files.
 
     Yields:
         Findings, and how often each was found.
@@ -38,7 +37,7 @@ def verify_moved(
         sealed.setdefault(lane.cluster, []).append(lane)
     moved = [path for path, name in zip(log.files, names, strict=True) if path in readable and name not in log.home]
     if moved:
-        lake.execute(f"CREATE OR REPLACE TEMP VIEW moved AS {rows_of(log.table, moved, differ=differ)}")
+        lake.execute(f"CREATE OR REPLACE TEMP VIEW moved AS {rows(log.table, moved)}")
         clusters = lake.execute(f"SELECT DISTINCT coalesce(cluster, '') FROM moved WHERE {ROW_HASH} IS NOT NULL")  # noqa: S608
         for (cluster,) in clusters.fetchall():
             yield from _of_cluster(lake, log.table, cluster, sealed.pop(cluster, []))

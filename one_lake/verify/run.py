@@ -11,8 +11,9 @@ from pathlib import Path
 from deltalake.exceptions import DeltaError
 
 from one_lake import tables
+from one_lake.as_of import Moment, moment
 from one_lake.keys import public_keys, trusted
-from one_lake.query import rows_of, session
+from one_lake.query import bound, bounded, rows_of, session
 from one_lake.verify.files import FileReport, FileTask, parts_of, verify_file
 from one_lake.verify.links import verify_links
 from one_lake.verify.moved import verify_moved
@@ -38,6 +39,7 @@ def verify(
     heads: Sequence[Head | str] = (),
     keys: Sequence[str] = (),
     blobs: str | None = None,
+    as_of: str | None = None,
     progress: Progress = lambda *_: None,
 ) -> Report:
     """Verify a lake, also while it is being written.
@@ -47,13 +49,14 @@ def verify(
         heads: what it held at times, as told elsewhere; or the hashes of these.
         keys: the names of the keys to trust; those that follow on them are trusted too. None: all that the lake has.
         blobs: the blob store, to verify what is there too.
+        as_of: only what was there at a version of `rounds`, or at a time; what came later is not looked at.
         progress: told how far it is.
 
     Returns:
         What was verified, and what is wrong.
 
     Raises:
-        RefusedError: there is no lake, or it has no such key.
+        RefusedError: there is no lake, or none from that time, or it has no such key.
     """
     lake = Path(lake_dir).absolute()
     known = public_keys(lake)
@@ -61,19 +64,8 @@ def verify(
         raise RefusedError(f"lake {lake}: no key {', '.join(unknown)} in it; it has {', '.join(known) or 'none'}")
     counted = Keys(known, trusted(known, keys) if keys else set(known))
     report = Report(tables=dict.fromkeys(TABLES, 0))
-    logs, differ = {}, False
-    for table in reversed(TABLES):  # `rounds`, which is committed last, first
-        try:
-            opened = tables.open_table(lake, table)
-        except DeltaError as error:
-            report.add([*log_gaps(lake, table)] or [Finding(Fault.LOG_GAP, table, " ".join(str(error).split())[:200])])
-            continue
-        differ = differ or tables.is_widened(opened)
-        files = tables.files(lake, table, opened)
-        logs[table], findings = read_log(lake, table, files, opened.version(), counted)
-        report.add(findings)
-        report.add(check_spans(logs[table]))
-        report.seals += len(logs[table].hashes)
+    then = moment(lake, as_of) if as_of is not None else None
+    logs, differ = _read_logs(lake, counted, then, report)
     if len(logs) < len(TABLES):
         return report  # what a table holds is not known
     report.add(check_others(logs))
@@ -82,17 +74,50 @@ def verify(
     report.heads = len(heads) - report.faults.get(Fault.HEAD_MISSING, 0)
     report.add(itertools.chain.from_iterable(map(_not_sealed, logs.values())))
     readable = _verify_files(logs, blobs, report, progress)
-    with session(MEMORY_LIMIT) as connection:
-        for table, files in readable.items():
-            connection.execute(f"CREATE VIEW {table} AS {rows_of(table, files, differ=differ)}")
-        for log in logs.values():
-            for finding, times in verify_moved(connection, log, set(readable[log.table]), differ=differ):
-                report.count(finding, times)
-        progress("links", 0, 1)
-        for finding, times in verify_links(connection):
-            report.count(finding, times)
-        progress("links", 1, 1)
+    progress("links", 0, 1)
+    _verify_tables(logs, readable, then, report, differ=differ)
+    progress("links", 1, 1)
     return report
+
+
+def _read_logs(lake: Path, keys: Keys, then: Moment | None, report: Report) -> tuple[dict[str, TableLog], bool]:
+    """Read what can be read of the tables' logs; also tell whether some files may lack the last columns."""
+    logs, differ = {}, False
+    for table in reversed(TABLES):  # `rounds`, which is committed last, first
+        try:
+            opened = tables.open_table(lake, table)
+        except DeltaError as error:
+            report.add([*log_gaps(lake, table)] or [Finding(Fault.LOG_GAP, table, " ".join(str(error).split())[:200])])
+            continue
+        differ = differ or tables.is_widened(opened)
+        files, last = tables.files(lake, table, opened), opened.version()
+        newest = last if then is None else min(last, then.versions.get(table, -1))
+        logs[table], findings = read_log(lake, table, files, last, newest, keys)
+        report.add(findings)
+        report.add(check_spans(logs[table]))
+        report.seals += len(logs[table].hashes)
+    return logs, differ
+
+
+def _verify_tables(
+    logs: dict[str, TableLog], readable: dict[str, list[str]], then: Moment | None, report: Report, *, differ: bool
+) -> None:
+    """Compare the rows with what was sealed of them, wherever they are, and with each other."""
+
+    def rows(table: str, files: list[str]) -> str:
+        of_files = rows_of(table, files, differ=differ)
+        return of_files if then is None else bounded(of_files)
+
+    with session(MEMORY_LIMIT) as connection:
+        if then is not None:
+            bound(connection, then)
+        for table, files in readable.items():
+            connection.execute(f"CREATE VIEW {table} AS {rows(table, files)}")
+            if then is not None:
+                ((report.tables[table],),) = connection.execute(f"SELECT count(*) FROM {table}").fetchall()  # noqa: S608
+        found = [verify_moved(connection, log, set(readable[log.table]), rows) for log in logs.values()]
+        for finding, times in itertools.chain(*found, verify_links(connection)):
+            report.count(finding, times)
 
 
 def _missing_heads(rounds: TableLog, heads: Sequence[Head | str]) -> Iterator[Finding]:

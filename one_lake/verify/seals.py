@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from one_lake import tables
 from one_lake.keys import PublicKey
-from one_lake.seals import Seal, SignedSeal, entries
+from one_lake.seals import Entry, Seal, SignedSeal, entries
 from one_lake.verify.report import Fault, Finding
 from schemas.errors import BadRecordError
 from schemas.head import Head
@@ -56,14 +56,17 @@ class Keys(Struct, frozen=True):
     trusted: set[str]
 
 
-def read_log(lake_dir: Path, table: str, files: list[str], newest: int, keys: Keys) -> tuple[TableLog, list[Finding]]:
+def read_log(
+    lake_dir: Path, table: str, files: list[str], last: int, newest: int, keys: Keys
+) -> tuple[TableLog, list[Finding]]:
     """Read the log of a table up to a version, and check its seals.
 
     Args:
         lake_dir: the lake.
         table: its name.
-        files: of the version.
-        newest: the version.
+        files: of its last version.
+        last: that version.
+        newest: the version that is verified; of what came later, only the files are told from its own.
         keys: whose seals count.
 
     Returns:
@@ -73,10 +76,14 @@ def read_log(lake_dir: Path, table: str, files: list[str], newest: int, keys: Ke
     findings: list[Finding] = []
     before: tuple[int, str] | None = None
     expected = 0
+    later: set[str] = set()
     for entry in entries(lake_dir, table):
         version = entry.version
-        if version > newest:
+        if version > last:
             break
+        if version > newest:
+            later |= _take_later(log, entry)
+            continue
         if version != expected:
             findings.append(Finding(Fault.LOG_GAP, f"{table} version {expected}", f"the next one is {version}"))
         expected = version + 1
@@ -99,6 +106,7 @@ def read_log(lake_dir: Path, table: str, files: list[str], newest: int, keys: Ke
         _take(log, seal, version, signed.hash)
     if expected <= newest:
         findings.append(Finding(Fault.LOG_GAP, f"{table} version {expected}", f"the table is at version {newest}"))
+    log.files = [path for path in files if Path(path).name not in later]
     return log, findings
 
 
@@ -135,6 +143,16 @@ def _take(log: TableLog, seal: Seal, version: int, digest: str) -> None:
     if len(seal.files) == 1 and lanes:
         log.home[seal.files[0].name] = lanes
     log.others += [(version, table, link.version, link.hash) for table, link in seal.others.items()]
+
+
+def _take_later(log: TableLog, entry: Entry) -> set[str]:
+    """The files with rows that came later; others may have been put together of what was there."""
+    log.added_by |= dict.fromkeys(entry.added, entry.version)
+    if entry.signed is None:
+        return set()
+    seal = entry.signed.seal
+    log.digests |= {file.name: file.sha256 for file in seal.files}
+    return {file.name for file in seal.files} if seal.lanes else set()
 
 
 def check_others(logs: Mapping[str, TableLog]) -> Iterator[Finding]:

@@ -181,9 +181,9 @@ def decisions(lane: int, offsets: Sequence[int]) -> Iterator[Row]:
     return (row for offset in offsets for row in decision(lane, offset))
 
 
-def held(lake_dir: Path) -> dict[str, list[tuple[int, int, str]]]:
+def held(lake_dir: Path, as_of: str | None = None) -> dict[str, list[tuple[int, int, str]]]:
     """What a lake holds: by table, in order, (lane, decision offset, all values)."""
-    with one_lake.connect(lake_dir) as lake:
+    with one_lake.connect(lake_dir, as_of=as_of) as lake:
         return {
             table: lake.sql(f"SELECT lane, decision_offset, t::VARCHAR FROM {table} t ORDER BY ALL").fetchall()  # noqa: S608
             for table in TABLES

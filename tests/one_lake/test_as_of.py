@@ -1,0 +1,86 @@
+"""The lake as it was."""
+
+import datetime as dt
+from pathlib import Path
+
+import pytest
+
+import one_lake
+from one_lake.as_of import moment
+from one_lake.maintain import maintain
+from one_lake.verify import Fault, verify
+from schemas.errors import RefusedError
+from tests.one_lake.lake_data import KEY, decisions, expected_names, held, lake_writer, names
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Path:
+    """Write a lake in six commits of two lanes."""
+    writer = lake_writer(tmp_path)
+    for start in range(0, 60, 10):
+        for lane in (0, 1):
+            writer.add(decisions(lane, range(start, start + 10)))
+        writer.flush()
+    writer.close()
+    return tmp_path
+
+
+def test_each_version_has_what_it_had(lake: Path) -> None:
+    """Also after all files were put together, and more was written."""
+    for round_ in range(2):
+        for version in range(1, 7):
+            for table, rows in held(lake, str(version)).items():
+                assert names(rows) == expected_names(table, 2, version * 10), (round_, version)
+        maintain(lake, KEY)
+        writer = lake_writer(lake)
+        writer.add(decisions(0, range(60, 70)))
+        writer.flush()
+        writer.close()
+
+
+def test_a_time_names_the_last_commit_before_it(lake: Path) -> None:
+    """With or without a zone."""
+    at = moment(lake, "3").at
+    for told in (
+        dt.datetime.fromtimestamp(at + 0.0001, dt.UTC).replace(tzinfo=None).isoformat(),
+        dt.datetime.fromtimestamp(at + 0.0001, dt.timezone(dt.timedelta(hours=5))).isoformat(),
+    ):
+        assert moment(lake, told).versions["rounds"] == 3
+    assert moment(lake, "2999-01-01").versions["rounds"] == 6
+    assert moment(lake, "99").versions["rounds"] == 6
+
+
+def test_it_stays_there_when_it_is_refreshed(lake: Path) -> None:
+    """And what is made of the tables is bound too."""
+    with one_lake.connect(lake, as_of="2") as connection:
+        before = connection.sql("SELECT count(*) FROM one").fetchall()
+        one_lake.refresh(connection)
+        assert connection.sql("SELECT count(*) FROM one").fetchall() == before == [(14,)]
+        assert connection.sql("FROM lineage('task-0-30')").fetchall() == []
+
+
+@pytest.mark.parametrize("as_of", ["0", "1999-01-01", "yesterday"])
+def test_what_is_no_moment_of_the_lake_is_refused(lake: Path, as_of: str) -> None:
+    """With what would be one."""
+    with pytest.raises(RefusedError, match=r"before the first signed commit|expected a version of `rounds`"):
+        one_lake.connect(lake, as_of=as_of)
+
+
+@pytest.mark.parametrize("is_maintained", [False, True])
+def test_verifying_looks_at_what_was_there(lake: Path, *, is_maintained: bool) -> None:
+    """What came later may be spoilt; what was there may not."""
+    if is_maintained:
+        maintain(lake, KEY)
+    report = verify(lake, as_of="3")
+    assert report.is_sound, report.first
+    assert report.tables["rounds"] == 60
+    assert report.head is not None
+    assert report.head.version == 3
+    writer = lake_writer(lake)
+    writer.add(
+        [row for row in decisions(0, range(60, 80)) if row.decision_offset != 66 or type(row).__name__ != "Record"]
+    )
+    writer.flush()
+    writer.close()
+    assert Fault.RECORD_MISSING in verify(lake).first
+    assert verify(lake, as_of="6").is_sound
