@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -39,7 +39,9 @@ MIN_RETENTION_S = 3600.0
 
 ROW_GROUP = 16_384
 """Rows; a look-up by id reads one group of a file."""
-MEMORY_LIMIT = "350MB"
+GROUP_BYTES = 32 << 20
+"""Of such a group, compressed, at most."""
+MEMORY_LIMIT = "500MB"
 """Of the sort, which has one thread: each needs its share. What is beyond it is on the disk."""
 _FALSE_POSITIVES = 0.01
 
@@ -153,11 +155,29 @@ def _rows(table: SealedTable) -> int:
 
 
 def _compact(table: SealedTable, target_bytes: int) -> int:
-    """Put the small files together, sorted; returns how many they were."""
-    live = _live(table)
-    small = [name for name, size in live.items() if size < target_bytes * 3 // 4]
-    if len(small) < 2:
-        return 0
+    """Put the small files together, sorted, as many at once as are soon sorted; returns how many they were."""
+    done = 0
+    for batch in _batches(_live(table), target_bytes):
+        if not _put_together(table, batch, target_bytes):
+            break
+        done += len(batch)
+    return done
+
+
+def _batches(live: Mapping[str, int], target_bytes: int) -> list[dict[str, int]]:
+    """The small files, by name with their sizes; each batch has two or more."""
+    batches: list[dict[str, int]] = [{}]
+    for name, size in live.items():
+        if size >= target_bytes * 3 // 4:
+            continue
+        if sum(batches[-1].values()) >= target_bytes * 2:
+            batches.append({})
+        batches[-1][name] = size
+    return [batch for batch in batches if len(batch) > 1]
+
+
+def _put_together(table: SealedTable, small: Mapping[str, int], target_bytes: int) -> bool:
+    """Put some files together in one commit; False if somebody else has."""
     _check(table, small)
     staged: list[StagedFile] = []
     try:
@@ -167,24 +187,24 @@ def _compact(table: SealedTable, target_bytes: int) -> int:
                 path=name,
                 data_change=False,
                 deletion_timestamp=time.time_ns() // 1_000_000,
-                size=live[name],
+                size=size,
                 partition_values={},
             )
-            for name in small
+            for name, size in small.items()
         ]
         commit = Commit(actions=[*adding, *removing], files=staged)
         while table.try_commit(commit, lambda: None) is None:
-            if not set(small) <= _live(table).keys():  # somebody else has put them together
+            if not small.keys() <= _live(table).keys():
                 _discard(staged)
-                return 0
+                return False
     except BaseException:
         _discard_if_unknown(table, staged)
         raise
     table.delta.update_incremental()
-    return len(small)
+    return True
 
 
-def _check(table: SealedTable, names: list[str]) -> None:
+def _check(table: SealedTable, names: Iterable[str]) -> None:
     """What is put together has to be what was sealed: afterwards the file's own digest proves nothing more."""
     digests = digests_of(table.lake_dir, table.name)
     for name in names:
@@ -195,18 +215,22 @@ def _check(table: SealedTable, names: list[str]) -> None:
             )
 
 
-def _sorted(table: SealedTable, names: list[str], target_bytes: int, staged: list[StagedFile]) -> list[AddAction]:
+def _sorted(
+    table: SealedTable, small: Mapping[str, int], target_bytes: int, staged: list[StagedFile]
+) -> list[AddAction]:
     """Write the rows of some files into new ones, sorted by logical id."""
     schema = arrow_schema(TABLES[table.name])
     blooms = {name: {"ndv": ROW_GROUP, "fpp": _FALSE_POSITIVES} for name in ("logical_id",)}
-    paths = [str(table.folder.absolute() / name) for name in names]
+    paths = [str(table.folder.absolute() / name) for name in small]
     order = "logical_id, topic, lane, decision_offset" + (', "index"' if "index" in schema.names else "")
     rows = rows_of(table.name, paths, differ=tables.is_widened(table.delta))
     actions: list[AddAction] = []
     with session(MEMORY_LIMIT) as connection:
         connection.execute("SET threads = 1")
         before = connection.sql(f"SELECT count(*), sum(hash({ROW_HASH})) FROM ({rows})").fetchall()  # noqa: S608
-        reader = connection.sql(f"SELECT * FROM ({rows}) ORDER BY {order}").to_arrow_reader(ROW_GROUP)  # noqa: S608
+        # rows of 10 KB and more come in smaller groups, so that one fits into memory
+        group = max(2048, min(ROW_GROUP, GROUP_BYTES // max(1, sum(small.values()) // max(1, before[0][0]))))
+        reader = connection.sql(f"SELECT * FROM ({rows}) ORDER BY {order}").to_arrow_reader(group)  # noqa: S608
         written: _Sorted | None = None
         for batch in reader:
             if written is None:
