@@ -1,7 +1,7 @@
 """The lake in SQL: a DuckDB connection with a view for each table, and what follows from them.
 
     records, rounds, branches, dead_letters     as they are written
-    one                                         exactly one record a (topic, logical id)
+    one                                         the records: exactly one a (topic, logical id)
     lineage(id)                                 what an id came from, and what came of it
 
 Payloads and answers in the blob store are fetched from it, checked, when a query asks for their column; a blob that is
@@ -38,32 +38,38 @@ SET max_temp_directory_size = '16GB';
 SET parquet_metadata_cache = true;
 """
 
-# Chosen among the stored rows, so that nothing is fetched for those that it leaves out.
-_ONE = """
-CREATE OR REPLACE VIEW one AS
-SELECT {columns} FROM (
-    FROM stored.records
-    QUALIFY row_number() OVER (PARTITION BY topic, logical_id ORDER BY generation DESC, decision_offset, lane) = 1
-)
-"""
+_ONE = "CREATE OR REPLACE VIEW one AS SELECT * FROM records"
 
 _LARGE = ("payload", "answer")
 """The columns that may hold references."""
 
-# `UNION` drops what was reached before at the same depth, and the depth is limited: a cycle ends. Edges that are not
-# materialised are worked out again at every step.
+# All that came of a task has the task's id with `:branch-<n>` behind it, so the rows of a family are found by their ids
+# alone, and those stand together in files that maintenance has sorted.
+_FAMILY = """(
+    SELECT * FROM {table} WHERE logical_id = {root}
+    UNION ALL
+    SELECT * FROM {table} WHERE logical_id >= {root} || ':branch-' AND logical_id < {root} || ':branch.'
+)"""
+_ROOT = r"regexp_replace(id, '(:branch-[0-9]+)+$', '')"
+
+# `UNION` drops what was reached before at the same depth, and the depth is limited: a cycle ends.
 _LINEAGE = """
 CREATE OR REPLACE MACRO lineage(id, max_depth := 100) AS TABLE
 WITH RECURSIVE
+family_records AS MATERIALIZED (
+    SELECT topic, logical_id, generation, answer, score, parent_topic, parent_id FROM {records}
+),
+family_rounds AS MATERIALIZED (SELECT topic, logical_id, generation, kind FROM {rounds}),
+family_dead AS MATERIALIZED (SELECT topic, logical_id, generation FROM {dead_letters}),
 edges AS MATERIALIZED (
-    SELECT topic, logical_id, parent_topic, parent_id FROM branches
+    SELECT topic, logical_id, parent_topic, parent_id FROM {branches}
     UNION
-    SELECT topic, logical_id, parent_topic, parent_id FROM records WHERE parent_id IS NOT NULL
+    SELECT topic, logical_id, parent_topic, parent_id FROM family_records WHERE parent_id IS NOT NULL
 ),
 starts AS MATERIALIZED (
-    SELECT topic, logical_id FROM rounds WHERE logical_id = id
-    UNION SELECT topic, logical_id FROM records WHERE logical_id = id
-    UNION SELECT topic, logical_id FROM dead_letters WHERE logical_id = id
+    SELECT topic, logical_id FROM family_rounds WHERE logical_id = id
+    UNION SELECT topic, logical_id FROM family_records WHERE logical_id = id
+    UNION SELECT topic, logical_id FROM family_dead WHERE logical_id = id
     UNION SELECT topic, logical_id FROM edges WHERE logical_id = id
     UNION SELECT parent_topic, parent_id FROM edges WHERE parent_id = id
 ),
@@ -86,29 +92,19 @@ reached AS MATERIALIZED (
     SELECT 'down', min(depth), topic, logical_id
     FROM down GROUP BY topic, logical_id HAVING min(depth) > 0
 ),
-converged AS MATERIALIZED (
-    SELECT topic, logical_id, generation, answer, score FROM one SEMI JOIN reached USING (topic, logical_id)
-),
-ended AS MATERIALIZED (
-    SELECT topic, logical_id, max(generation) AS generation
-    FROM dead_letters SEMI JOIN reached USING (topic, logical_id) GROUP BY topic, logical_id
-),
+ended AS MATERIALIZED (SELECT topic, logical_id, max(generation) AS generation FROM family_dead GROUP BY ALL),
 cancelled AS MATERIALIZED (
-    SELECT topic, logical_id, max(generation) AS generation
-    FROM rounds SEMI JOIN reached USING (topic, logical_id) WHERE kind = 'cancelled' GROUP BY topic, logical_id
+    SELECT topic, logical_id, max(generation) AS generation FROM family_rounds WHERE kind = 'cancelled' GROUP BY ALL
 ),
-begun AS MATERIALIZED (
-    SELECT topic, logical_id, max(generation) AS generation
-    FROM rounds SEMI JOIN reached USING (topic, logical_id) GROUP BY topic, logical_id
-),
+begun AS MATERIALIZED (SELECT topic, logical_id, max(generation) AS generation FROM family_rounds GROUP BY ALL),
 parents AS (
     SELECT topic, logical_id, parent_topic, parent_id
     FROM edges SEMI JOIN reached USING (topic, logical_id)
 )
 SELECT
-    direction, depth, topic, logical_id, parent_topic, parent_id,
+    direction, depth, topic, logical_id, parents.parent_topic, parents.parent_id,
     CASE
-        WHEN converged.generation >= coalesce(ended.generation, -1) THEN 'converged'
+        WHEN family_records.generation >= coalesce(ended.generation, -1) THEN 'converged'
         WHEN cancelled.generation >= coalesce(begun.generation, -1) THEN 'cancelled'
         WHEN ended.generation >= coalesce(begun.generation, -1) THEN 'dead'
         ELSE 'pending'
@@ -116,7 +112,7 @@ SELECT
     answer, score
 FROM reached
 LEFT JOIN parents USING (topic, logical_id)
-LEFT JOIN converged USING (topic, logical_id)
+LEFT JOIN family_records USING (topic, logical_id)
 LEFT JOIN ended USING (topic, logical_id)
 LEFT JOIN cancelled USING (topic, logical_id)
 LEFT JOIN begun USING (topic, logical_id)
@@ -196,8 +192,8 @@ def connect(
         if as_of is not None:
             bound(connection, moment(lake, as_of))
         refresh(connection)
-        connection.execute(_ONE.format(columns=_columns("records")))
-        connection.execute(_LINEAGE)
+        connection.execute(_ONE)
+        connection.execute(_LINEAGE.format(**{table: _FAMILY.format(table=table, root=_ROOT) for table in TABLES}))
     except BaseException:
         connection.close()
         raise
