@@ -11,15 +11,23 @@ import hashlib
 import json
 import multiprocessing
 import random
+import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import duckdb
+
+import one_lake
+from one_lake import tables
 from one_lake.keys import signing_key
 from one_lake.sink import LakeWriter
 from schemas.ids import content_hash
-from schemas.one import BranchRow, DeadLetterRow, Record, RoundRow, Row
+from schemas.one import TABLES, BranchRow, DeadLetterRow, Record, RoundRow, Row
+
+ROOT = Path(__file__).parents[2]
 
 CLUSTER = "6f1c2f0e-2b51-4a6e-9a53-1d2f8c0c5a11"
 LANES = 8
@@ -240,6 +248,96 @@ def generate(folder: Path, lanes: list[int], records: int, seed: int) -> None:
     writer.close()
 
 
+_BARE_LINEAGE = """
+WITH RECURSIVE down(depth, topic, logical_id) AS (
+    SELECT 0, topic, logical_id FROM records WHERE logical_id = '{id}'
+    UNION
+    SELECT down.depth + 1, b.topic, b.logical_id
+    FROM down JOIN branches b ON b.parent_topic = down.topic AND b.parent_id = down.logical_id
+)
+SELECT * FROM down LEFT JOIN records USING (topic, logical_id)
+"""
+"""Without what the lake's own lineage knows of ids."""
+
+
+def measure(folder: Path) -> dict[str, float]:
+    """Ask the lake, and the bare files, the same; and verify it."""
+    lake_dir = folder / "lake"
+    with one_lake.connect(lake_dir) as lake, duckdb.connect() as bare:
+        for table in TABLES:
+            files = tables.files(lake_dir, table, tables.open_table(lake_dir, table))
+            bare.execute(f"CREATE VIEW {table} AS SELECT * FROM read_parquet({files!r})")  # noqa: S608 - names of ours
+        ids = [i for (i,) in lake.sql("SELECT logical_id FROM records USING SAMPLE 60").fetchall()]
+        roots = [i for (i,) in lake.sql("SELECT root_id FROM records WHERE depth = 10 LIMIT 10").fetchall()]
+        point = "SELECT answer, score, payload FROM {} WHERE logical_id = '{}'"
+        count = "SELECT topic, count(*) FROM {} GROUP BY topic"
+        figures = {
+            "point_ms": _median_ms(lake, [point.format("one", i) for i in ids]),
+            "point_bare_ms": _median_ms(bare, [point.format("records", i) for i in ids]),
+            "count_ms": _median_ms(lake, [count.format("one")] * 9),
+            "count_bare_ms": _median_ms(bare, [count.format("records")] * 9),
+            "lineage_ms": _median_ms(lake, [f"FROM lineage('{i}')" for i in roots]),
+            "lineage_bare_ms": _median_ms(bare, [_BARE_LINEAGE.format(id=i) for i in roots]),
+        }
+        ((records,),) = lake.sql("SELECT count(*) FROM one").fetchall()
+    began = time.perf_counter()
+    peak = _peak_mb([sys.executable, "-m", "flows.cli", "verify", "--lake", str(lake_dir)])
+    return {
+        "records": records,
+        **figures,
+        "verify_records_per_s": records / (time.perf_counter() - began),
+        "verify_peak_mb": peak,
+    }
+
+
+def _median_ms(connection: duckdb.DuckDBPyConnection, queries: Sequence[str]) -> float:
+    took = []
+    for query in queries:
+        began = time.perf_counter()
+        connection.sql(query).fetchall()
+        took.append(time.perf_counter() - began)
+    return statistics.median(took) * 1000
+
+
+def _peak_mb(command: Sequence[str]) -> float:
+    """Run a command; the most memory that it and its children had together, in MB (proportional set size)."""
+    process = subprocess.Popen(command, cwd=ROOT)
+    peak = 0.0
+    while process.poll() is None:
+        peak = max(peak, sum(map(_pss_mb, _family(process.pid))))
+        time.sleep(0.2)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
+    return peak
+
+
+def _family(pid: int) -> Iterator[int]:
+    yield pid
+    try:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                yield from _family(int(child))
+    except FileNotFoundError:
+        return
+
+
+def _pss_mb(pid: int) -> float:
+    try:
+        told = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return int(told.split("Pss:")[1].split()[0]) / 1024 if "Pss:" in told else 0.0
+
+
+def _show(figures: dict[str, float]) -> None:
+    print(f"{figures['records']:,.0f} records" + " " * 22 + "lake   bare Parquet files")
+    for name, about in (("point", "look-up by id"), ("count", "count by topic"), ("lineage", "lineage of depth 10")):
+        print(f"  {about + ', ms':<28}{figures[name + '_ms']:>12.1f}{figures[name + '_bare_ms']:>12.1f}")
+    print(f"  {'verify, records/s':<28}{figures['verify_records_per_s']:>12,.0f}")
+    print(f"  {'verify, peak memory, MB':<28}{figures['verify_peak_mb']:>12,.0f}")
+    print(json.dumps({name: round(value, 1) for name, value in figures.items()}))
+
+
 def main() -> None:
     """Generate a lake, or measure one."""
     parser = argparse.ArgumentParser(
@@ -265,7 +363,7 @@ def main() -> None:
         took = time.perf_counter() - began
         print(f"{options.records:,} tasks in {took:.0f} s, {options.records / took:,.0f} a second")
         sys.exit(any(process.exitcode for process in processes))
-    print(json.dumps({}))
+    _show(measure(options.folder))
 
 
 if __name__ == "__main__":
