@@ -238,11 +238,19 @@ def _submit(commands: Any) -> None:
         "A bad line is reported by its number and the others are sent; then the exit code is 1. What is reported as "
         "submitted is confirmed by the broker. Submitting the same task again is harmless: its id is the same.",
     )
-    submit.add_argument("file", metavar="FILE", help="a file of JSON lines, or - for standard input")
+    submit.add_argument("file", nargs="?", metavar="FILE", help="a file of JSON lines, or - for standard input")
+    submit.add_argument(
+        "--from-one",
+        metavar="QUERY",
+        help="instead of a file: a query over the lake, whose rows are tasks. Its columns are a task's fields; "
+        "`sources`, a list of (topic, logical_id), names the records that the task is made from; all others are the "
+        "payload: SELECT topic, 'Is it right? ' || answer AS prompt, [(topic, logical_id)] AS sources FROM one",
+    )
+    _as_of(submit)
     submit.add_argument("--topic", metavar="TOPIC", help="the topic of tasks that name none")
     submit.add_argument("--json", action="store_true", help="print the summary as JSON")
     _logging_flags(submit)
-    _settings_flags(submit, (*_KAFKA, "lanes", "replication", "max_task_bytes", "blobs", "blob_bytes"))
+    _settings_flags(submit, (*_KAFKA, "lanes", "replication", "max_task_bytes", "lake", "blobs", "blob_bytes"))
 
 
 def _cancel(commands: Any) -> None:
@@ -297,7 +305,8 @@ def _sql(commands: Any) -> None:
         "sql",
         help="ask the lake a question in SQL",
         description="Run a query of DuckDB's SQL over the lake, also while a cell writes to it. Views: one (the record "
-        "of each task), records, rounds, branches, dead_letters; and the table function lineage('<logical id>').",
+        "of each task), rounds, branches, dead_letters, answers, nodes, agreement, costs, sources, weights; and the "
+        "table function lineage('<logical id>').",
     )
     sql.add_argument("query", metavar="QUERY", help="the query, or - to read it from standard input")
     sql.add_argument("--json", action="store_true", help="print a JSON array with one object a row")

@@ -1,8 +1,7 @@
 """The lake in SQL: a DuckDB connection with a view for each table, and what follows from them.
 
     records, rounds, branches, dead_letters     as they are written
-    one                                         the records: exactly one a (topic, logical id)
-    lineage(id)                                 what an id came from, and what came of it
+    one, answers, nodes, costs, …               what is made of these (`one_lake.views`)
 
 Payloads and answers in the blob store are fetched from it, checked, when a query asks for their column; a blob that is
 gone or spoilt leaves its reference in place, so that one of them hides no other row. `stored.records` and so on have
@@ -27,6 +26,7 @@ from msgspec import Struct
 from connectors.blobs import BlobStore
 from one_lake import tables
 from one_lake.as_of import Moment, moment
+from one_lake.views import VIEWS
 from schemas.blob import REFERENCE_START, reference_in
 from schemas.errors import BadRecordError
 from schemas.one import TABLES, arrow_schema
@@ -38,86 +38,8 @@ SET max_temp_directory_size = '16GB';
 SET parquet_metadata_cache = true;
 """
 
-_ONE = "CREATE OR REPLACE VIEW one AS SELECT * FROM records"
-
 _LARGE = ("payload", "answer")
 """The columns that may hold references."""
-
-# All that came of a task has the task's id with `:branch-<n>` behind it, so the rows of a family are found by their ids
-# alone, and those stand together in files that maintenance has sorted.
-_FAMILY = """(
-    SELECT * FROM {table} WHERE logical_id = {root}
-    UNION ALL
-    SELECT * FROM {table} WHERE logical_id >= {root} || ':branch-' AND logical_id < {root} || ':branch.'
-)"""
-_ROOT = r"regexp_replace(id, '(:branch-[0-9]+)+$', '')"
-
-# `UNION` drops what was reached before at the same depth, and the depth is limited: a cycle ends.
-_LINEAGE = """
-CREATE OR REPLACE MACRO lineage(id, max_depth := 100) AS TABLE
-WITH RECURSIVE
-family_records AS MATERIALIZED (
-    SELECT topic, logical_id, generation, answer, score, parent_topic, parent_id FROM {records}
-),
-family_rounds AS MATERIALIZED (SELECT topic, logical_id, generation, kind FROM {rounds}),
-family_dead AS MATERIALIZED (SELECT topic, logical_id, generation FROM {dead_letters}),
-edges AS MATERIALIZED (
-    SELECT topic, logical_id, parent_topic, parent_id FROM {branches}
-    UNION
-    SELECT topic, logical_id, parent_topic, parent_id FROM family_records WHERE parent_id IS NOT NULL
-),
-starts AS MATERIALIZED (
-    SELECT topic, logical_id FROM family_rounds WHERE logical_id = id
-    UNION SELECT topic, logical_id FROM family_records WHERE logical_id = id
-    UNION SELECT topic, logical_id FROM family_dead WHERE logical_id = id
-    UNION SELECT topic, logical_id FROM edges WHERE logical_id = id
-    UNION SELECT parent_topic, parent_id FROM edges WHERE parent_id = id
-),
-up(depth, topic, logical_id) AS (
-    SELECT 0, topic, logical_id FROM starts
-    UNION
-    SELECT depth + 1, parent_topic, parent_id
-    FROM up JOIN edges USING (topic, logical_id) WHERE depth < max_depth
-),
-down(depth, topic, logical_id) AS (
-    SELECT 0, topic, logical_id FROM starts
-    UNION
-    SELECT depth + 1, edges.topic, edges.logical_id
-    FROM down JOIN edges ON parent_topic = down.topic AND parent_id = down.logical_id WHERE depth < max_depth
-),
-reached AS MATERIALIZED (
-    SELECT CASE WHEN min(depth) = 0 THEN 'self' ELSE 'up' END AS direction, min(depth) AS depth, topic, logical_id
-    FROM up GROUP BY topic, logical_id
-    UNION ALL
-    SELECT 'down', min(depth), topic, logical_id
-    FROM down GROUP BY topic, logical_id HAVING min(depth) > 0
-),
-ended AS MATERIALIZED (SELECT topic, logical_id, max(generation) AS generation FROM family_dead GROUP BY ALL),
-cancelled AS MATERIALIZED (
-    SELECT topic, logical_id, max(generation) AS generation FROM family_rounds WHERE kind = 'cancelled' GROUP BY ALL
-),
-begun AS MATERIALIZED (SELECT topic, logical_id, max(generation) AS generation FROM family_rounds GROUP BY ALL),
-parents AS (
-    SELECT topic, logical_id, parent_topic, parent_id
-    FROM edges SEMI JOIN reached USING (topic, logical_id)
-)
-SELECT
-    direction, depth, topic, logical_id, parents.parent_topic, parents.parent_id,
-    CASE
-        WHEN family_records.generation >= coalesce(ended.generation, -1) THEN 'converged'
-        WHEN cancelled.generation >= coalesce(begun.generation, -1) THEN 'cancelled'
-        WHEN ended.generation >= coalesce(begun.generation, -1) THEN 'dead'
-        ELSE 'pending'
-    END AS status,
-    answer, score
-FROM reached
-LEFT JOIN parents USING (topic, logical_id)
-LEFT JOIN family_records USING (topic, logical_id)
-LEFT JOIN ended USING (topic, logical_id)
-LEFT JOIN cancelled USING (topic, logical_id)
-LEFT JOIN begun USING (topic, logical_id)
-ORDER BY CASE direction WHEN 'up' THEN -depth ELSE depth END, topic, logical_id
-"""
 
 # The newest first, so that little else than times is read of the others.
 _RECENT = """
@@ -192,8 +114,8 @@ def connect(
         if as_of is not None:
             bound(connection, moment(lake, as_of))
         refresh(connection)
-        connection.execute(_ONE)
-        connection.execute(_LINEAGE.format(**{table: _FAMILY.format(table=table, root=_ROOT) for table in TABLES}))
+        for view in VIEWS:
+            connection.execute(view)
     except BaseException:
         connection.close()
         raise

@@ -50,7 +50,7 @@ def test_the_queries_run(tmp_path: Path) -> None:
     lake_writer(tmp_path).close()
     with one_lake.connect(tmp_path) as lake:
         statements = duckdb.extract_statements(block("sql", "FROM one"))
-        assert len(statements) == 4
+        assert len(statements) == 10
         for statement in statements:
             lake.execute(statement).fetchall()
 

@@ -18,6 +18,7 @@ from flows.cell import brokers_of, lanes_asked
 from flows.cli import FAILED, INTERRUPTED, OK, say, settings_of, show
 from flows.commands.figures import reach
 from flows.overflow import Overflow
+from flows.settings import Settings
 from flows.steps.plan import input_topic
 from schemas.errors import AureonError, BadRecordError, RefusedError
 from schemas.ids import home_lane
@@ -124,7 +125,9 @@ def main(options: argparse.Namespace) -> int:
     settings = settings_of(options)
     if options.topic is not None and not options.topic.strip():
         raise RefusedError("--topic: empty")
-    with _opened(options.file) as (name, source):
+    if (options.file is None) == (options.from_one is None):
+        raise RefusedError("expected a FILE of tasks, or --from-one with a query, and one of them only")
+    with _lines_of(options, settings) as (name, lines):
         config = client_config(brokers_of(settings), settings.kafka_properties)
         reach(config, PREFLIGHT_S)
         lanes = ensure_topics(config, lanes_asked(settings), settings.replication).lanes
@@ -134,9 +137,7 @@ def main(options: argparse.Namespace) -> int:
             if not settings.blobs:
                 store.create()
             overflow = Overflow(store, settings.blob_bytes)
-        sender_of = TaskSender(config, lanes, settings.max_task_bytes, overflow=overflow)
-        with sender_of as sender, _progress(source) as advance:
-            lines = read_lines(source, settings.max_task_bytes, advance)
+        with TaskSender(config, lanes, settings.max_task_bytes, overflow=overflow) as sender:
             try:
                 bad = _send_all(sender, name, lines, options.topic)
                 sender.flush()
@@ -218,6 +219,20 @@ def read_lines(
             yield number, too_large(size, max_bytes)
         elif stripped := line.strip():
             yield number, stripped
+
+
+@contextlib.contextmanager
+def _lines_of(
+    options: argparse.Namespace, settings: Settings
+) -> Iterator[tuple[str, Iterator[tuple[int, bytes | BadRecordError]]]]:
+    """The tasks, with their numbers, and how to call where they are from."""
+    if options.from_one is not None:
+        from flows.commands.from_one import tasks_of  # noqa: PLC0415 - only this needs the lake
+
+        yield "row", tasks_of(settings.lake_dir, settings.blobs_url, options.from_one, options.as_of)
+        return
+    with _opened(options.file) as (name, source), _progress(source) as advance:
+        yield name, read_lines(source, settings.max_task_bytes, advance)
 
 
 @contextlib.contextmanager

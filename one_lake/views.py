@@ -1,0 +1,216 @@
+"""What people ask of the lake, as views and table functions over its tables; README tells each with an example.
+
+one                 the records: exactly one a (topic, logical id)
+answers             every answer of every model, with what became of it
+nodes               how each model of each node did, by topic
+agreement           how often two models say the same, by topic
+costs               what was spent, by day and topic
+sources             which records were made from which
+weights             how much a record can be relied on
+lineage(id)         what an id came from, and what came of it
+"""
+
+from schemas.one import TABLES
+
+_ONE = "CREATE OR REPLACE VIEW one AS SELECT * FROM records"
+
+# A record's provenance tells, in the order of the round's candidates, who gave its answer.
+_ANSWERS = """
+CREATE OR REPLACE VIEW answers AS
+SELECT
+    lane, decision_offset, topic, logical_id, generation, round_index, attempt, kind, decided_at,
+    said.node, said.model, nullif(said.version, '') AS version, coalesce(said.sample, 0) AS sample,
+    coalesce(said.status, 'ok') AS status, whole(said.text) AS text, said.score AS score,
+    nullif(said.error, '') AS error, coalesce(said.tries, 1) AS tries, coalesce(said.latency_s, 0) AS latency_s,
+    coalesce(said.tokens_in, 0) + coalesce(said.tokens_out, 0) AS tokens, coalesce(said.cost, 0) AS cost,
+    CASE WHEN coalesce(said.status, 'ok') = 'ok' THEN models[place].gave_it END AS gave_it
+FROM (
+    SELECT
+        rounds.*, generate_subscripts(candidates, 1) AS place, unnest(candidates) AS said, models
+    FROM (
+        SELECT
+            cluster, lane, decision_offset, topic, logical_id, generation, round_index, attempt, kind, decided_at,
+            from_json(candidates, '[{"node":"VARCHAR","model":"VARCHAR","version":"VARCHAR","sample":"BIGINT",
+                "status":"VARCHAR","text":"VARCHAR","score":"DOUBLE","error":"VARCHAR","tries":"BIGINT",
+                "latency_s":"DOUBLE","tokens_in":"BIGINT","tokens_out":"BIGINT","cost":"DOUBLE"}]') AS candidates
+        FROM stored.rounds WHERE candidates <> '[]'
+    ) rounds
+    LEFT JOIN (
+        SELECT cluster, lane, decision_offset,
+            from_json(provenance -> '$.models', '[{"gave_it":"BOOLEAN"}]') AS models
+        FROM stored.records WHERE provenance IS NOT NULL
+    ) USING (cluster, lane, decision_offset)
+)
+"""
+
+_NODES = """
+CREATE OR REPLACE VIEW nodes AS
+SELECT
+    topic, node, model,
+    count(*) AS asked,
+    count(*) FILTER (status = 'ok') AS answered,
+    count(*) FILTER (status = 'abstained') AS abstained,
+    count(*) FILTER (status = 'failed') AS failed,
+    avg(gave_it::INT) AS gave_the_answer,
+    avg(latency_s) FILTER (status = 'ok') AS latency_s,
+    sum(tokens)::BIGINT AS tokens,
+    sum(cost) AS cost,
+    max(decided_at) AS last_asked
+FROM answers GROUP BY ALL
+"""
+
+_AGREEMENT = """
+CREATE OR REPLACE VIEW agreement AS
+WITH given AS (
+    SELECT lane, decision_offset, topic, model || ' on ' || node AS model, any_value(text) AS text,
+        bool_or(gave_it) AS gave_it
+    FROM answers WHERE status = 'ok' AND kind = 'converged' GROUP BY ALL
+)
+SELECT
+    topic, a.model AS one_model, b.model AS other_model,
+    count(*) AS together,
+    count(*) FILTER (a.gave_it AND b.gave_it OR NOT a.gave_it AND NOT b.gave_it AND a.text = b.text) AS agreed,
+    count(*) FILTER (a.gave_it AND b.gave_it OR NOT a.gave_it AND NOT b.gave_it AND a.text = b.text) / count(*) AS share
+FROM given a JOIN given b USING (lane, decision_offset, topic) WHERE a.model < b.model GROUP BY ALL
+"""
+
+_COSTS = """
+CREATE OR REPLACE VIEW costs AS
+SELECT
+    date_trunc('day', decided_at) AS day, topic,
+    count(*) AS rounds,
+    count(*) FILTER (kind = 'converged') AS records,
+    count(*) FILTER (kind = 'dead') AS dead_letters,
+    sum(calls)::BIGINT AS calls,
+    sum(tokens)::BIGINT AS tokens,
+    sum(cost) AS cost,
+    sum(cost) / nullif(count(*) FILTER (kind = 'converged'), 0) AS cost_a_record
+FROM stored.rounds GROUP BY ALL
+"""
+
+_SOURCES = """
+CREATE OR REPLACE VIEW sources AS
+SELECT topic, logical_id, source[1] AS source_topic, source[2] AS source_id
+FROM (
+    SELECT topic, logical_id, unnest(from_json(sources, '[["VARCHAR"]]')) AS source
+    FROM stored.records WHERE sources IS NOT NULL
+)
+"""
+
+# Success of what was made of a record speaks for it: Laplace's rule of succession, with one success and no failure
+# to begin with, so that a record without descendants loses nothing.
+_WEIGHTS = """
+CREATE OR REPLACE VIEW weights AS
+WITH RECURSIVE came(topic, logical_id, child_topic, child_id, depth) AS (
+    SELECT parent_topic, parent_id, topic, logical_id, 1 FROM stored.branches
+    UNION
+    SELECT source_topic, source_id, topic, logical_id, 1 FROM sources
+    UNION
+    SELECT came.topic, came.logical_id, branches.topic, branches.logical_id, came.depth + 1
+    FROM came JOIN stored.branches ON parent_topic = child_topic AND parent_id = child_id WHERE came.depth < 100
+),
+ended AS (
+    SELECT topic, logical_id, NOT forced AS good FROM stored.records
+    UNION ALL SELECT topic, logical_id, false FROM stored.dead_letters
+),
+descendants AS (
+    SELECT came.topic, came.logical_id, count(*) FILTER (good) AS good, count(*) AS ended
+    FROM came JOIN ended ON ended.topic = child_topic AND ended.logical_id = child_id GROUP BY ALL
+)
+SELECT
+    topic, logical_id, confidence,
+    CASE evidence WHEN 'verifier' THEN 1e0 WHEN 'cross-model' THEN 0.8 WHEN 'self' THEN 0.5 ELSE 0.25 END
+        AS evidence_weight,
+    coalesce(good, 0) AS descendants_good, coalesce(ended, 0) AS descendants_ended,
+    confidence * evidence_weight * (1 + descendants_good) / (1 + descendants_ended)
+        * CASE WHEN forced THEN 0.5 ELSE 1 END AS weight
+FROM stored.records LEFT JOIN descendants USING (topic, logical_id)
+"""
+
+# All that came of a task has the task's id with `:branch-<n>` behind it, so the rows of a family are found by their ids
+# alone, and those stand together in files that maintenance has sorted.
+_FAMILY = """(
+    SELECT * FROM {table} WHERE logical_id = {root}
+    UNION ALL
+    SELECT * FROM {table} WHERE logical_id >= {root} || ':branch-' AND logical_id < {root} || ':branch.'
+)"""
+_ROOT = r"regexp_replace(id, '(:branch-[0-9]+)+$', '')"
+
+# `UNION` drops what was reached before at the same depth, and the depth is limited: a cycle ends.
+_LINEAGE = """
+CREATE OR REPLACE MACRO lineage(id, max_depth := 100) AS TABLE
+WITH RECURSIVE
+family_records AS MATERIALIZED (
+    SELECT topic, logical_id, generation, answer, score, parent_topic, parent_id FROM {records}
+),
+family_rounds AS MATERIALIZED (SELECT topic, logical_id, generation, kind FROM {rounds}),
+family_dead AS MATERIALIZED (SELECT topic, logical_id, generation FROM {dead_letters}),
+edges AS MATERIALIZED (
+    SELECT topic, logical_id, parent_topic, parent_id FROM {branches}
+    UNION
+    SELECT topic, logical_id, parent_topic, parent_id FROM family_records WHERE parent_id IS NOT NULL
+),
+starts AS MATERIALIZED (
+    SELECT topic, logical_id FROM family_rounds WHERE logical_id = id
+    UNION SELECT topic, logical_id FROM family_records WHERE logical_id = id
+    UNION SELECT topic, logical_id FROM family_dead WHERE logical_id = id
+    UNION SELECT topic, logical_id FROM edges WHERE logical_id = id
+    UNION SELECT parent_topic, parent_id FROM edges WHERE parent_id = id
+),
+up(depth, topic, logical_id) AS (
+    SELECT 0, topic, logical_id FROM starts
+    UNION
+    SELECT depth + 1, parent_topic, parent_id
+    FROM up JOIN edges USING (topic, logical_id) WHERE depth < max_depth
+),
+down(depth, topic, logical_id) AS (
+    SELECT 0, topic, logical_id FROM starts
+    UNION
+    SELECT depth + 1, edges.topic, edges.logical_id
+    FROM down JOIN edges ON parent_topic = down.topic AND parent_id = down.logical_id WHERE depth < max_depth
+),
+reached AS MATERIALIZED (
+    SELECT CASE WHEN min(depth) = 0 THEN 'self' ELSE 'up' END AS direction, min(depth) AS depth, topic, logical_id
+    FROM up GROUP BY topic, logical_id
+    UNION ALL
+    SELECT 'down', min(depth), topic, logical_id
+    FROM down GROUP BY topic, logical_id HAVING min(depth) > 0
+),
+ended AS MATERIALIZED (SELECT topic, logical_id, max(generation) AS generation FROM family_dead GROUP BY ALL),
+cancelled AS MATERIALIZED (
+    SELECT topic, logical_id, max(generation) AS generation FROM family_rounds WHERE kind = 'cancelled' GROUP BY ALL
+),
+begun AS MATERIALIZED (SELECT topic, logical_id, max(generation) AS generation FROM family_rounds GROUP BY ALL),
+parents AS (
+    SELECT topic, logical_id, parent_topic, parent_id
+    FROM edges SEMI JOIN reached USING (topic, logical_id)
+)
+SELECT
+    direction, depth, topic, logical_id, parents.parent_topic, parents.parent_id,
+    CASE
+        WHEN family_records.generation >= coalesce(ended.generation, -1) THEN 'converged'
+        WHEN cancelled.generation >= coalesce(begun.generation, -1) THEN 'cancelled'
+        WHEN ended.generation >= coalesce(begun.generation, -1) THEN 'dead'
+        ELSE 'pending'
+    END AS status,
+    answer, score
+FROM reached
+LEFT JOIN parents USING (topic, logical_id)
+LEFT JOIN family_records USING (topic, logical_id)
+LEFT JOIN ended USING (topic, logical_id)
+LEFT JOIN cancelled USING (topic, logical_id)
+LEFT JOIN begun USING (topic, logical_id)
+ORDER BY CASE direction WHEN 'up' THEN -depth ELSE depth END, topic, logical_id
+"""
+
+VIEWS = (
+    _ONE,
+    _ANSWERS,
+    _NODES,
+    _AGREEMENT,
+    _COSTS,
+    _SOURCES,
+    _WEIGHTS,
+    _LINEAGE.format(**{table: _FAMILY.format(table=table, root=_ROOT) for table in TABLES}),
+)
+"""In an order in which they can be made."""
