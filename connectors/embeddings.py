@@ -24,6 +24,7 @@ from schemas.errors import RefusedError
 
 MAX_LENGTH = 2_000
 """Characters of a text; longer ones are never compared by meaning."""
+DIMENSIONS = 256
 MAX_KEPT = 4096
 """Texts and words whose vectors are remembered."""
 WORD_SHARE = 0.6
@@ -82,7 +83,7 @@ class Alike:
 
     def __init__(self, least: float) -> None:
         self._least = least
-        self._vectors = _Vectors(_files())
+        self._vectors = Vectors()
 
     def __call__(self, a: str, b: str) -> bool:
         """Compare two texts; the same in any order of the two."""
@@ -133,25 +134,31 @@ def _files() -> tuple[Path, Path]:
         if vectors.exists() and tokenizer.exists():
             return vectors, tokenizer
     raise RefusedError(
-        "AUREON_TEXT_SIMILARITY needs the extra `embeddings`: pip install 'aureon[embeddings]', or set it to 0"
+        "comparing texts by meaning (AUREON_TEXT_SIMILARITY, --similar) needs the extra `embeddings`: "
+        "pip install 'aureon[embeddings]'"
     )
 
 
-class _Vectors:
-    """The vectors of texts; the files are read at the first one."""
+class Vectors:
+    """The vectors of texts; the files are read at the first one.
 
-    def __init__(self, files: tuple[Path, Path]) -> None:
-        self._files = files
+    Raises:
+        RefusedError: `wordllama` is not installed.
+    """
+
+    def __init__(self) -> None:
+        self._files = _files()
         self._lock = threading.Lock()
         self._table: Any = None
         self._tokenizer: Any = None
-        self._of = lru_cache(maxsize=MAX_KEPT)(self._vector)
+        self._of = lru_cache(maxsize=MAX_KEPT)(self.of)
 
     def nearness(self, a: str, b: str) -> float:
         """The cosine between two texts."""
         return float(self._of(a) @ self._of(b))
 
-    def _vector(self, text: str) -> Any:
+    def of(self, text: str) -> Any:
+        """The vector of a text, of length 1 (0 if it has no word): `DIMENSIONS` numbers, float32."""
         with self._lock:
             if self._table is None:
                 self._load()

@@ -153,6 +153,7 @@ def make_parser() -> argparse.ArgumentParser:
     _status(commands)
     _nodes(commands)
     _sql(commands)
+    _search(commands)
     _verify(commands)
     _maintain(commands)
     _keys(commands)
@@ -313,6 +314,24 @@ def _sql(commands: Any) -> None:
     _as_of(sql)
     _logging_flags(sql)
     _settings_flags(sql, ("home", "lake", "blobs"))
+
+
+def _search(commands: Any) -> None:
+    search = commands.add_parser(
+        "search",
+        help="find records by their words, or by what they mean",
+        description='Find records whose question or answer has all the words: those in "quotes" beside each other, '
+        "word* by its beginning. The index, in the lake's folder, is brought up to date first.",
+    )
+    search.add_argument("text", metavar="TEXT", help="the words")
+    search.add_argument("--similar", action="store_true", help="by meaning; needs the extra `embeddings`")
+    search.add_argument("--topic", metavar="TOPIC", help="of this topic only")
+    search.add_argument("--limit", type=_positive, default=10, metavar="N", help="so many at most (default: 10)")
+    search.add_argument("--index", metavar="FILE", help="where the index is, if not in the lake's folder")
+    search.add_argument("--json", action="store_true", help="print a JSON array with one object a record")
+    _as_of(search)
+    _logging_flags(search)
+    _settings_flags(search, ("home", "lake", "blobs"))
 
 
 def _as_of(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ lake/dead_letters/   ...
 lake/rounds/         ...                  written last of all
 lake/keys/           *.json               the public keys of those who wrote
 lake/seals/rounds/   *.jsonl.gz           the seals of entries that may expire
+lake/search/         index.sqlite         the words of the records; may be deleted
 """
 
 import hashlib
@@ -153,6 +154,11 @@ def keys_folder(lake_dir: str | Path) -> Path:
 def seals_folder(lake_dir: str | Path, table: str) -> Path:
     """Where the seals of a table are kept when entries of its log expire."""
     return Path(lake_dir) / "seals" / table
+
+
+def search_index(lake_dir: str | Path) -> Path:
+    """Where the index of the records' words is."""
+    return Path(lake_dir) / "search" / "index.sqlite"
 
 
 def log_entry(lake_dir: str | Path, table: str, version: int) -> Path:

@@ -52,5 +52,5 @@ def test_answers_are_compared_as_the_settings_say() -> None:
 @pytest.mark.skipif(importlib.util.find_spec("wordllama") is not None, reason="the extra `embeddings` is installed")
 def test_a_similarity_without_the_extra_is_refused() -> None:
     """With the cure, before any task is read."""
-    with pytest.raises(RefusedError, match="AUREON_TEXT_SIMILARITY needs the extra"):
+    with pytest.raises(RefusedError, match="needs the extra `embeddings`"):
         _ = Cell(Settings(text_similarity=0.9)).comparison

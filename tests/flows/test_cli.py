@@ -24,6 +24,7 @@ COMMANDS = (
     "status",
     "nodes",
     "sql",
+    "search",
     "verify",
     "maintain",
     "keys",
