@@ -63,6 +63,7 @@ from flows.steps.validate import Verifier, built_in_verifiers
 from flows.supervision import Supervisor, built_in_supervisor, read_supervision
 from flows.supervision.health import TopicRecord
 from flows.votes import RELIABILITY
+from one_lake.gate import QualityGate, configurations_of
 from one_lake.keys import signing_key
 from one_lake.sink import LakeWriter
 from schemas.errors import OutcomeUnknownError, RefusedError
@@ -330,7 +331,9 @@ class Cell:
 
     def lake_writer(self) -> LakeWriter:
         """Opens the lake for writing."""
-        return self.connect().lake_writer()
+        configurations = configurations_of(self.settings.gate)
+        gate = QualityGate(configurations) if configurations is not None else None
+        return self.connect().lake_writer(gate)
 
     def publish_head(self, head: Head) -> None:
         """Tell of the lake's head."""
@@ -398,9 +401,9 @@ class _Connected:
             self._rebuild(index, lane)
         return index
 
-    def lake_writer(self) -> LakeWriter:
+    def lake_writer(self, gate: QualityGate | None = None) -> LakeWriter:
         """Opens the lake for writing."""
-        return LakeWriter(self._settings.lake_dir, self._signing_key, self.cluster.cluster_id)
+        return LakeWriter(self._settings.lake_dir, self._signing_key, self.cluster.cluster_id, gate)
 
     def _rebuild(self, index: OwnerIndex, lane: int) -> None:
         lake = self.lake_writer()

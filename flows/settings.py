@@ -47,6 +47,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     workers: Annotated[Positive, Meta(description="worker threads of this cell")] = 1
     snapshot_s: Annotated[Positive, Meta(description="seconds between snapshots and commits to the lake")] = 2
 
+    gate: Annotated[
+        str, Meta(description="what judges records before they are written: on, off, or a suite of Great Expectations")
+    ] = "off"
+
     nodes: Annotated[str, Meta(description="module:function that gives the nodes, or a file, nodes.toml")] = (
         "connectors.nodes.embedded:embedded_nodes"
     )

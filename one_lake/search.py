@@ -150,7 +150,7 @@ class SearchIndex:
                     "INSERT INTO records (cluster, lane, decision_offset, topic, logical_id) VALUES (?, ?, ?, ?, ?)",
                     place,
                 )
-                texts = (added.lastrowid, _question(payload), answer[:MAX_TEXT])
+                texts = (added.lastrowid, _question(payload), (answer or "")[:MAX_TEXT])
                 self._db.execute("INSERT INTO texts (rowid, question, answer) VALUES (?, ?, ?)", texts)
             self._db.execute("INSERT OR REPLACE INTO bounds VALUES (?, ?, ?)", (cluster, lane, rows[-1][0]))
         return len(new)

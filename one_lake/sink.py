@@ -10,6 +10,7 @@ of the decision log, so whoever hands in a row again (a replay, or a process tha
 
 import contextlib
 import errno
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,13 +27,17 @@ from msgspec import Struct
 
 from one_lake import tables
 from one_lake.encode import encode_rows, record_batch
+from one_lake.gate import QualityGate
+from one_lake.gating import Gating, Routes
 from one_lake.keys import SigningKey, publish
 from one_lake.query import session
 from one_lake.sealed_table import Commit, SealedTable, Signer
 from one_lake.seals import Link, SealedLane, merkle_root
 from one_lake.staged import StagedFile
 from schemas.head import Head
-from schemas.one import ROW_HASH, TABLES, Row, arrow_schema
+from schemas.one import QUALITY_GATE, ROW_HASH, TABLES, DeadLetterRow, Record, RoundRow, Row, arrow_schema
+
+log = logging.getLogger(__name__)
 
 # A row group, about 4,000 rounds: large enough to compress well, small enough that the last one of an epoch is soon
 # written.
@@ -68,15 +73,18 @@ class LakeWriter:
         lake_dir: the lake's folder; it is created if it is not there.
         key: signs each commit.
         cluster: the cluster whose decisions the rows follow from.
+        gate: judges each record before it is written, if there is one; it is closed with the writer.
     """
 
-    def __init__(self, lake_dir: str | Path, key: SigningKey, cluster: str) -> None:
+    def __init__(self, lake_dir: str | Path, key: SigningKey, cluster: str, gate: QualityGate | None = None) -> None:
         tables.create(lake_dir)
         publish(lake_dir, key)
         self._lake_dir = Path(lake_dir)
         signer = Signer(key, cluster)
         self._tables = {struct: _TableWriter(self._lake_dir, name, signer) for name, struct in TABLES.items()}
         *self._first, self._rounds = self._tables.values()
+        self._gate = gate
+        self._gating = None if gate is None else Gating(gate.judge, self._routes, _alert)
         self._failed: Exception | None = None
 
     def add(self, rows: Iterable[Row]) -> None:
@@ -89,6 +97,8 @@ class LakeWriter:
             of_table: dict[type[Struct], list[Row]] = {struct: [] for struct in self._tables}
             for row in rows:
                 of_table[type(row)].append(row)
+            if self._gating is not None:
+                of_table |= self._through_gate(self._gating, of_table)
             for struct, some in of_table.items():
                 if some:
                     self._tables[struct].add(some)
@@ -105,6 +115,10 @@ class LakeWriter:
                 `rounds` may be ahead, and a replay adds what is missing.
         """
         with self._closing_on_error():
+            if self._gating is not None:
+                for struct, some in _by_table(self._gating.drain()).items():
+                    if some:
+                        self._tables[struct].add(some)
             committing = []
             for table in self._first:
                 table.finish_staging()
@@ -135,9 +149,35 @@ class LakeWriter:
 
     def close(self) -> None:
         """Let go of the threads, and of what was added and not flushed."""
+        if self._gating is not None:
+            self._gating.close()
+        if self._gate is not None:
+            self._gate.close()
         for table in self._tables.values():
             table.close()
         self._failed = self._failed or ValueError("this lake writer is closed")
+
+    @staticmethod
+    def _through_gate(gating: Gating, of_table: dict[type[Struct], list[Row]]) -> dict[type[Struct], list[Row]]:
+        """Hand over what is to be judged; returns what was judged by now."""
+        ended = [
+            row for row in (*of_table[Record], *of_table[DeadLetterRow]) if isinstance(row, Record | DeadLetterRow)
+        ]
+        ended.sort(key=lambda row: (row.lane, row.decision_offset))
+        gating.add(ended, (row for row in of_table[RoundRow] if isinstance(row, RoundRow)))
+        return _by_table(gating.judged())
+
+    def _routes(self, lane: int) -> Routes:
+        """What the tables hold of a lane."""
+        records, dead_letters = self._tables[Record], self._tables[DeadLetterRow]
+        held = Routes(self._rounds.version(lane), records.version(lane), dead_letters.version(lane))
+        if max(held.records, held.dead_letters) <= held.rounds:
+            return held
+        there = [
+            frozenset(_offsets(table.files(), lane, held.rounds, condition))
+            for table, condition in ((records, "true"), (dead_letters, f"reason = '{QUALITY_GATE}'"))
+        ]
+        return Routes(held.rounds, held.records, held.dead_letters, *there)
 
     @contextlib.contextmanager
     def _closing_on_error(self) -> Iterator[None]:
@@ -400,6 +440,28 @@ def _owners(files: list[str], lane: int, rows_per_batch: int) -> Iterator[list[O
         )
         while rows := connection.fetchmany(rows_per_batch):
             yield list(map(Owner._make, rows))
+
+
+def _offsets(files: list[str], lane: int, above: int, condition: str) -> list[int]:
+    """The decision offsets of a lane's rows above one."""
+    if not files:
+        return []
+    with session() as connection:
+        of_lane = "read_parquet($files) WHERE lane = $lane AND decision_offset > $above"
+        query = f"SELECT decision_offset FROM {of_lane} AND {condition}"  # noqa: S608 - conditions of this module
+        rows = connection.execute(query, {"files": files, "lane": lane, "above": above}).fetchall()
+    return [offset for (offset,) in rows]
+
+
+def _by_table(ended: Iterable[Record | DeadLetterRow]) -> dict[type[Struct], list[Row]]:
+    found: dict[type[Struct], list[Row]] = {Record: [], DeadLetterRow: []}
+    for row in ended:
+        found[type(row)].append(row)
+    return found
+
+
+def _alert(text: str) -> None:
+    log.warning("quality gate: %s", text)
 
 
 def _of_lake(error: Exception, lake_dir: Path) -> OSError:

@@ -6,14 +6,25 @@ rows from before; so a row is written as the same line of JSON whichever version
 
 import types
 import typing
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pyarrow as pa
-from msgspec import Struct
+from msgspec import Meta, Struct
+
+from schemas.task import EvidenceKind
 
 Timestamp = Annotated[int, "timestamp"]
 Json = Annotated[str, "json"]
+# What the quality gate expects of a column; a row is written as it is, whatever it holds.
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+Count = Annotated[int, Meta(ge=0)]
+Amount = Annotated[float, Meta(ge=0.0)]
+Name = Annotated[str, Meta(min_length=1)]
+Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+
+QUALITY_GATE = "quality_gate"
+"""The reason of a dead letter that is a record which the quality gate refused."""
 
 ROW_HASH = "row_hash"
 """The column that the lake's writer fills in: sha256, in hex, of the row as a line of JSON without it."""
@@ -22,38 +33,38 @@ ROW_HASH = "row_hash"
 class Record(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """Table `records`: what a logical task converged to."""
 
-    lane: int
-    decision_offset: int
-    topic: str
-    logical_id: str
-    generation: int
+    lane: Count
+    decision_offset: Count
+    topic: Name
+    logical_id: Name
+    generation: Count
     payload: Json
     answer: str | None
-    score: float
-    confidence: float
-    agreement: float
-    round_index: int
-    attempt: int
+    score: Share
+    confidence: Share
+    agreement: Share
+    round_index: Count
+    attempt: Count
     reason: str
     forced: bool
-    evidence: str
+    evidence: EvidenceKind
     policy: str
     models: list[str]
     """Those whose answer is equivalent to the record's."""
     nodes: list[str]
-    calls: int
-    tokens: int
-    cost: float
+    calls: Count
+    tokens: Count
+    cost: Amount
     metadata: Json
     started_at: Timestamp
     converged_at: Timestamp
-    content_hash: str
+    content_hash: Digest
     """sha256 over topic, logical id, generation, payload and answer in canonical JSON."""
     parent_topic: str | None
     parent_id: str | None
-    root_topic: str
-    root_id: str
-    depth: int
+    root_topic: Name
+    root_id: Name
+    depth: Count
     previous_lane: int | None
     previous_offset: int | None
     """The decision on the round before."""
@@ -66,7 +77,7 @@ class Record(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """The records that its task was made from; null where there are none."""
     provenance: Json | None = None
     """Of what it was made: models with their versions, the prompt's hash, policies, software."""
-    decision_hash: str | None = None
+    decision_hash: Digest | None = None
     row_hash: str | None = None
 
 
@@ -216,6 +227,10 @@ def _arrow_field(name: str, hint: Any) -> pa.Field:
 
 
 def _arrow_type(hint: Any) -> pa.DataType:
+    if typing.get_origin(hint) is Literal:
+        return pa.string()
+    if any(isinstance(m, Meta) for m in getattr(hint, "__metadata__", ())):
+        hint = typing.get_args(hint)[0]
     if hint == Timestamp:
         return pa.timestamp("us", tz="UTC")
     if hint == Json:

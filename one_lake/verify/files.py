@@ -190,7 +190,7 @@ class _Rows:
             except BadRecordError as error:
                 self._report.add(Fault.BLOB_MISSING, self._name(batch, at), str(error))
                 continue
-            if texts[0] is None or texts[1] is None:
+            if texts[0] is None or (texts[1] is None and answer is not None):
                 self._report.blobs_skipped += 1
                 continue
             try:
@@ -201,9 +201,9 @@ class _Rows:
             if found != told:
                 self._report.add(Fault.CONTENT_ALTERED, self._name(batch, at), f"{topic}/{logical_id}")
 
-    def _whole(self, text: str) -> str | None:
+    def _whole(self, text: str | None) -> str | None:
         """What a text stands for; None if nobody is to be asked."""
-        reference = reference_in(text)
+        reference = reference_in(text) if text is not None else None
         if reference is None:
             return text
         if self._store is None:

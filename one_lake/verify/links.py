@@ -10,6 +10,7 @@ from typing import NamedTuple
 import duckdb
 
 from one_lake.verify.report import Fault, Finding
+from schemas.one import QUALITY_GATE
 
 _ROWS_AT_ONCE = 4_000_000
 """So many ids are kept at once when doubles are looked for."""
@@ -39,7 +40,7 @@ _PAIRS = (
         Fault.DEAD_LETTER_FORGED,
         "dead_letters",
         "dead",
-        "hash(coalesce(decision_hash, ''), topic, logical_id, generation, round_index, reason, detail)",
+        "hash(coalesce(decision_hash, ''), topic, logical_id, generation, round_index)",
     ),
 )
 
@@ -48,9 +49,17 @@ _HELD = """
 CREATE TEMP TABLE held AS
 SELECT coalesce(cluster, '') AS cluster, lane, max(decision_offset) AS last FROM rounds GROUP BY ALL
 """
+# Records that the quality gate refused are dead letters.
+_REFUSED = """
+CREATE TEMP TABLE refused AS
+SELECT DISTINCT coalesce(cluster, '') AS cluster, lane, decision_offset FROM dead_letters WHERE reason = '{reason}'
+"""
 _OF_ROUNDS = """
 CREATE OR REPLACE TEMP VIEW a AS
-SELECT coalesce(cluster, '') AS cluster, lane, decision_offset, {told} AS told FROM rounds WHERE kind = '{kind}'
+SELECT coalesce(t.cluster, '') AS cluster, t.lane, t.decision_offset, {told} AS told
+FROM rounds t LEFT JOIN refused r
+ON r.cluster = coalesce(t.cluster, '') AND r.lane = t.lane AND r.decision_offset = t.decision_offset
+WHERE CASE WHEN kind = 'converged' AND r.lane IS NOT NULL THEN 'dead' ELSE kind END = '{kind}'
 """
 _OF_TABLE = """
 CREATE OR REPLACE TEMP VIEW b AS
@@ -100,6 +109,7 @@ def verify_links(lake: duckdb.DuckDBPyConnection) -> Iterator[tuple[Finding, int
         The first finding of each kind, and how many there are.
     """
     lake.execute(_HELD)
+    lake.execute(_REFUSED.format(reason=QUALITY_GATE))
     for pair in _PAIRS:
         lake.execute(_OF_ROUNDS.format(told=pair.told, kind=pair.kind))
         lake.execute(_OF_TABLE.format(told=pair.told, table=pair.table))

@@ -104,7 +104,7 @@ class _Lane:
             attempt=0,
             reason="agreed",
             forced=False,
-            evidence="cross_model",
+            evidence="cross-model",
             policy="threshold(0.8)",
             models=list(MODELS[:2]),
             nodes=["local", "paid"],
@@ -203,7 +203,7 @@ class _Lane:
             score=0.9,
             confidence=0.93,
             agreement=1.0,
-            evidence="cross_model",
+            evidence="cross-model",
             candidates=f'[{{"node":"local","model":"small-8b","text":"{answer}","tokens":41}},'
             f'{{"node":"paid","model":"large-120b","text":"{answer}","tokens":77}}]',
             flags=[],
