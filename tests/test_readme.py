@@ -15,6 +15,8 @@ from flows.commands.schema import schema_of
 from flows.prompts import Prompts
 from flows.supervision import Case, wants_more
 from flows.supervision.file import BUILT_IN, DEFAULT, parse_supervision
+from one_lake.expectations import suite
+from one_lake.gate import configurations_of
 from schemas.decision import RoundResult
 from schemas.task import read_task
 from tests.aureon_command import AUREON, ROOT, aureon, environment, until
@@ -119,3 +121,11 @@ def test_the_nodes_file_is_one() -> None:
     found = parse_nodes(block("toml", "[[node]]").encode())
     assert [entry.id for entry in found.node] == ["local", "paid", "exact"]
     Prompts(found.prompts)
+
+
+def test_the_suite_of_expectations_is_one(tmp_path: Path) -> None:
+    """It is added to those built in."""
+    (tmp_path / "suite.json").write_text(block("json", "expect_column"))
+    configurations = configurations_of(str(tmp_path / "suite.json"))
+    assert configurations is not None
+    assert configurations[:-1] == suite()
