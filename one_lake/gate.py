@@ -52,6 +52,7 @@ class QualityGate:
     def __init__(self, configurations: Sequence[Configuration]) -> None:
         self._command = [sys.executable, "-m", "one_lake.gate_child", json.dumps(list(configurations))]
         self._is_ready = False
+        self._is_closed = False
         self._process = self._start()
 
     def judge(self, rows: pa.RecordBatch) -> Judged:
@@ -66,8 +67,10 @@ class QualityGate:
         try:
             return self._ask(rows)
         except (BrokenPipeError, EOFError):
+            if self._is_closed:
+                raise OSError("the quality gate is closed") from None
             log.warning("the quality gate's process ended with %s; it is started again", self._process.wait())
-            self.close()
+            self._end()
             self._process = self._start()
         try:
             return self._ask(rows)
@@ -75,7 +78,11 @@ class QualityGate:
             raise OSError(f"the quality gate's process ended twice while it judged {rows.num_rows} records") from None
 
     def close(self) -> None:
-        """End its process."""
+        """End its process, for good."""
+        self._is_closed = True
+        self._end()
+
+    def _end(self) -> None:
         self._is_ready = False
         with self._process:
             self._process.kill()

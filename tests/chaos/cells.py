@@ -34,7 +34,9 @@ class CrashingCell:
         self.home = home
         self.state = home / "state-0"
         self._states = 0
-        self._environment = {**os.environ, **environment, "AUREON_HOME": str(home)}
+        # a process that a library brings down says where
+        told = {"AUREON_HOME": str(home), "PYTHONFAULTHANDLER": "1"}
+        self._environment = {**os.environ, **environment, **told}
         self.processes: list[subprocess.Popen[bytes]] = []
         self.log = (home / "cell.log").open("ab")
 
