@@ -25,6 +25,7 @@ from typing import Self
 import msgspec
 
 from connectors.kafka import answers
+from connectors.whole_files import ANYBODY, replace
 from schemas.errors import RefusedError, TryAgainError
 
 log = logging.getLogger(__name__)
@@ -184,7 +185,7 @@ class EmbeddedBroker:
                 raise RefusedError(
                     f"{binary} does not run on this machine ({error}); set AUREON_BROKERS to the address of a Kafka"
                 ) from None
-        _write(self.folder / "broker.json", msgspec.json.encode(_Running(port=port, pid=process.pid)))
+        replace(self.folder / "broker.json", msgspec.json.encode(_Running(port=port, pid=process.pid)), ANYBODY)
         return process
 
     def _free_port(self) -> int:
@@ -331,10 +332,3 @@ def _listens(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1.0)
         return probe.connect_ex((HOST, port)) == 0
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Replace a small file in one step."""
-    draft = path.with_suffix(".new")
-    draft.write_bytes(content)
-    draft.replace(path)

@@ -39,7 +39,7 @@ from connectors.topics import (
     ensure_topics,
     establish_cluster,
 )
-from connectors.whole_files import make_once
+from connectors.whole_files import ANYBODY, make_once
 from flows.accepted import AcceptedRecords
 from flows.affinity import Affinities
 from flows.branched import BranchedContents
@@ -515,15 +515,10 @@ def belongs_to(folder: Path, cluster_id: str, what: str, variable: str) -> None:
     Raises:
         RefusedError: it is another cluster's.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "cluster.json"
+    make_once(path, msgspec.json.encode({"cluster_id": cluster_id}), ANYBODY)
     try:
         known = msgspec.json.decode(path.read_bytes(), type=dict[str, str]).get("cluster_id")
-    except FileNotFoundError:
-        temporary = path.with_name(f"cluster.json.{os.getpid()}")
-        temporary.write_bytes(msgspec.json.encode({"cluster_id": cluster_id}))
-        temporary.replace(path)
-        return
     except msgspec.DecodeError as error:
         raise RefusedError(f"{path}: {error}; is this {what} Aureon's?") from None
     if known != cluster_id:

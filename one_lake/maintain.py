@@ -20,6 +20,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
+from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 from msgspec import Struct
 
@@ -89,6 +90,7 @@ def maintain(
         RefusedError: there is no lake, or the retention is too short.
         TryAgainError: another process maintains it.
         BadRecordError: a file is not what was sealed; nothing of its table was changed.
+        OSError: the lake cannot be written; it is as it was.
     """
     if retention_s < MIN_RETENTION_S:
         raise RefusedError(
@@ -101,7 +103,10 @@ def maintain(
     with _alone(lake):
         tables.create(lake)
         publish(lake, key)
-        return [_maintain_table(lake, table, key, retention_s, target_bytes, progress) for table in TABLES]
+        try:
+            return [_maintain_table(lake, table, key, retention_s, target_bytes, progress) for table in TABLES]
+        except DeltaError as error:
+            raise tables.as_os_error(error, lake) from error
 
 
 @contextlib.contextmanager

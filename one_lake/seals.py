@@ -7,10 +7,10 @@ the hash of the table's seal before it; so the newest seal stands for the whole 
 committed last, holds the newest seals of the other tables too: it is the lake's *head*.
 """
 
-import contextlib
 import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote
@@ -183,28 +183,51 @@ def entries(lake_dir: str | Path, table: str, after: int = -1) -> Iterator[Entry
         lake_dir: the lake.
         table: its name.
         after: leave out what is not above this version.
+
+    Raises:
+        BadRecordError: an archive or an entry cannot be read; it is named.
     """
     last = after
-    for path in _archives(lake_dir, table):
-        if int(path.name.split(".")[0].split("-")[1]) <= last:
-            continue
+    try:
+        for path in _archives(lake_dir, table):
+            if _last_in(path) > last:
+                for entry in _archived(path):
+                    if entry.version > last:
+                        yield entry
+                        last = entry.version
+        for version in tables.log_versions(lake_dir, table):
+            if version > last:
+                yield _entry_at(tables.log_entry(lake_dir, table, version), version)
+                last = version
+    except FileNotFoundError:  # it was archived, or put together with another archive, since we looked
+        yield from entries(lake_dir, table, last)
+
+
+def _archived(path: Path) -> Iterator[Entry]:
+    try:
         with gzip.open(path) as lines:
-            for line in lines:
-                entry = _decode_entry(line)
-                if entry.version > last:
-                    yield entry
-                    last = entry.version
-    for version in tables.log_versions(lake_dir, table):
-        if version > last:
-            with contextlib.suppress(FileNotFoundError):  # it has just been archived, and expired
-                yield entry_of(version, tables.log_entry(lake_dir, table, version).read_bytes())
+            yield from map(_decode_entry, lines)
+    except (gzip.BadGzipFile, zlib.error, EOFError, msgspec.DecodeError) as error:
+        raise BadRecordError(f"{path}: no archive of seals: {error}") from None
+
+
+def _entry_at(path: Path, version: int) -> Entry:
+    try:
+        return entry_of(version, path.read_bytes())
+    except ValueError as error:  # of JSON, or of text that is none
+        raise BadRecordError(f"{path}: no entry of a table's log: {error}") from None
+
+
+def _last_in(archive_path: Path) -> int:
+    """The last version in an archive, which its name tells."""
+    return int(archive_path.name.split(".")[0].split("-")[1])
 
 
 def archive(lake_dir: str | Path, table: str) -> None:
     """Keep the seals of all entries in a place where they do not expire; used by one process at a time."""
     paths = _archives(lake_dir, table)
     small = [path for path in paths[-1:] if path.stat().st_size < ARCHIVE_BYTES]
-    known = -1 if not paths else int(paths[-1].name.split(".")[0].split("-")[1])
+    known = -1 if not paths else _last_in(paths[-1])
     if not any(version > known for version in tables.log_versions(lake_dir, table)):
         return
     after = int(small[0].name.split("-")[0]) - 1 if small else known

@@ -9,10 +9,7 @@ of the decision log, so whoever hands in a row again (a replay, or a process tha
 """
 
 import contextlib
-import errno
 import logging
-import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -190,7 +187,7 @@ class LakeWriter:
             if not isinstance(error, OSError | DeltaError):
                 self._failed = error
                 raise
-            self._failed = _of_lake(error, self._lake_dir)
+            self._failed = tables.as_os_error(error, self._lake_dir)
             raise self._failed from error
 
 
@@ -462,15 +459,3 @@ def _by_table(ended: Iterable[Record | DeadLetterRow]) -> dict[type[Struct], lis
 
 def _alert(text: str) -> None:
     log.warning("quality gate: %s", text)
-
-
-def _of_lake(error: Exception, lake_dir: Path) -> OSError:
-    """Give the error the lake's name and what to do."""
-    # delta-rs draws its causes as a coloured tree over several lines.
-    detail = " ".join(re.sub(r"\x1b\[\d+m|↳", "", str(error)).split())
-    code = re.search(r"os error (\d+)", detail)
-    number = getattr(error, "errno", None) or (int(code[1]) if code else errno.EIO)
-    return OSError(
-        number,
-        f"lake {lake_dir}: {os.strerror(number)}; nothing is lost, start again when it can be written ({detail})",
-    )

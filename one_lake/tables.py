@@ -10,6 +10,7 @@ lake/seals/rounds/   *.jsonl.gz           the seals of entries that may expire
 lake/search/         index.sqlite         the words of the records; may be deleted
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -176,6 +177,18 @@ def sha256_of(path: Path) -> str:
     """Digest a file; in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def as_os_error(error: Exception, lake_dir: str | Path) -> OSError:
+    """Give the error the lake's name and what to do."""
+    # delta-rs draws its causes as a coloured tree over several lines.
+    detail = " ".join(re.sub(r"\x1b\[\d+m|↳", "", str(error)).split())
+    code = re.search(r"os error (\d+)", detail)
+    number = getattr(error, "errno", None) or (int(code[1]) if code else errno.EIO)
+    return OSError(
+        number,
+        f"lake {lake_dir}: {os.strerror(number)}; nothing is lost, start again when it can be written ({detail})",
+    )
 
 
 def sync(path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 import one_lake
 from connectors.nodes.nodes_file import parse_nodes
+from flows.commands.from_one import tasks_of
 from flows.commands.schema import schema_of
 from flows.prompts import Prompts
 from flows.supervision import Case, wants_more
@@ -21,7 +22,7 @@ from schemas.decision import RoundResult
 from schemas.task import read_task
 from tests.aureon_command import AUREON, ROOT, aureon, environment, until
 from tests.brokers import Broker
-from tests.one_lake.lake_data import lake_writer
+from tests.one_lake.lake_data import lake_writer, record, round_row
 
 README = (ROOT / "README.md").read_text()
 
@@ -129,3 +130,16 @@ def test_the_suite_of_expectations_is_one(tmp_path: Path) -> None:
     configurations = configurations_of(str(tmp_path / "suite.json"))
     assert configurations is not None
     assert configurations[:-1] == suite()
+
+
+def test_the_query_that_tasks_come_from_gives_tasks(tmp_path: Path) -> None:
+    """Of a record that does not weigh much."""
+    writer = lake_writer(tmp_path)
+    writer.add([record(0, 0, evidence="none"), round_row(0, 0)])
+    writer.flush()
+    writer.close()
+    query = re.search(r'--from-one "(.*?)"', README, re.DOTALL)
+    assert query is not None
+    ((_, line),) = tasks_of(tmp_path, str(tmp_path / "blobs"), query[1])
+    assert isinstance(line, bytes)
+    assert read_task(line)[0].sources[0].logical_id == "task-0-0"

@@ -1,20 +1,15 @@
 """`aureon search`: records found by their words, or by what they mean."""
 
 import argparse
-import contextlib
-import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 
 import one_lake
 from flows.cli import OK, say, settings_of, show
+from flows.commands.progress import bars
 from one_lake.as_of import moment
 from one_lake.search import SearchIndex
-
-_TELL_AFTER_S = 2.0
 
 
 def main(options: argparse.Namespace) -> int:
@@ -23,8 +18,8 @@ def main(options: argparse.Namespace) -> int:
     bounds = moment(settings.lake_dir, options.as_of).bounds if options.as_of is not None else None
     path = Path(options.index) if options.index else None
     with one_lake.connect(settings.lake_dir, settings.blobs_url) as lake, SearchIndex(settings.lake_dir, path) as index:
-        with _progress() as progress:
-            index.update(lake, progress)
+        with bars() as progress:
+            index.update(lake, lambda done: progress("indexing", done, None))
         search = index.similar if options.similar else index.find
         hits = search(options.text, options.limit, options.topic, bounds)
     if options.json:
@@ -40,18 +35,3 @@ def main(options: argparse.Namespace) -> int:
 def _line(text: str) -> str:
     """In one line, without what would move a terminal's cursor."""
     return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[int], None]]:
-    """On a terminal, say how far it is if it takes long."""
-    began = time.monotonic()
-
-    def progress(done: int) -> None:
-        if sys.stderr.isatty() and time.monotonic() - began > _TELL_AFTER_S:
-            sys.stderr.write(f"\rindexing: {done:,} records")
-            sys.stderr.flush()
-
-    yield progress
-    if sys.stderr.isatty() and time.monotonic() - began > _TELL_AFTER_S:
-        sys.stderr.write("\n")

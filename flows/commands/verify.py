@@ -1,12 +1,8 @@
 """`aureon verify`: whether the lake is what was written to it."""
 
 import argparse
-import contextlib
 import re
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -15,9 +11,9 @@ from connectors.kafka import client_config
 from flows.cell import brokers_of
 from flows.cli import FAILED, OK, settings_of, show
 from flows.commands.figures import reach
+from flows.commands.progress import bars
 from flows.settings import Settings
 from one_lake.verify import FAULTS, Report, verify
-from one_lake.verify.run import Progress
 from schemas.errors import RefusedError
 from schemas.head import Head
 
@@ -29,7 +25,7 @@ def main(options: argparse.Namespace) -> int:
     """Verify, and tell the first thing of each kind that is wrong."""
     settings = settings_of(options)
     heads = _heads(options.head, settings)
-    with _progress() as progress:
+    with bars() as progress:
         report = verify(
             settings.lake_dir,
             heads=heads,
@@ -89,24 +85,3 @@ def _tell(report: Report, settings: Settings) -> None:
         show(f"{fault}: {FAULTS[fault]}{times}; first {finding.where}{detail}")
     faults = sum(report.faults.values())
     show(f"NOT SOUND: {faults:,} faults" if faults else "sound: nothing is lost, doubled or altered")
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar on a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda *_: None
-        return
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
-
-    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        bars: dict[str, Any] = {}
-
-        def progress(what: str, done: int, of: int) -> None:
-            if what not in bars:
-                bars[what] = shown.add_task(what, total=of)
-            shown.update(bars[what], completed=done, total=of)
-
-        yield progress

@@ -124,11 +124,7 @@ def _widened(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     if batch.schema.equals(schema):
         return batch
     columns = [
-        batch[field.name].cast(field.type)
-        if field.name in batch.schema.names
-        else pa.Array.from_buffers(field.type, 0, [None] * field.type.num_buffers)
-        if not batch.num_rows
-        else pa.nulls(batch.num_rows, field.type)
+        batch[field.name].cast(field.type) if field.name in batch.schema.names else pa.nulls(len(batch), field.type)
         for field in schema
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)

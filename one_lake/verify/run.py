@@ -19,7 +19,7 @@ from one_lake.verify.links import verify_links
 from one_lake.verify.moved import verify_moved
 from one_lake.verify.report import Fault, Finding, Report
 from one_lake.verify.seals import Keys, TableLog, check_others, check_spans, log_gaps, read_log
-from schemas.errors import RefusedError
+from schemas.errors import BadRecordError, RefusedError
 from schemas.head import Head
 from schemas.one import TABLES
 
@@ -92,7 +92,11 @@ def _read_logs(lake: Path, keys: Keys, then: Moment | None, report: Report) -> t
         differ = differ or tables.is_widened(opened)
         files, last = tables.files(lake, table, opened), opened.version()
         newest = last if then is None else min(last, then.versions.get(table, -1))
-        logs[table], findings = read_log(lake, table, files, last, newest, keys)
+        try:
+            logs[table], findings = read_log(lake, table, files, last, newest, keys)
+        except BadRecordError as error:
+            report.add([Finding(Fault.SEAL_ALTERED, table, str(error))])
+            continue
         report.add(findings)
         report.add(check_spans(logs[table]))
         report.seals += len(logs[table].hashes)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from one_lake import tables
 from one_lake.encode import encode_rows
 from one_lake.keys import public_keys, signing_key
-from one_lake.seals import SignedSeal, entries, merkle_root, seal_in
+from one_lake.seals import SignedSeal, archive, entries, merkle_root, seal_in
 from schemas.one import TABLES
 from tests.one_lake.lake_data import CLUSTER, KEY, decisions, lake_writer, record
 
@@ -102,3 +102,23 @@ def test_an_entry_without_a_seal_has_none() -> None:
     assert seal_in(b'{"commitInfo":{}}') is None
     assert seal_in(json.dumps({"add": {"aureon.seal": "x"}}).encode()) is None
     assert seal_in(json.dumps({"commitInfo": {"aureon.seal": 7}}).encode()) is None
+
+
+def test_entries_that_expire_while_they_are_read_are_read_from_the_archive(tmp_path: Path) -> None:
+    """None is missing: else a lake that is being maintained would look as if somebody had cut it."""
+    writer = lake_writer(tmp_path)
+    for start in range(0, 50, 10):
+        writer.add(decisions(0, range(start, start + 10)))
+        writer.flush()
+    writer.close()
+    reading = entries(tmp_path, "rounds")
+    assert next(reading).version == 0
+    archive(tmp_path, "rounds")
+    for version in range(5):
+        tables.log_entry(tmp_path, "rounds", version).unlink()
+    assert [entry.version for entry in reading] == [1, 2, 3, 4, 5]
+    reading = entries(tmp_path, "rounds")
+    assert next(reading).version == 0
+    (first,) = tables.seals_folder(tmp_path, "rounds").iterdir()
+    first.rename(first.with_name(first.name.replace("5.jsonl", "6.jsonl")))
+    assert [entry.version for entry in reading] == [1, 2, 3, 4, 5]

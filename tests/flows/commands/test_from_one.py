@@ -38,7 +38,7 @@ def drawn(lake: Path, query: str) -> list[Any]:
 def test_a_row_is_a_task_with_its_sources(lake: Path) -> None:
     """What is no field of a task is its payload."""
     query = """
-        SELECT topic, 'Is ' || answer || ' right?' AS prompt, 'yes_no' AS answer_kind, 3 AS priority,
+        SELECT topic, 'Is ' || answer || ' right?' AS prompt, 'text' AS answer_kind, 3 AS priority,
             {'asked': 'again'} AS metadata, [(topic, logical_id)] AS sources
         FROM one WHERE decision_offset = 1
     """
@@ -48,8 +48,9 @@ def test_a_row_is_a_task_with_its_sources(lake: Path) -> None:
         "priority": 3,
         "metadata": {"asked": "again"},
         "sources": [["math", "task-0-1"]],
-        "payload": {"prompt": "Is 1 right?", "answer_kind": "yes_no"},
+        "payload": {"prompt": "Is 1 right?", "answer_kind": "text"},
     }
+    assert read_task(json.dumps(task).encode())[0].sources[0].logical_id == "task-0-1"
 
 
 def test_a_task_may_come_of_many_records_and_bring_its_own_payload(lake: Path) -> None:

@@ -1,5 +1,6 @@
 """A lake that is as it was written is found sound, and whatever is done to it is found."""
 
+import gzip
 import json
 import threading
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from connectors.blobs import BlobStore
 from one_lake import tables
 from one_lake.encode import encode_rows, record_batch, row_hashes
 from one_lake.keys import rotate, signing_key
-from one_lake.seals import SEAL, SIGNATURE, Seal, seal_in, sign
+from one_lake.seals import SEAL, SIGNATURE, Seal, archive, seal_in, sign
 from one_lake.verify import Fault, Report, verify
 from one_lake.verify import run as verify_run
 from one_lake.verify.report import FAULTS
@@ -263,6 +264,22 @@ def test_what_is_done_to_a_lake_is_found(lake: Lake, what: str) -> None:
     for fault, where in expected.items():
         assert fault in report.first, report.first
         assert where in report.first[fault].where, report.first[fault]
+
+
+@pytest.mark.parametrize("data", [b"nonsense", b"\x1f\x8b\x08\x00nonsense", gzip.compress(b"[1")])
+def test_an_archive_of_seals_that_was_spoilt_is_named(lake: Lake, data: bytes) -> None:
+    """It is no seal that anybody signed."""
+    archive(lake.folder, "rounds")
+    (path,) = tables.seals_folder(lake.folder, "rounds").iterdir()
+    path.write_bytes(data)
+    found = lake.verify().first[Fault.SEAL_ALTERED]
+    assert path.name in found.detail
+
+
+def test_an_entry_of_the_log_that_is_none_is_found(lake: Lake) -> None:
+    """As a fault, whether Delta reads it or not."""
+    lake.entry("records", 5).write_text('{"add": nonsense "aureon.seal"')
+    assert lake.verify().first.keys() & {Fault.SEAL_ALTERED, Fault.LOG_GAP}
 
 
 def test_a_swapped_key_is_told_by_the_head_and_by_the_key(tmp_path: Path) -> None:
