@@ -337,7 +337,10 @@ class Cell:
 
     def publish_head(self, head: Head) -> None:
         """Tell of the lake's head."""
-        publish_head(self.connect().producer, head)
+        producer = self.connect().producer
+        publish_head(producer, head)
+        with contextlib.suppress(OutcomeUnknownError):  # a lane that needs it says so itself
+            producer.flush(1.0)
 
     # -- connecting ------------------------------------------------------------------------------------------------
 
@@ -455,8 +458,6 @@ class _Connected:
         self.cancels.close()
         self.heartbeats.close()
         self._watermarks.close()
-        with contextlib.suppress(OutcomeUnknownError):  # of what the lanes need, nothing is left; of heads, perhaps
-            self.producer.flush(1.0)
         self.producer.close()
         self._backup.close()
 
