@@ -119,6 +119,46 @@ class BlobStore:
             raise BadRecordError(f"blob {name} has {len(data):,} bytes, and its reference tells of {size:,}")
         return data
 
+    def read(self, name: str) -> bytes:
+        """Give the bytes that have a name, `sha256-` and their hash.
+
+        Raises:
+            BadRecordError: they are not there, or are others; the message names the blob.
+            TryAgainError: the store cannot be reached.
+        """
+        data = self._recall(name)
+        if data is None:
+            data = self._read(name, MAX_BLOB_BYTES)
+            if hashlib.sha256(data).hexdigest() != name.removeprefix("sha256-"):
+                raise BadRecordError(f"blob {name} in the blob store {self._shown} is corrupt; put it there again")
+            self._remember(name, data)
+        return data
+
+    def take_from(self, other: "BlobStore") -> int:
+        """Keep all that another store has; returns how many blobs that were.
+
+        Raises:
+            BadRecordError: a blob of the other store is corrupt; it is named.
+            TryAgainError: one of the stores cannot be reached.
+        """
+        other.check()
+        self.create()
+        taken = 0
+        with other._reached():
+            digests = list(other._place.digests())
+        for digest in digests:
+            with self._reached():
+                is_there = self._place.read(_path(digest), 1) is not None
+            if not is_there:
+                with other._reached():
+                    data = other._place.read(_path(digest), MAX_BLOB_BYTES + 1) or b""
+                if hashlib.sha256(data).hexdigest() != digest:
+                    raise BadRecordError(f"blob sha256-{digest} in the blob store {other._shown} is corrupt")
+                with self._reached():
+                    self._place.keep(_path(digest), data)
+                taken += 1
+        return taken
+
     def _read(self, name: str, size: int) -> bytes:
         with self._reached():
             # one more than there should be: what is longer is noticed, and not read to its end
@@ -183,6 +223,10 @@ class _Place(Protocol):
         """Write, unless as many bytes are there."""
         ...
 
+    def digests(self) -> Iterator[str]:
+        """Name all blobs that are there."""
+        ...
+
 
 class _Folder:
     def __init__(self, root: Path) -> None:
@@ -194,6 +238,11 @@ class _Folder:
                 return file.read(most)
         except FileNotFoundError:
             return None
+
+    def digests(self) -> Iterator[str]:
+        for path in (self._root / "sha256").glob("??/*"):
+            if not path.name.startswith("."):
+                yield path.parent.name + path.name
 
     def keep(self, path: str, data: bytes) -> None:
         target = self._root / path
@@ -247,6 +296,10 @@ class _FileSystem:
         except FileNotFoundError:
             return None
         return data
+
+    def digests(self) -> Iterator[str]:
+        for path in self._fs.find(f"{self._root}/sha256"):
+            yield "".join(str(path).split("/")[-2:])
 
     def keep(self, path: str, data: bytes) -> None:
         target = f"{self._root}/{path}"

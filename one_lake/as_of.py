@@ -50,10 +50,21 @@ def moment(lake_dir: str | Path, as_of: str) -> Moment:
         found = seal
         others |= {table: link.version for table, link in seal.others.items()}
         for lane in seal.lanes:
-            bounds[seal.cluster, lane.lane] = max(lane.last, bounds.get((seal.cluster, lane.lane), -1))
+            place = lane.cluster or seal.cluster, lane.lane
+            bounds[place] = max(lane.last, bounds.get(place, -1))
     if found is None:
         raise RefusedError(f"as of {as_of}: that is before the first signed commit of the lake {lake_dir}")
     return Moment(versions={**others, "rounds": found.version}, at=found.at, bounds=bounds)
+
+
+def names_as_of(lake_dir: str | Path, table: str, version: int) -> set[str]:
+    """The names of the files that a table had got up to a version."""
+    added: set[str] = set()
+    for entry in entries(lake_dir, table):
+        if entry.version > version:
+            break
+        added.update(entry.added)
+    return added
 
 
 def _read(as_of: str) -> tuple[int | None, float]:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-import numpy as np
 import pyarrow as pa
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction
@@ -29,9 +28,9 @@ from one_lake.keys import SigningKey, publish
 from one_lake.query import rows_of, session
 from one_lake.sealed_table import Commit, SealedTable, Signer
 from one_lake.seals import archive, digests_of
-from one_lake.staged import StagedFile
+from one_lake.staged import Gathered, StagedFile, cast
 from schemas.errors import BadRecordError, RefusedError, TryAgainError
-from schemas.one import ROW_HASH, TABLES, arrow_schema
+from schemas.one import ALL_TABLES, ROW_HASH, SUPERSEDED, arrow_schema
 
 TARGET_BYTES = 128 << 20
 RETENTION_S = 7 * 24 * 3600.0
@@ -100,23 +99,29 @@ def maintain(
     lake = Path(lake_dir)
     if not tables.is_lake(lake):
         raise RefusedError(f"no lake at {lake}: run `aureon run` or set AUREON_LAKE")
-    with _alone(lake):
+    with alone(lake):
         tables.create(lake)
         publish(lake, key)
         try:
-            return [_maintain_table(lake, table, key, retention_s, target_bytes, progress) for table in TABLES]
+            return [
+                _maintain_table(lake, table, key, retention_s, target_bytes, progress) for table in tables.present(lake)
+            ]
         except DeltaError as error:
             raise tables.as_os_error(error, lake) from error
 
 
 @contextlib.contextmanager
-def _alone(lake: Path) -> Iterator[None]:
-    """One at a time: two would do the same work, and one of them in vain."""
+def alone(lake: Path) -> Iterator[None]:
+    """One process at a time that rewrites files: two would do the same work, and one of them in vain.
+
+    Raises:
+        TryAgainError: another one does.
+    """
     with (lake / "maintain.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise TryAgainError(f"lake {lake}: another process maintains it") from None
+            raise TryAgainError(f"lake {lake}: another process maintains it, or merges another one into it") from None
         yield
 
 
@@ -129,7 +134,8 @@ def _maintain_table(
         table=name, files_before=len(before), bytes_before=sum(before.values()), rows=_rows(table), version=0
     )
     progress(name, "compacting")
-    done.compacted = _compact(table, target_bytes)
+    if name != SUPERSEDED:  # which file a merge has added tells since when its rows are superseded
+        done.compacted = _compact(table, target_bytes)
     progress(name, "cleaning up")
     archive(lake, name)
     table.checkpoint()
@@ -203,7 +209,7 @@ def _put_together(table: SealedTable, small: Mapping[str, int], target_bytes: in
                 _discard(staged)
                 return False
     except BaseException:
-        _discard_if_unknown(table, staged)
+        discard_unlogged(table, staged)
         raise
     table.delta.update_incremental()
     return True
@@ -224,7 +230,7 @@ def _sorted(
     table: SealedTable, small: Mapping[str, int], target_bytes: int, staged: list[StagedFile]
 ) -> list[AddAction]:
     """Write the rows of some files into new ones, sorted by logical id."""
-    schema = arrow_schema(TABLES[table.name])
+    schema = arrow_schema(ALL_TABLES[table.name])
     blooms = {name: {"ndv": ROW_GROUP, "fpp": _FALSE_POSITIVES} for name in ("logical_id",)}
     paths = [str(table.folder.absolute() / name) for name in small]
     order = "logical_id, topic, lane, decision_offset" + (', "index"' if "index" in schema.names else "")
@@ -240,8 +246,8 @@ def _sorted(
         for batch in reader:
             if written is None:
                 staged.append(StagedFile(table.folder, schema, bloom_filter_options=blooms))
-                written = _Sorted(staged[-1])
-            written.take(_cast(batch, schema))
+                written = _Sorted(staged[-1], data_change=False)
+            written.take(cast(batch, schema))
             if staged[-1].path.stat().st_size >= target_bytes:
                 actions.append(written.end())
                 written = None
@@ -254,35 +260,14 @@ def _sorted(
     return actions
 
 
-class _Sorted:
-    """One file of sorted rows, with what the log says of it."""
-
-    def __init__(self, file: StagedFile) -> None:
-        self._file = file
-        self._least: dict[str, Any] = {}
-        self._most: dict[str, Any] = {}
+class _Sorted(Gathered):
+    """One file of rows sorted by logical id."""
 
     def take(self, batch: pa.RecordBatch) -> None:
-        self._file.write(batch)
-        for name in ("lane", "decision_offset"):
-            values = np.from_dlpack(batch[name])
-            self._least[name] = min(int(values.min()), self._least.get(name, int(values.min())))
-            self._most[name] = max(int(values.max()), self._most.get(name, int(values.max())))
+        super().take(batch)
         ids = batch["logical_id"]
-        self._least.setdefault("logical_id", ids[0].as_py())
-        self._most["logical_id"] = ids[len(ids) - 1].as_py()
-
-    def end(self) -> AddAction:
-        self._file.finish()
-        return self._file.action(self._least, self._most, data_change=False)
-
-
-def _cast(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    columns = [
-        column if column.type == field.type else column.cast(field.type)
-        for column, field in zip(batch.columns, schema, strict=True)
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
+        self.least.setdefault("logical_id", ids[0].as_py())
+        self.most["logical_id"] = ids[len(ids) - 1].as_py()
 
 
 def _discard(staged: list[StagedFile]) -> None:
@@ -290,11 +275,11 @@ def _discard(staged: list[StagedFile]) -> None:
         file.discard()
 
 
-def _discard_if_unknown(table: SealedTable, staged: list[StagedFile]) -> None:
+def discard_unlogged(table: SealedTable, staged: list[StagedFile]) -> None:
     """Discard files that the log does not name; where that cannot be told they stay, and are vacuumed later."""
     with contextlib.suppress(Exception):
         table.delta.update_incremental()
-        live = _live(table)
+        live = {Path(path).name for path in tables.files(table.lake_dir, table.name, table.delta)}
         _discard([file for file in staged if file.path.name not in live])
 
 

@@ -1,6 +1,6 @@
 """The lake in SQL: a DuckDB connection with a view for each table, and what follows from them.
 
-    records, rounds, branches, dead_letters     as they are written
+    records, rounds, branches, dead_letters     as they are written; and superseded, after a merge
     one, answers, nodes, costs, …               what is made of these (`one_lake.views`)
 
 Payloads and answers in the blob store are fetched from it, checked, when a query asks for their column; a blob that is
@@ -25,11 +25,11 @@ from msgspec import Struct
 
 from connectors.blobs import BlobStore
 from one_lake import tables
-from one_lake.as_of import Moment, moment
+from one_lake.as_of import Moment, moment, names_as_of
 from one_lake.views import VIEWS
 from schemas.blob import REFERENCE_START, reference_in
 from schemas.errors import BadRecordError
-from schemas.one import TABLES, arrow_schema
+from schemas.one import ALL_TABLES, SUPERSEDED, arrow_schema
 
 _SETTINGS = """
 SET TimeZone = 'UTC';
@@ -44,12 +44,17 @@ _LARGE = ("payload", "answer")
 # The newest first, so that little else than times is read of the others.
 _RECENT = """
 WITH recent AS (
-    SELECT lane, decision_offset FROM stored.rounds ORDER BY decided_at DESC, decision_offset DESC LIMIT $limit
+    SELECT cluster, lane, decision_offset
+    FROM stored.rounds ORDER BY decided_at DESC, decision_offset DESC LIMIT $limit
 )
 SELECT
     rounds.lane, rounds.decision_offset, kind, rounds.topic, rounds.logical_id, rounds.generation, rounds.forced,
     rounds.evidence, rounds.answer, candidates, payload, findings, epoch(decided_at)
-FROM stored.rounds JOIN recent USING (lane, decision_offset) LEFT JOIN stored.records USING (lane, decision_offset)
+FROM stored.rounds JOIN recent
+ON recent.lane = rounds.lane AND recent.decision_offset = rounds.decision_offset
+    AND recent.cluster IS NOT DISTINCT FROM rounds.cluster
+LEFT JOIN stored.records ON records.lane = rounds.lane AND records.decision_offset = rounds.decision_offset
+    AND records.cluster IS NOT DISTINCT FROM rounds.cluster
 ORDER BY decided_at, rounds.decision_offset
 """
 
@@ -127,8 +132,13 @@ def refresh(connection: duckdb.DuckDBPyConnection) -> None:
     (lake,) = connection.execute("SELECT getvariable('aureon_lake')").fetchall()[0]
     # rounds first: see above
     ((is_bound,),) = connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'bounds'").fetchall()
-    views = [_stored_view(lake, table, is_bound=bool(is_bound)) for table in reversed(TABLES)]
-    views += [f"CREATE OR REPLACE VIEW {table} AS SELECT {_columns(table)} FROM stored.{table}" for table in TABLES]  # noqa: S608
+    rows = {table: _stored(lake, table) for table in reversed(tables.present(lake))}
+    if is_bound:
+        ((superseded,),) = connection.execute("SELECT getvariable('aureon_superseded')").fetchall()
+        rows = _as_they_were(lake, rows, superseded)
+    rows = {SUPERSEDED: rows_of(SUPERSEDED, [], differ=False), **rows}
+    views = [f"CREATE OR REPLACE VIEW stored.{table} AS {of_table}" for table, of_table in rows.items()]
+    views += [f"CREATE OR REPLACE VIEW {table} AS SELECT {_columns(table)} FROM stored.{table}" for table in rows]  # noqa: S608
     connection.execute("BEGIN TRANSACTION")
     for view in views:
         connection.execute(view)
@@ -173,15 +183,16 @@ def _columns(table: str) -> str:
         f"CASE WHEN starts_with({name}, '{REFERENCE_START}') THEN whole({name}) ELSE {name} END AS {name}"
         if name in _LARGE
         else f'"{name}"'
-        for name in arrow_schema(TABLES[table]).names
+        for name in arrow_schema(ALL_TABLES[table]).names
     )
 
 
 def bound(connection: duckdb.DuckDBPyConnection, then: Moment) -> None:
-    """Tell a connection how far each lane was at a moment, for `bounded`."""
+    """Tell a connection how far each lane was at a moment, for `bounded`; and since when records were superseded."""
     connection.execute("CREATE TABLE bounds (cluster VARCHAR, lane BIGINT, last BIGINT)")
     rows = [(cluster, lane, last) for (cluster, lane), last in then.bounds.items()]
     connection.executemany("INSERT INTO bounds VALUES (?, ?, ?)", rows)
+    connection.execute("SET VARIABLE aureon_superseded = $version", {"version": then.versions.get(SUPERSEDED, -1)})
 
 
 def bounded(rows: str) -> str:
@@ -195,11 +206,32 @@ def bounded(rows: str) -> str:
     )
 
 
-def _stored_view(lake: str, table: str, *, is_bound: bool) -> str:
+def _stored(lake: str, table: str, names: set[str] | None = None) -> str:
+    """The query for the rows of a table; of the files with these names only, where there are some."""
     opened = tables.open_table(lake, table)
-    lacks_columns = len(opened.schema().fields) < len(arrow_schema(TABLES[table]))
-    rows = rows_of(table, tables.files(lake, table, opened), differ=tables.is_widened(opened) or lacks_columns)
-    return f"CREATE OR REPLACE VIEW stored.{table} AS {bounded(rows) if is_bound else rows}"
+    lacks_columns = len(opened.schema().fields) < len(arrow_schema(ALL_TABLES[table]))
+    files = [f for f in tables.files(lake, table, opened) if names is None or Path(f).name in names]
+    return rows_of(table, files, differ=tables.is_widened(opened) or lacks_columns)
+
+
+def _as_they_were(lake: str, rows: dict[str, str], superseded: int) -> dict[str, str]:
+    """Queries for the rows of all tables at the moment that a connection is bound to.
+
+    Args:
+        lake: its folder.
+        rows: the same, as the tables are now.
+        superseded: the version of that table then.
+    """
+    then = {table: bounded(of_table) for table, of_table in rows.items()}
+    if SUPERSEDED in rows:
+        then[SUPERSEDED] = _stored(lake, SUPERSEDED, names_as_of(lake, SUPERSEDED, superseded))
+        then["records"] = standing(then[SUPERSEDED], bounded(f"{rows['records']} UNION ALL {rows[SUPERSEDED]}"))
+    return then
+
+
+def standing(superseded: str, records: str) -> str:
+    """The query for records that are not superseded, from the queries for these and for all that there ever were."""
+    return f"SELECT * FROM ({records}) ANTI JOIN ({superseded}) USING (cluster, lane, decision_offset)"  # noqa: S608
 
 
 def rows_of(table: str, files: list[str], *, differ: bool) -> str:
@@ -210,7 +242,7 @@ def rows_of(table: str, files: list[str], *, differ: bool) -> str:
         files: their paths.
         differ: some may lack the last columns.
     """
-    schema = arrow_schema(TABLES[table])
+    schema = arrow_schema(ALL_TABLES[table])
     none = ", ".join(f'NULL::{_sql_type(field.type)} AS "{field.name}"' for field in schema)
     rows = f"SELECT {none} WHERE false"
     if files:

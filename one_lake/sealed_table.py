@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from one_lake import tables
 from one_lake.keys import SigningKey
-from one_lake.seals import Link, Seal, SealedFile, SealedLane, SignedSeal, newest_seal, sign
+from one_lake.seals import Link, Merge, Seal, SealedFile, SealedLane, SignedSeal, newest_seal, sign
 from one_lake.staged import StagedFile
 from schemas.software import software_version
 
@@ -36,6 +36,7 @@ class Commit(Struct, frozen=True, kw_only=True):
     others: Mapping[str, Link] = {}
     transactions: Mapping[str, int] = {}
     """By application, its version."""
+    merge: Merge | None = None
 
 
 class SealedTable:
@@ -105,7 +106,7 @@ class SealedTable:
         except (DeltaError, OSError) as error:
             # It may be in the log all the same: look before doing anything else. If that fails, the files stay.
             self.delta.update_incremental()
-            if not self._is_logged(commit, version):
+            if not self._is_logged(seal, version):
                 if isinstance(error, CommitFailedError) and self.delta.version() >= version:
                     return None
                 on_failure()
@@ -118,12 +119,23 @@ class SealedTable:
         self.tip, self._looked_at = Link(version, seal.hash), version
         return seal
 
-    def _is_logged(self, commit: Commit, version: int) -> bool:
+    def allow_removal(self) -> bool:
+        """Let rows be removed from now on, which only a merge does; returns whether that was a change."""
+        if self.delta.metadata().configuration.get("delta.appendOnly") != "true":
+            return False
+        self.delta.alter.set_table_properties({"delta.appendOnly": "false"})
+        self.delta = tables.open_table(self.lake_dir, self.name)
+        entry = tables.log_entry(self.lake_dir, self.name, self.delta.version())
+        tables.sync(entry)
+        tables.sync(entry.parent)
+        return True
+
+    def _is_logged(self, seal: SignedSeal, version: int) -> bool:
         try:
             entry = tables.log_entry(self.lake_dir, self.name, version).read_text()
         except FileNotFoundError:
             return False
-        return all(file.path.name in entry for file in commit.files)
+        return seal.signature in entry
 
     def _sealed(self, commit: Commit, version: int) -> SignedSeal:
         seal = Seal(
@@ -137,6 +149,7 @@ class SealedTable:
             files=tuple(SealedFile(file.path.name, file.sha256) for file in commit.files),
             previous=self.tip,
             others=dict(commit.others),
+            merge=commit.merge,
         )
         return sign(seal, self._signer.key)
 

@@ -37,6 +37,8 @@ class SealedLane(Struct, frozen=True, gc=False, array_like=True):
     rows: int
     root: str
     """Of the Merkle tree over the rows' hashes in the order of (decision offset, index), in hex."""
+    cluster: str = ""
+    """The cluster whose decisions they follow from, if that is not the seal's."""
 
 
 class SealedFile(Struct, frozen=True, gc=False, array_like=True):
@@ -51,6 +53,17 @@ class Link(Struct, frozen=True, gc=False, array_like=True):
 
     version: int
     hash: str
+
+
+class Merge(Struct, frozen=True, gc=False, kw_only=True):
+    """Of a commit that took rows from another lake: which, and how."""
+
+    head: Link
+    """The version of the other lake's `rounds`, and the hash of its seal; so all that it held then is proved by it."""
+    key: str
+    """The key that signed that."""
+    by: str
+    """The criteria by which one of two records of an id was kept."""
 
 
 class Seal(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
@@ -72,6 +85,7 @@ class Seal(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """The table's seal before this one."""
     others: dict[str, Link] = {}
     """Of a seal of `rounds`: the newest seals of the other tables."""
+    merge: Merge | None = None
 
 
 class SignedSeal(Struct, frozen=True, gc=False):

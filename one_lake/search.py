@@ -42,23 +42,25 @@ CREATE TABLE IF NOT EXISTS records (
 CREATE VIRTUAL TABLE IF NOT EXISTS texts USING fts5(question, answer, tokenize = "unicode61 remove_diacritics 2");
 PRAGMA user_version = {FORMAT};
 """
-_NEW = """
-SELECT decision_offset, topic, logical_id, payload, answer FROM records
+_EVER = "FROM records UNION ALL FROM superseded"
+_NEW = f"""
+SELECT decision_offset, topic, logical_id, payload, answer FROM ({_EVER})
 WHERE coalesce(cluster, '') = $cluster AND lane = $lane AND decision_offset > $last ORDER BY decision_offset
-"""
+"""  # noqa: S608
 # The answer tells more of a record than its question.
 _FIND = """
 SELECT r.id, r.topic, r.logical_id, snippet(texts, 0, '', '', '…', 32), snippet(texts, 1, '', '', '…', 32),
     -bm25(texts, 1.0, 2.0)
 FROM texts JOIN records r ON r.id = texts.rowid {bounds}
-WHERE texts MATCH $words AND ($topic IS NULL OR r.topic = $topic) ORDER BY 6 DESC LIMIT $limit
+WHERE texts MATCH $words AND {stands} AND ($topic IS NULL OR r.topic = $topic) ORDER BY 6 DESC LIMIT $limit
 """
 _BY_ID = """
 SELECT r.id, r.topic, r.logical_id, substr(texts.question, 1, 300), substr(texts.answer, 1, 300)
 FROM records r JOIN texts ON texts.rowid = r.id {bounds}
-WHERE r.id IN ({ids}) AND ($topic IS NULL OR r.topic = $topic)
+WHERE r.id IN ({ids}) AND {stands} AND ($topic IS NULL OR r.topic = $topic)
 """
 _BOUNDED = "JOIN moment m ON m.cluster = r.cluster AND m.lane = r.lane AND r.decision_offset <= m.last"
+_STANDS = "(r.cluster, r.lane, r.decision_offset) NOT IN (SELECT cluster, lane, decision_offset FROM superseded)"
 _WORD = re.compile(r'"([^"]*)"|(\S+)')
 
 Progress = Callable[[int], None]
@@ -75,6 +77,15 @@ class Hit(Struct, frozen=True):
     """Parts of them."""
     score: float
     """The higher, the better; of words BM25, of meaning the cosine."""
+
+
+class When(Struct, frozen=True, kw_only=True):
+    """What of the records counts."""
+
+    bounds: Mapping[tuple[str, int], int] | None = None
+    """By cluster and lane, the last decision offset that counts; None: all."""
+    superseded: Sequence[tuple[str, int, int]] = ()
+    """Cluster, lane and decision offset of those that do not count."""
 
 
 class SearchIndex:
@@ -124,7 +135,7 @@ class SearchIndex:
         """
         done = 0
         lanes = lake.execute(
-            "SELECT coalesce(cluster, ''), lane, max(decision_offset) FROM stored.records GROUP BY ALL ORDER BY ALL"
+            f"SELECT coalesce(cluster, ''), lane, max(decision_offset) FROM ({_EVER}) GROUP BY ALL ORDER BY ALL"  # noqa: S608
         ).fetchall()
         for cluster, lane, last in lanes:
             while self._last(cluster, lane) < last:
@@ -167,16 +178,14 @@ class SearchIndex:
 
     # -- asking it -----------------------------------------------------------------------------------------------------
 
-    def find(
-        self, text: str, limit: int, topic: str | None = None, bounds: Mapping[tuple[str, int], int] | None = None
-    ) -> list[Hit]:
+    def find(self, text: str, limit: int, topic: str | None = None, when: When = When()) -> list[Hit]:  # noqa: B008 - frozen
         """Find records by their words: all of them have to be there, those in quotes beside each other.
 
         Args:
             text: the words; one with `*` behind it is the beginning of one.
             limit: so many at most, the best first.
             topic: of this topic only.
-            bounds: by cluster and lane, the last decision offset that counts; None: all.
+            when: which records count.
 
         Raises:
             RefusedError: there is no word in the text.
@@ -184,14 +193,12 @@ class SearchIndex:
         words = _words(text)
         if not words:
             raise RefusedError(f"nothing to search for in {text!r}")
-        self._bind(bounds)
-        query = _FIND.format(bounds=_BOUNDED if bounds is not None else "")
+        self._bind(when)
+        query = _FIND.format(bounds=_BOUNDED if when.bounds is not None else "", stands=_STANDS)
         rows = self._db.execute(query, {"words": words, "topic": topic, "limit": limit}).fetchall()
         return [Hit(*row[1:]) for row in rows]
 
-    def similar(
-        self, text: str, limit: int, topic: str | None = None, bounds: Mapping[tuple[str, int], int] | None = None
-    ) -> list[Hit]:
+    def similar(self, text: str, limit: int, topic: str | None = None, when: When = When()) -> list[Hit]:  # noqa: B008
         """Find records whose question and answer mean something near; as `find`.
 
         Raises:
@@ -201,7 +208,7 @@ class SearchIndex:
 
         vectors = Vectors()
         self._update_vectors(vectors)
-        self._bind(bounds)
+        self._bind(when)
         wanted = vectors.of(text)
         path = self._vectors_path
         if not path.exists() or not path.stat().st_size:
@@ -216,7 +223,7 @@ class SearchIndex:
         most = min(len(near), limit * _CONSIDERED)
         best = np.argpartition(-near, most - 1)[:most]
         ids = ", ".join(str(int(place) + 1) for place in best)
-        query = _BY_ID.format(ids=ids, bounds=_BOUNDED if bounds is not None else "")
+        query = _BY_ID.format(ids=ids, bounds=_BOUNDED if when.bounds is not None else "", stands=_STANDS)
         rows = self._db.execute(query, {"topic": topic}).fetchall()
         hits = [
             Hit(its_topic, logical_id, question, answer, float(near[id_ - 1]) / _SCALE)
@@ -240,11 +247,17 @@ class SearchIndex:
                 of_batch = np.stack([vectors.of(f"{question} {answer}") for question, answer in batch])
                 file.write(np.rint(of_batch * _SCALE).astype(np.int8).tobytes())
 
-    def _bind(self, bounds: Mapping[tuple[str, int], int] | None) -> None:
+    def _bind(self, when: When) -> None:
         self._db.execute("CREATE TEMP TABLE IF NOT EXISTS moment (cluster TEXT, lane INTEGER, last INTEGER)")
         self._db.execute("DELETE FROM moment")
-        rows = [(cluster, lane, last) for (cluster, lane), last in (bounds or {}).items()]
+        rows = [(cluster, lane, last) for (cluster, lane), last in (when.bounds or {}).items()]
         self._db.executemany("INSERT INTO moment VALUES (?, ?, ?)", rows)
+        self._db.execute(
+            "CREATE TEMP TABLE IF NOT EXISTS superseded "
+            "(cluster TEXT, lane INTEGER, decision_offset INTEGER, PRIMARY KEY (cluster, lane, decision_offset))"
+        )
+        self._db.execute("DELETE FROM superseded")
+        self._db.executemany("INSERT INTO superseded VALUES (?, ?, ?)", when.superseded)
 
 
 def _question(payload: str) -> str:

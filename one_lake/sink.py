@@ -27,7 +27,7 @@ from one_lake.encode import encode_rows, record_batch
 from one_lake.gate import QualityGate
 from one_lake.gating import Gating, Routes
 from one_lake.keys import SigningKey, publish
-from one_lake.query import session
+from one_lake.query import rows_of, session
 from one_lake.sealed_table import Commit, SealedTable, Signer
 from one_lake.seals import Link, SealedLane, merkle_root
 from one_lake.staged import StagedFile
@@ -77,6 +77,7 @@ class LakeWriter:
         tables.create(lake_dir)
         publish(lake_dir, key)
         self._lake_dir = Path(lake_dir)
+        self._cluster = cluster
         signer = Signer(key, cluster)
         self._tables = {struct: _TableWriter(self._lake_dir, name, signer) for name, struct in TABLES.items()}
         *self._first, self._rounds = self._tables.values()
@@ -141,8 +142,8 @@ class LakeWriter:
         Memory is bounded: DuckDB sorts, on disk if need be.
         """
         with self._closing_on_error():
-            files = self._rounds.files()
-        return _owners(files, lane, rows_per_batch)
+            rows = self._rounds.rows()
+        return _owners(rows, self._cluster, lane, rows_per_batch)
 
     def close(self) -> None:
         """Let go of the threads, and of what was added and not flushed."""
@@ -171,7 +172,7 @@ class LakeWriter:
         if max(held.records, held.dead_letters) <= held.rounds:
             return held
         there = [
-            frozenset(_offsets(table.files(), lane, held.rounds, condition))
+            frozenset(_offsets(table.rows(), self._cluster, lane, held.rounds, condition))
             for table, condition in ((records, "true"), (dead_letters, f"reason = '{QUALITY_GATE}'"))
         ]
         return Routes(held.rounds, held.records, held.dead_letters, *there)
@@ -222,7 +223,7 @@ class _StagedRows(StagedFile):
                 for lane, hashes in sorted(self.hashes.items())
             ),
             others=others,
-            transactions={_app(lane): last for lane, (_, last) in self.spans.items()},
+            transactions={application(lane): last for lane, (_, last) in self.spans.items()},
         )
 
 
@@ -274,8 +275,9 @@ class _TableWriter:
     def version(self, lane: int) -> int:
         return self._thread.submit(self._refreshed_version, lane).result()
 
-    def files(self) -> list[str]:
-        return self._thread.submit(self._files).result()
+    def rows(self) -> str:
+        """The query for all rows."""
+        return self._thread.submit(self._rows).result()
 
     def close(self) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
@@ -369,14 +371,15 @@ class _TableWriter:
         return rest
 
     def _held(self, lane: int) -> int:
-        return self._table.transaction_version(_app(lane))
+        return self._table.transaction_version(application(lane))
 
     def _refreshed_version(self, lane: int) -> int:
         self._table.delta.update_incremental()
         return self._held(lane)
 
-    def _files(self) -> list[str]:
-        return tables.files(self._table.lake_dir, self.name, self._table.delta)
+    def _rows(self) -> str:
+        files = tables.files(self._table.lake_dir, self.name, self._table.delta)
+        return rows_of(self.name, files, differ=tables.is_widened(self._table.delta))
 
     def _catch_up(self) -> None:
         with contextlib.suppress(DeltaError, OSError):
@@ -421,33 +424,33 @@ def _rising(
     return rising
 
 
-def _app(lane: int) -> str:
+def application(lane: int) -> str:
     """The application under whose name the log holds what is there of a lane."""
     return f"lane-{lane}"
 
 
-def _owners(files: list[str], lane: int, rows_per_batch: int) -> Iterator[list[Owner]]:
-    if not files:
-        return
+# Rows from before they had a cluster are of the lake's own.
+_OF_LANE = "lane = $lane AND coalesce(cluster, $cluster) = $cluster"
+
+
+def _owners(rows: str, cluster: str, lane: int, rows_per_batch: int) -> Iterator[list[Owner]]:
     with session() as connection:
         connection.execute(
-            f"SELECT {', '.join(Owner._fields)} FROM read_parquet($files) "  # noqa: S608 - names of this module
-            "WHERE lane = $lane AND introduces ORDER BY decision_offset",
-            {"files": files, "lane": lane},
+            f"SELECT {', '.join(Owner._fields)} FROM ({rows}) "  # noqa: S608 - names of this module
+            f"WHERE {_OF_LANE} AND introduces ORDER BY decision_offset",
+            {"lane": lane, "cluster": cluster},
         )
-        while rows := connection.fetchmany(rows_per_batch):
-            yield list(map(Owner._make, rows))
+        while found := connection.fetchmany(rows_per_batch):
+            yield list(map(Owner._make, found))
 
 
-def _offsets(files: list[str], lane: int, above: int, condition: str) -> list[int]:
+def _offsets(rows: str, cluster: str, lane: int, above: int, condition: str) -> list[int]:
     """The decision offsets of a lane's rows above one."""
-    if not files:
-        return []
     with session() as connection:
-        of_lane = "read_parquet($files) WHERE lane = $lane AND decision_offset > $above"
+        of_lane = f"({rows}) WHERE {_OF_LANE} AND decision_offset > $above"
         query = f"SELECT decision_offset FROM {of_lane} AND {condition}"  # noqa: S608 - conditions of this module
-        rows = connection.execute(query, {"files": files, "lane": lane, "above": above}).fetchall()
-    return [offset for (offset,) in rows]
+        found = connection.execute(query, {"lane": lane, "cluster": cluster, "above": above}).fetchall()
+    return [offset for (offset,) in found]
 
 
 def _by_table(ended: Iterable[Record | DeadLetterRow]) -> dict[type[Struct], list[Row]]:

@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake.transaction import AddAction
@@ -77,6 +78,11 @@ class StagedFile:
         self.path.unlink(missing_ok=True)
         self.release()
 
+    @property
+    def is_held(self) -> bool:
+        """Whether nobody has let go of it."""
+        return self._lock >= 0
+
     def release(self) -> None:
         """Let go of it: it is in the log."""
         if self._lock >= 0:
@@ -105,3 +111,40 @@ class StagedFile:
             data_change=data_change,
             stats=json.dumps(stats),
         )
+
+
+class Gathered:
+    """One file of rows in any order, with what the log says of it.
+
+    Args:
+        file: where they go.
+        data_change: they are rows that were not in the table.
+    """
+
+    def __init__(self, file: StagedFile, *, data_change: bool) -> None:
+        self.file = file
+        self._data_change = data_change
+        self.least: dict[str, Any] = {}
+        self.most: dict[str, Any] = {}
+
+    def take(self, batch: pa.RecordBatch) -> None:
+        """Write one row group."""
+        self.file.write(batch)
+        for name in ("lane", "decision_offset"):
+            values = np.from_dlpack(batch[name])
+            self.least[name] = min(int(values.min()), self.least.get(name, int(values.min())))
+            self.most[name] = max(int(values.max()), self.most.get(name, int(values.max())))
+
+    def end(self) -> AddAction:
+        """Finish it; returns what is to be logged."""
+        self.file.finish()
+        return self.file.action(self.least, self.most, data_change=self._data_change)
+
+
+def cast(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Give rows that DuckDB returned the schema of their table."""
+    columns = [
+        column if column.type == field.type else column.cast(field.type)
+        for column, field in zip(batch.columns, schema, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)

@@ -5,9 +5,11 @@ lake/records/        _delta_log/*.json    one entry a commit
 lake/branches/       ...
 lake/dead_letters/   ...
 lake/rounds/         ...                  written last of all
+lake/superseded/     ...                  only where another lake was merged into this one
 lake/keys/           *.json               the public keys of those who wrote
 lake/seals/rounds/   *.jsonl.gz           the seals of entries that may expire
 lake/search/         index.sqlite         the words of the records; may be deleted
+lake/runs/<name>/    *.parquet            what was decided again; no part of the lake
 """
 
 import errno
@@ -21,7 +23,7 @@ from deltalake import DeltaTable, Field, Schema
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from schemas.errors import RefusedError
-from schemas.one import TABLES, arrow_schema
+from schemas.one import ALL_TABLES, TABLES, arrow_schema
 
 DEFAULT_LAKE = Path(".aureon/lake")
 
@@ -29,7 +31,8 @@ DEFAULT_LAKE = Path(".aureon/lake")
 CHECKPOINT_INTERVAL = 20
 
 _CONFIGURATION = {
-    "delta.appendOnly": "true",  # compaction may still replace files; rows stay
+    # compaction may still replace files; rows stay, but for those of `records` that a merge puts elsewhere
+    "delta.appendOnly": "true",
     "delta.checkpointInterval": str(CHECKPOINT_INTERVAL),
     # What each entry tells of its file. By default all columns, which makes every commit twice as slow at 2,000 files.
     "delta.dataSkippingStatsColumns": "lane,decision_offset",
@@ -58,13 +61,23 @@ def is_lake(lake_dir: str | Path) -> bool:
     return DeltaTable.is_deltatable(str(folder(lake_dir, "rounds")))
 
 
-def create(lake_dir: str | Path) -> None:
+def present(lake_dir: str | Path) -> list[str]:
+    """The tables of a lake that has been created, in the order in which they are committed."""
+    return [t for t in ALL_TABLES if t in TABLES or DeltaTable.is_deltatable(str(folder(lake_dir, t)))]
+
+
+def create(lake_dir: str | Path, *more: str) -> None:
     """Create the tables that are not there yet, and add columns that are new; several processes may do so at once.
+
+    Args:
+        lake_dir: the lake.
+        more: tables besides those that every lake has.
 
     Raises:
         RefusedError: a table is there with other columns.
     """
-    for table, struct in TABLES.items():
+    for table in dict.fromkeys((*more, *present(lake_dir))):
+        struct = ALL_TABLES[table]
         path = folder(lake_dir, table)
         if not DeltaTable.is_deltatable(str(path)):
             path.mkdir(parents=True, exist_ok=True)
@@ -107,7 +120,7 @@ def _widen(lake_dir: str | Path, table: str) -> None:
 
 def _lacking(opened: DeltaTable, table: str) -> list[Field]:
     """The last columns of a table that one of an earlier version has not, if all else is as it should be."""
-    present, expected = opened.schema().fields, Schema.from_arrow(arrow_schema(TABLES[table])).fields
+    present, expected = opened.schema().fields, Schema.from_arrow(arrow_schema(ALL_TABLES[table])).fields
     lacking = expected[len(present) :]
     return lacking if expected[: len(present)] == present and all(f.nullable for f in lacking) else []
 
@@ -129,7 +142,7 @@ def open_table(lake_dir: str | Path, table: str) -> DeltaTable:
         opened = DeltaTable(folder(lake_dir, table))
     except TableNotFoundError:
         raise RefusedError(f"no lake at {lake_dir}: run `aureon run` or set AUREON_LAKE") from None
-    expected = Schema.from_arrow(arrow_schema(TABLES[table]))
+    expected = Schema.from_arrow(arrow_schema(ALL_TABLES[table]))
     if opened.schema() != expected and not _lacking(opened, table):
         present, wanted = ({(f.name, str(f.type), f.nullable) for f in s.fields} for s in (opened.schema(), expected))
         different = sorted({name for name, _, _ in present ^ wanted})
@@ -160,6 +173,11 @@ def seals_folder(lake_dir: str | Path, table: str) -> Path:
 def search_index(lake_dir: str | Path) -> Path:
     """Where the index of the records' words is."""
     return Path(lake_dir) / "search" / "index.sqlite"
+
+
+def runs_folder(lake_dir: str | Path) -> Path:
+    """Where the runs of replays are."""
+    return Path(lake_dir) / "runs"
 
 
 def log_entry(lake_dir: str | Path, table: str, version: int) -> Path:

@@ -7,9 +7,12 @@ agreement           how often two models say the same, by topic
 costs               what was spent, by day and topic
 sources             which records were made from which
 weights             how much a record can be relied on
+conflicts           which records gave way to another in a merge, and how the two compare
+run(name)           what a replay came to
 lineage(id)         what an id came from, and what came of it
 """
 
+from one_lake.criteria import CRITERIA
 from schemas.one import TABLES
 
 _ONE = "CREATE OR REPLACE VIEW one AS SELECT * FROM records"
@@ -18,7 +21,7 @@ _ONE = "CREATE OR REPLACE VIEW one AS SELECT * FROM records"
 _ANSWERS = """
 CREATE OR REPLACE VIEW answers AS
 SELECT
-    lane, decision_offset, topic, logical_id, generation, round_index, attempt, kind, decided_at,
+    cluster, lane, decision_offset, topic, logical_id, generation, round_index, attempt, kind, decided_at,
     said.node, said.model, nullif(said.version, '') AS version, coalesce(said.sample, 0) AS sample,
     coalesce(said.status, 'ok') AS status, whole(said.text) AS text, said.score AS score,
     nullif(said.error, '') AS error, coalesce(said.tries, 1) AS tries, coalesce(said.latency_s, 0) AS latency_s,
@@ -38,7 +41,7 @@ FROM (
     LEFT JOIN (
         SELECT cluster, lane, decision_offset,
             from_json(provenance -> '$.models', '[{"gave_it":"BOOLEAN"}]') AS models
-        FROM stored.records WHERE provenance IS NOT NULL
+        FROM (FROM stored.records UNION ALL FROM stored.superseded) WHERE provenance IS NOT NULL
     ) USING (cluster, lane, decision_offset)
 )
 """
@@ -62,8 +65,8 @@ FROM answers GROUP BY ALL
 _AGREEMENT = """
 CREATE OR REPLACE VIEW agreement AS
 WITH given AS (
-    SELECT lane, decision_offset, topic, model || ' on ' || node AS model, any_value(text) AS text,
-        bool_or(gave_it) AS gave_it
+    SELECT coalesce(cluster, '') AS cluster, lane, decision_offset, topic, model || ' on ' || node AS model,
+        any_value(text) AS text, bool_or(gave_it) AS gave_it
     FROM answers WHERE status = 'ok' AND kind = 'converged' GROUP BY ALL
 )
 SELECT
@@ -71,7 +74,7 @@ SELECT
     count(*) AS together,
     count(*) FILTER (a.gave_it AND b.gave_it OR NOT a.gave_it AND NOT b.gave_it AND a.text = b.text) AS agreed,
     count(*) FILTER (a.gave_it AND b.gave_it OR NOT a.gave_it AND NOT b.gave_it AND a.text = b.text) / count(*) AS share
-FROM given a JOIN given b USING (lane, decision_offset, topic) WHERE a.model < b.model GROUP BY ALL
+FROM given a JOIN given b USING (cluster, lane, decision_offset, topic) WHERE a.model < b.model GROUP BY ALL
 """
 
 _COSTS = """
@@ -125,6 +128,26 @@ SELECT
     confidence * evidence_weight * (1 + descendants_good) / (1 + descendants_ended)
         * CASE WHEN forced THEN 0.5 ELSE 1 END AS weight
 FROM stored.records LEFT JOIN descendants USING (topic, logical_id)
+"""
+
+_CONFLICTS = """
+CREATE OR REPLACE VIEW conflicts AS
+WITH compared AS (
+    SELECT r.topic, r.logical_id, r.is_kept, whole(r.answer) AS answer, {{
+        {criteria}, 'cluster': r.cluster, 'lane': r.lane, 'decision_offset': r.decision_offset
+    }} AS told
+    FROM (
+        SELECT *, true AS is_kept FROM stored.records SEMI JOIN stored.superseded USING (topic, logical_id)
+        UNION ALL SELECT *, false FROM stored.superseded
+    ) r JOIN stored.rounds d USING (cluster, lane, decision_offset)
+)
+SELECT topic, logical_id, kept.answer AS kept, lost.answer AS lost, kept.told AS of_kept, lost.told AS of_lost
+FROM compared lost JOIN compared kept USING (topic, logical_id) WHERE kept.is_kept AND NOT lost.is_kept
+"""
+
+_RUN = """
+CREATE OR REPLACE MACRO run(name) AS TABLE
+SELECT * FROM read_parquet(getvariable('aureon_lake') || '/runs/' || name || '/part-*.parquet')
 """
 
 # All that came of a task has the task's id with `:branch-<n>` behind it, so the rows of a family are found by their ids
@@ -211,6 +234,8 @@ VIEWS = (
     _COSTS,
     _SOURCES,
     _WEIGHTS,
+    _CONFLICTS.format(criteria=", ".join(f"'{name}': {told}" for name, told in CRITERIA.items())),
+    _RUN,
     _LINEAGE.format(**{table: _FAMILY.format(table=table, root=_ROOT) for table in TABLES}),
 )
 """In an order in which they can be made."""

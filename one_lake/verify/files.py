@@ -17,7 +17,7 @@ from one_lake.verify.seals import Lane
 from schemas.blob import reference_in
 from schemas.errors import BadRecordError
 from schemas.ids import content_hash
-from schemas.one import ROW_HASH, TABLES, Record, arrow_schema
+from schemas.one import ALL_TABLES, ROW_HASH, Record, arrow_schema
 
 ROWS_PER_BATCH = 8192
 ROWS_PER_PART = 100_000
@@ -102,7 +102,7 @@ def verify_file(task: FileTask) -> FileReport:
     rows = _Rows(task, report)
     try:
         with pq.ParquetFile(path) as file:
-            schema = arrow_schema(TABLES[task.table])
+            schema = arrow_schema(ALL_TABLES[task.table])
             for batch in file.iter_batches(ROWS_PER_BATCH, task.groups, use_threads=False):
                 rows.take(_widened(batch, schema))
     except (OSError, pa.ArrowException, UnicodeDecodeError, ValueError, KeyError) as error:
@@ -136,7 +136,7 @@ class _Rows:
     def __init__(self, task: FileTask, report: FileReport) -> None:
         self._task = task
         self._report = report
-        self._struct = TABLES[task.table]
+        self._struct = ALL_TABLES[task.table]
         self._hashes: dict[tuple[str, int], list[bytes]] = {}
         self._spans: dict[tuple[str, int], tuple[int, int]] = {}
         self._newest: dict[tuple[str, int], tuple[int, int]] = {}

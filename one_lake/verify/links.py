@@ -103,7 +103,8 @@ def verify_links(lake: duckdb.DuckDBPyConnection) -> Iterator[tuple[Finding, int
     """Compare the tables of a lake.
 
     Args:
-        lake: a connection with a view for each table.
+        lake: a connection with a view for each table: `records` with those that are superseded, `standing` without
+            them, `superseded` with these.
 
     Yields:
         The first finding of each kind, and how many there are.
@@ -121,8 +122,10 @@ def verify_links(lake: duckdb.DuckDBPyConnection) -> Iterator[tuple[Finding, int
     yield from _first(lake, Fault.BRANCH_FORGED, "branches", _BRANCHES, "t.")
     cause = "'it follows from ' || cause_lane || '@' || cause_offset"
     yield from _first(lake, Fault.CAUSE_DIFFERS, "rounds", _CAUSES, "t.", cause)
-    yield from _doubles(lake, Fault.ID_TWICE, "records", "true")
-    yield from _doubles(lake, Fault.OWNER_TWICE, "rounds", "introduces", "generation")
+    yield from _doubles(lake, Fault.ID_TWICE, "standing", "true")
+    yield from _doubles(lake, Fault.OWNER_TWICE, "rounds", "introduces", "generation, cluster")
+    alone = "FROM superseded ANTI JOIN standing USING (topic, logical_id)"
+    yield from _first(lake, Fault.SUPERSEDED_ALONE, "superseded", alone, "", "topic || '/' || logical_id")
 
 
 def _first(
@@ -150,4 +153,5 @@ def _doubles(
             generation=f"{more}," if more else "",
             grouped=f", {more}" if more else "",
         )
-        yield from _first(lake, fault, table, doubles, "t.", "topic || '/' || logical_id || ': ' || times || ' times'")
+        name = "records" if table == "standing" else table
+        yield from _first(lake, fault, name, doubles, "t.", "topic || '/' || logical_id || ': ' || times || ' times'")

@@ -17,7 +17,11 @@ _Ints = npt.NDArray[np.int64]
 
 
 def verify_moved(
-    lake: duckdb.DuckDBPyConnection, log: TableLog, readable: set[str], rows: Callable[[str, list[str]], str]
+    lake: duckdb.DuckDBPyConnection,
+    log: TableLog,
+    readable: set[str],
+    rows: Callable[[str, list[str]], str],
+    elsewhere: str | None = None,
 ) -> Iterator[tuple[Finding, int]]:
     """Compare the rows of rewritten files with what was sealed of them before.
 
@@ -26,6 +30,7 @@ def verify_moved(
         log: of the table.
         readable: the files whose rows can be read.
         rows: the query for the rows of a table in some files.
+        elsewhere: the query for rows of the table that went to another one.
 
     Yields:
         Findings, and how often each was found.
@@ -36,8 +41,10 @@ def verify_moved(
     for lane in sorted(lane for lane in log.lanes if lane.version not in at_home):
         sealed.setdefault(lane.cluster, []).append(lane)
     moved = [path for path, name in zip(log.files, names, strict=True) if path in readable and name not in log.home]
-    if moved:
-        lake.execute(f"CREATE OR REPLACE TEMP VIEW moved AS {rows(log.table, moved)}")
+    if moved or elsewhere:
+        queries = [rows(log.table, moved)] if moved else []
+        queries += [elsewhere] if elsewhere else []
+        lake.execute(f"CREATE OR REPLACE TEMP VIEW moved AS {' UNION ALL '.join(queries)}")
         clusters = lake.execute(f"SELECT DISTINCT coalesce(cluster, '') FROM moved WHERE {ROW_HASH} IS NOT NULL")  # noqa: S608
         for (cluster,) in clusters.fetchall():
             yield from _of_cluster(lake, log.table, cluster, sealed.pop(cluster, []))

@@ -36,6 +36,7 @@ class Fault(enum.StrEnum):
     CAUSE_DIFFERS = "cause_differs"
     ID_TWICE = "id_twice"
     OWNER_TWICE = "owner_twice"
+    SUPERSEDED_ALONE = "superseded_alone"
 
 
 FAULTS: dict[Fault, str] = {
@@ -62,8 +63,9 @@ FAULTS: dict[Fault, str] = {
     Fault.BRANCH_FORGED: "a branch follows from no record",
     Fault.ROW_DIFFERS: "a record or a dead letter tells otherwise of its decision than `rounds`",
     Fault.CAUSE_DIFFERS: "a round does not have the hash of the decision that it follows from",
-    Fault.ID_TWICE: "an id has two records",
+    Fault.ID_TWICE: "an id has two records; of different clusters, the next merge settles that",
     Fault.OWNER_TWICE: "two messages own an id",
+    Fault.SUPERSEDED_ALONE: "a record gave way to another in a merge, and there is none of its id",
 }
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from deltalake.exceptions import DeltaError
 
 from one_lake import tables
-from one_lake.as_of import Moment, moment
+from one_lake.as_of import Moment, moment, names_as_of
 from one_lake.keys import public_keys, trusted
-from one_lake.query import bound, bounded, rows_of, session
+from one_lake.query import bound, bounded, rows_of, session, standing
 from one_lake.verify.files import FileReport, FileTask, parts_of, verify_file
 from one_lake.verify.links import verify_links
 from one_lake.verify.moved import verify_moved
@@ -21,7 +21,7 @@ from one_lake.verify.report import Fault, Finding, Report
 from one_lake.verify.seals import Keys, TableLog, check_others, check_spans, log_gaps, read_log
 from schemas.errors import BadRecordError, RefusedError
 from schemas.head import Head
-from schemas.one import TABLES
+from schemas.one import SUPERSEDED
 
 MEMORY_LIMIT = "350MB"
 """Of DuckDB; what it joins and sorts beyond it is on the disk."""
@@ -63,10 +63,11 @@ def verify(
     if unknown := sorted(set(keys) - known.keys()):
         raise RefusedError(f"lake {lake}: no key {', '.join(unknown)} in it; it has {', '.join(known) or 'none'}")
     counted = Keys(known, trusted(known, keys) if keys else set(known))
-    report = Report(tables=dict.fromkeys(TABLES, 0))
+    present = tables.present(lake)
+    report = Report(tables=dict.fromkeys(present, 0))
     then = moment(lake, as_of) if as_of is not None else None
-    logs, differ = _read_logs(lake, counted, then, report)
-    if len(logs) < len(TABLES):
+    logs, differ = _read_logs(lake, present, counted, then, report)
+    if len(logs) < len(present):
         return report  # what a table holds is not known
     report.add(check_others(logs))
     report.add(_missing_heads(logs["rounds"], heads))
@@ -75,15 +76,17 @@ def verify(
     report.add(itertools.chain.from_iterable(map(_not_sealed, logs.values())))
     readable = _verify_files(logs, blobs, report, progress)
     progress("links", 0, 1)
-    _verify_tables(logs, readable, then, report, differ=differ)
+    _verify_tables(lake, logs, readable, then, report, differ=differ)
     progress("links", 1, 1)
     return report
 
 
-def _read_logs(lake: Path, keys: Keys, then: Moment | None, report: Report) -> tuple[dict[str, TableLog], bool]:
+def _read_logs(
+    lake: Path, present: Sequence[str], keys: Keys, then: Moment | None, report: Report
+) -> tuple[dict[str, TableLog], bool]:
     """Read what can be read of the tables' logs; also tell whether some files may lack the last columns."""
     logs, differ = {}, False
-    for table in reversed(TABLES):  # `rounds`, which is committed last, first
+    for table in reversed(present):  # `rounds`, which is committed last, first
         try:
             opened = tables.open_table(lake, table)
         except DeltaError as error:
@@ -104,7 +107,13 @@ def _read_logs(lake: Path, keys: Keys, then: Moment | None, report: Report) -> t
 
 
 def _verify_tables(
-    logs: dict[str, TableLog], readable: dict[str, list[str]], then: Moment | None, report: Report, *, differ: bool
+    lake: Path,
+    logs: dict[str, TableLog],
+    readable: dict[str, list[str]],
+    then: Moment | None,
+    report: Report,
+    *,
+    differ: bool,
 ) -> None:
     """Compare the rows with what was sealed of them, wherever they are, and with each other."""
 
@@ -115,11 +124,30 @@ def _verify_tables(
     with session(MEMORY_LIMIT) as connection:
         if then is not None:
             bound(connection, then)
-        for table, files in readable.items():
-            connection.execute(f"CREATE VIEW {table} AS {rows(table, files)}")
-            if then is not None:
-                ((report.tables[table],),) = connection.execute(f"SELECT count(*) FROM {table}").fetchall()  # noqa: S608
-        found = [verify_moved(connection, log, set(readable[log.table]), rows) for log in logs.values()]
+        ever = {table: rows(table, files) for table, files in readable.items()}
+        superseded = ever.get(SUPERSEDED, rows_of(SUPERSEDED, [], differ=False))
+        ever["records"] = f"{ever['records']} UNION ALL {superseded}"
+        if then is not None and SUPERSEDED in readable:
+            names = names_as_of(lake, SUPERSEDED, then.versions.get(SUPERSEDED, -1))
+            superseded = rows(SUPERSEDED, [path for path in readable[SUPERSEDED] if Path(path).name in names])
+        stands = rows("records", readable["records"]) if then is None else standing(superseded, ever["records"])
+        for view, of_table in {**ever, SUPERSEDED: superseded, "standing": stands}.items():
+            connection.execute(f"CREATE VIEW {view} AS {of_table}")
+        if then is not None:
+            for table in readable:
+                view = "standing" if table == "records" else table
+                ((report.tables[table],),) = connection.execute(f"SELECT count(*) FROM {view}").fetchall()  # noqa: S608
+        found = [
+            verify_moved(
+                connection,
+                log,
+                set(readable[log.table]),
+                rows,
+                rows(SUPERSEDED, readable[SUPERSEDED]) if log.table == "records" and SUPERSEDED in readable else None,
+            )
+            for log in logs.values()
+            if log.table != SUPERSEDED
+        ]
         for finding, times in itertools.chain(*found, verify_links(connection)):
             report.count(finding, times)
 

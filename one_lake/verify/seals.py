@@ -138,9 +138,9 @@ def _take(log: TableLog, seal: Seal, version: int, digest: str) -> None:
     log.hashes[version] = digest
     log.head = Head(cluster=seal.cluster, version=version, hash=digest, key=seal.key, at=seal.at)
     log.digests |= {file.name: file.sha256 for file in seal.files}
-    lanes = tuple(Lane(seal.cluster, s.lane, s.first, s.last, s.rows, s.root, version) for s in seal.lanes)
+    lanes = tuple(Lane(s.cluster or seal.cluster, s.lane, s.first, s.last, s.rows, s.root, version) for s in seal.lanes)
     log.lanes += lanes
-    if len(seal.files) == 1 and lanes:
+    if len(seal.files) == 1 and lanes and seal.merge is None:
         log.home[seal.files[0].name] = lanes
     log.others += [(version, table, link.version, link.hash) for table, link in seal.others.items()]
 
@@ -152,7 +152,7 @@ def _take_later(log: TableLog, entry: Entry) -> set[str]:
         return set()
     seal = entry.signed.seal
     log.digests |= {file.name: file.sha256 for file in seal.files}
-    return {file.name for file in seal.files} if seal.lanes else set()
+    return {file.name for file in seal.files} if seal.lanes and seal.merge is None else set()
 
 
 def check_others(logs: Mapping[str, TableLog]) -> Iterator[Finding]:

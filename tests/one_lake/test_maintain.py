@@ -208,7 +208,7 @@ def test_a_spoilt_file_is_not_put_together_with_others(lake: Path) -> None:
 
 def test_one_process_maintains_at_a_time(lake: Path) -> None:
     """The other one says so."""
-    with maintaining._alone(lake), pytest.raises(TryAgainError, match="another process maintains it"):
+    with maintaining.alone(lake), pytest.raises(TryAgainError, match="another process maintains it"):
         maintain(lake, KEY)
 
 

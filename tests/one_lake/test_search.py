@@ -13,9 +13,11 @@ import one_lake
 from flows import cli
 from one_lake import tables
 from one_lake.as_of import moment
-from one_lake.search import SearchIndex
+from one_lake.merge import merge
+from one_lake.search import SearchIndex, When
 from schemas.errors import RefusedError
 from tests.one_lake.lake_data import lake_writer, record, round_row
+from tests.one_lake.lakes_apart import MERGING, converged, write
 
 NEEDS_VECTORS = pytest.mark.skipif(importlib.util.find_spec("wordllama") is None, reason="needs the extra `embeddings`")
 TEXTS = (
@@ -97,7 +99,7 @@ def test_by_topic_and_as_of_a_moment(lake: Path) -> None:
     """Of what there was then."""
     add(lake, 4, ("Another river?", "The Rhine"), topic="rivers")
     assert find(lake, "river", topic="rivers") == ["The Rhine"]
-    assert find(lake, "river", bounds=moment(lake, "1").bounds) == ["The Danube"]
+    assert find(lake, "river", when=When(bounds=moment(lake, "1").bounds)) == ["The Danube"]
 
 
 def test_several_processes_bring_it_up_to_date_at_once(lake: Path) -> None:
@@ -137,7 +139,7 @@ def test_what_means_something_near_is_found(lake: Path) -> None:
         one_lake.refresh(connection)
         index.update(connection)
         assert [hit.answer for hit in index.similar("arithmetic", 1, topic="sums")] == ["3 * 4 = 12"]
-        assert index.similar("multiplication", 9, bounds=moment(lake, "3").bounds)[0].answer == "42"
+        assert index.similar("multiplication", 9, when=When(bounds=moment(lake, "3").bounds))[0].answer == "42"
 
 
 def test_the_command_shows_what_it_found(lake: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,3 +155,19 @@ def test_the_command_shows_what_it_found(lake: Path, capsys: pytest.CaptureFixtu
     assert json.loads(capsys.readouterr().out) == []
     assert cli.main(["search", "--lake", str(lake), "river", "--as-of", "1", "--index", str(lake / "mine")]) == 0
     assert "Danube" in capsys.readouterr().out
+
+
+def test_a_record_that_gave_way_in_a_merge_is_not_found(tmp_path: Path) -> None:
+    """But as of a time before."""
+    one = write(tmp_path / "one", "a", converged("a", 0, "x", answer="mine"))
+    with one_lake.connect(one) as lake, SearchIndex(one) as index:
+        index.update(lake)
+    merge(one, write(tmp_path / "other", "b", converged("b", 0, "x", answer="theirs", score=0.9)), MERGING)
+    with one_lake.connect(one) as lake, SearchIndex(one) as index:
+        index.update(lake)
+        gone = lake.execute("SELECT cluster, lane, decision_offset FROM stored.superseded").fetchall()
+        assert [hit.answer for hit in index.find("theirs", 10, when=When(superseded=gone))] == ["theirs"]
+        assert index.find("mine", 10, when=When(superseded=gone)) == []
+        then = When(bounds=moment(one, "1").bounds)
+        assert [hit.answer for hit in index.find("mine", 10, when=then)] == ["mine"]
+        assert index.find("theirs", 10, when=then) == []

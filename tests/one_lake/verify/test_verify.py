@@ -266,7 +266,9 @@ def test_what_is_done_to_a_lake_is_found(lake: Lake, what: str) -> None:
         assert where in report.first[fault].where, report.first[fault]
 
 
-@pytest.mark.parametrize("data", [b"nonsense", b"\x1f\x8b\x08\x00nonsense", gzip.compress(b"[1")])
+@pytest.mark.parametrize(
+    "data", [b"nonsense", b"\x1f\x8b\x08\x00nonsense", gzip.compress(b"[1")], ids=["no_gzip", "cut_off", "no_json"]
+)
 def test_an_archive_of_seals_that_was_spoilt_is_named(lake: Lake, data: bytes) -> None:
     """It is no seal that anybody signed."""
     archive(lake.folder, "rounds")
