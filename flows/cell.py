@@ -17,7 +17,6 @@ from confluent_kafka import TopicPartition
 from connectors.blobs import BlobStore
 from connectors.cancels import Cancels
 from connectors.embedded import EmbeddedBroker
-from connectors.embeddings import Alike
 from connectors.heads import publish_head
 from connectors.heartbeats import HeartbeatWriter
 from connectors.kafka import CheckedProducer, CutBackup, client_config, preflight
@@ -25,8 +24,6 @@ from connectors.lane_reader import LaneReader, Watermarks
 from connectors.ledger import CallLedger
 from connectors.nodes.registry import NodeRegistry
 from connectors.owner_index import OwnerIndex
-from connectors.sandbox import Limits as SandboxLimits
-from connectors.sandbox import Sandbox, SandboxVerdict
 from connectors.topics import (
     DIRECTIVES,
     RESULTS,
@@ -50,17 +47,15 @@ from flows.lane import Cut, Owner, Sealer, decode_cut, encode_cut, id_key
 from flows.learning import Learning, Memories
 from flows.outlook import Outlooks
 from flows.overflow import Overflow
-from flows.policies import ConvergencePolicy, SimpleThresholdPolicy, make_policy, value_of
+from flows.policies import SimpleThresholdPolicy, value_of
 from flows.prompts import Prompts
+from flows.rules import Rules
 from flows.settings import Settings, import_object
 from flows.steps.equivalence import Comparison
 from flows.steps.intake import LaneParts, Reading, Stopping
 from flows.steps.plan import MAX_DECISION_BYTES, Limits, Planner
-from flows.steps.route import PRESUMED_BEST, TESTS, Router, read_strategy
+from flows.steps.route import PRESUMED_BEST, Router, read_strategy
 from flows.steps.supervise import Supervision
-from flows.steps.symbolic import Prover
-from flows.steps.validate import Verifier, built_in_verifiers
-from flows.supervision import Supervisor, built_in_supervisor, read_supervision
 from flows.supervision.health import TopicRecord
 from flows.votes import RELIABILITY
 from one_lake.gate import QualityGate, configurations_of
@@ -88,13 +83,13 @@ class Cell:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.rules = Rules(settings)
         self.stopping = Stopping(settings.drain_s)
         self._lock = threading.RLock()
         self._connected: _Connected | None = None
         self._runner: CallRunner | None = None
         self._router: Router | None = None
         self._learning: Learning | None = None
-        self._prover: Prover | None = None
         self._capabilities: tuple[int, Sequence[NodeCapabilities]] = (0, ())
 
     # -- what the flow is built from -------------------------------------------------------------------------------
@@ -149,43 +144,6 @@ class Cell:
         """The nodes that the settings name."""
         return NodeRegistry(self.settings.nodes, import_object, Prompts)
 
-    @cached_property
-    def verifiers(self) -> Mapping[str, Verifier]:
-        """The registered checks by name."""
-        found = built_in_verifiers() | {TESTS: self._run_tests}
-        for path in filter(None, (p.strip() for p in self.settings.verifiers.split(","))):
-            verifier = import_object(path, "verifiers")
-            if not callable(verifier):
-                raise RefusedError(f"AUREON_VERIFIERS: {path} is {type(verifier).__name__}, and no function")
-            found[path.rpartition(":")[2].rpartition(".")[2]] = verifier
-        return found
-
-    @cached_property
-    def sandbox(self) -> Sandbox:
-        """Runs programs that models wrote."""
-        return Sandbox(SandboxLimits(self.settings.sandbox_s, self.settings.sandbox_bytes))
-
-    def _run_tests(self, view: PayloadView, answer: str) -> SandboxVerdict:
-        """The verifier `tests`: the payload's tests pass when they are run after the answer."""
-        return self.sandbox.run(answer, view.tests or "")
-
-    @cached_property
-    def comparison(self) -> Comparison:
-        """How answers are compared, beyond what each question says of it."""
-        least, limit_s = self.settings.text_similarity, self.settings.symbolic_s
-        if limit_s:
-            self._prover = Prover(limit_s)
-        return Comparison(alike=Alike(least) if least else None, proof=self._prover)
-
-    @cached_property
-    def policy(self) -> ConvergencePolicy:
-        """Says when a task has converged.
-
-        Raises:
-            RefusedError: the settings name none.
-        """
-        return make_policy(self.settings)
-
     def runner(self) -> CallRunner:
         """Where the calls run; one a process."""
         with self._lock:
@@ -235,16 +193,16 @@ class Cell:
             if self._router is None:
                 settings = self.settings
                 agree = max(settings.cascade_agree, settings.score_threshold)
-                value = value_of(self.policy)
+                value = value_of(self.rules.policy)
                 self._router = Router(
                     self.present_nodes,
-                    self.verifiers,
+                    self.rules.verifiers,
                     self.learning().memories.affinities,
                     read_strategy(settings.routing, settings.cascade_first, agree),
                     states=self._node_states,
                     render=self._messages,
                     pays=value.pays if value is not None else None,
-                    by=Comparison(alike=self.comparison.alike),  # without proofs: calls must not wait for them
+                    by=Comparison(alike=self.rules.comparison.alike),  # without proofs: calls must not wait for them
                     stopped=self.learning().memories.supervision.stopped,
                 )
             return self._router
@@ -266,20 +224,10 @@ class Cell:
                 self._learning = Learning(memories, settings.state_dir, settings.lake_dir)
             return self._learning
 
-    @cached_property
-    def supervisor(self) -> Supervisor:
-        """The policies that say what may pass.
-
-        Raises:
-            RefusedError: something in their file is wrong.
-        """
-        path = self.settings.supervision
-        return read_supervision(Path(path)) if path else built_in_supervisor()
-
     def supervision(self) -> Supervision:
         """Lays results before the policies, with what was learned of their topics."""
         memories = self.learning().memories
-        return Supervision(self.supervisor, self.settings.max_rounds, memories.supervision, memories.accepted)
+        return Supervision(self.rules.supervisor, self.settings.max_rounds, memories.supervision, memories.accepted)
 
     def _node_states(self) -> Mapping[str, NodeState]:
         return self._runner.states if self._runner is not None else _NO_STATES
@@ -287,7 +235,7 @@ class Cell:
     def planner(self) -> Planner:
         """Knows the policy and the limits."""
         settings = self.settings
-        policy = self.policy
+        policy = self.rules.policy
         topics = self.connect().topics
         limits = Limits(
             topics.lanes,
@@ -299,7 +247,7 @@ class Cell:
         )
         plain = isinstance(policy, SimpleThresholdPolicy)  # which does not look at it, in each of thousands a second
         outlook = None if plain else self.learning().memories.outlooks.outlook
-        supervisor = self.supervisor
+        supervisor = self.rules.supervisor
         self.overflow.keep(supervisor.encoded)  # before any decision names it
         return Planner(
             policy,
@@ -358,7 +306,7 @@ class Cell:
     def close(self) -> None:
         """Let go of everything."""
         with self._lock, contextlib.ExitStack() as parts:  # one that cannot be closed keeps none of the others open
-            for part in (self.sandbox, self._prover, self._connected, self._learning, self._runner):
+            for part in (self.rules, self._connected, self._learning, self._runner):
                 if part is not None:
                     parts.callback(part.close)
             self._runner = self._router = self._learning = self._connected = None

@@ -156,7 +156,9 @@ def make_parser() -> argparse.ArgumentParser:
     _search(commands)
     _verify(commands)
     _maintain(commands)
+    _merge(commands)
     _keys(commands)
+    _replay(commands)
     _eval(commands)
     _schema(commands)
     return parser
@@ -306,8 +308,8 @@ def _sql(commands: Any) -> None:
         "sql",
         help="ask the lake a question in SQL",
         description="Run a query of DuckDB's SQL over the lake, also while a cell writes to it. Views: one (the record "
-        "of each task), rounds, branches, dead_letters, answers, nodes, agreement, costs, sources, weights; and the "
-        "table function lineage('<logical id>').",
+        "of each task), rounds, branches, dead_letters, answers, nodes, agreement, costs, sources, weights, conflicts, "
+        "superseded; and the table function lineage('<logical id>').",
     )
     sql.add_argument("query", metavar="QUERY", help="the query, or - to read it from standard input")
     sql.add_argument("--json", action="store_true", help="print a JSON array with one object a row")
@@ -397,6 +399,31 @@ def _maintain(commands: Any) -> None:
     _settings_flags(maintain, ("home", "state", "lake"))
 
 
+def _merge(commands: Any) -> None:
+    merge = commands.add_parser(
+        "merge",
+        help="take all that another lake has",
+        description="Take the rows, blobs and keys of another lake, that of a cluster that went on apart for example. "
+        "It is verified first, and only read. Where both have a record of one id, the criteria say which stays; the "
+        "other one moves to the table `superseded`. Merged again, nothing more changes; after a kill, it goes on. "
+        "Cells may write meanwhile.",
+    )
+    merge.add_argument("other", metavar="LAKE", help="the folder of the other lake")
+    merge.add_argument(
+        "--by",
+        metavar="CRITERIA",
+        help="which record stays: these are compared one after the other, separated by commas; the better supervision "
+        "verdict and evidence, the more votes behind the answer, the higher score, the later one (default: "
+        "supervision,evidence,weight,score,freshness)",
+    )
+    merge.add_argument(
+        "--other-blobs", metavar="STORE", help="the other lake's blob store (default: `blobs` beside its folder)"
+    )
+    merge.add_argument("--json", action="store_true", help="print what was done as one JSON object")
+    _logging_flags(merge)
+    _settings_flags(merge, ("home", "state", "lake", "blobs"))
+
+
 def _keys(commands: Any) -> None:
     keys = commands.add_parser(
         "keys",
@@ -408,6 +435,48 @@ def _keys(commands: Any) -> None:
     keys.add_argument("--json", action="store_true", help="print a JSON array with one object a key")
     _logging_flags(keys)
     _settings_flags(keys, ("home", "state", "lake"))
+
+
+def _replay(commands: Any) -> None:
+    replay = commands.add_parser(
+        "replay",
+        help="decide past rounds again, by other rules, and compare",
+        description="Decide the rounds of past tasks again from their recorded answers, by the policy, the supervision "
+        "and the verifiers that the settings name now; no model is asked, and no broker needed. What comes out is kept "
+        "as a run beside the lake's tables, SELECT * FROM run('NAME'), and compared with what was. The same command "
+        "goes on with a run that was cut off.",
+    )
+    replay.add_argument(
+        "action",
+        choices=("re-decide", "report", "list"),
+        help="re-decide: decide again; report: tell again what a run came to; list: all runs",
+    )
+    replay.add_argument("--run", metavar="NAME", help="the run's name (default: the time)")
+    replay.add_argument("--since", metavar="TIME", help="tasks of which a round was decided from this time on (UTC)")
+    replay.add_argument("--until", metavar="TIME", help="and before that")
+    replay.add_argument("--topic", action="append", metavar="TOPIC", help="of this topic; may be given again")
+    replay.add_argument(
+        "--select", metavar="QUERY", help="tasks that a query over the lake gives: SELECT topic, logical_id FROM one …"
+    )
+    replay.add_argument("--dead", action="store_true", help="tasks that ended as dead letters")
+    replay.add_argument(
+        "--verify-again", action="store_true", help="ask the verifiers again, and do not take their recorded word"
+    )
+    replay.add_argument(
+        "--compare-again", action="store_true", help="compare expressions again, also where that took a proof"
+    )
+    replay.add_argument(
+        "--truth", metavar="FILE", help="true answers, one JSON object a line: logical_id, truth, topic if need be"
+    )
+    replay.add_argument("--json", action="store_true", help="print the report as one JSON object")
+    _logging_flags(replay)
+    _settings_flags(
+        replay,
+        (
+            *("home", "state", "lake", "blobs", "policy", "answer_value", "score_threshold", "max_rounds"),
+            *("supervision", "verifiers", "sandbox_s", "sandbox_bytes", "symbolic_s", "text_similarity"),
+        ),
+    )
 
 
 def _eval(commands: Any) -> None:

@@ -26,7 +26,7 @@ from flows.steps.equivalence import comparison_for, group, number
 from flows.steps.intake import Reading, classify
 from flows.steps.plan import Limits, Planner
 from flows.steps.route import Routed
-from flows.steps.supervise import Supervised, Supervision
+from flows.steps.supervise import Supervision
 from flows.steps.validate import Verifier, validate
 from flows.supervision import built_in_supervisor
 from schemas.decision import Decision, DecisionKind, read_decision
@@ -236,8 +236,8 @@ class Trial:
         now = float(self._offset)
         known = self.affinities.votes(question.topic, now)
         answered = Answered(Routed(message_of(question, self._offset, now), now, ()), question.answers)
-        result = self._supervision.supervise(answered, validate(view, question.answers, verifiers, known))
-        return read_decision(self._planner.plan(0, Supervised(answered, result), now))
+        result = validate(view, question.answers, verifiers, known)
+        return read_decision(self._planner.plan(0, self._supervision.supervise(answered, result), now))
 
 
 def _verifier_of(question: Question) -> Verifier:

@@ -11,7 +11,7 @@ members of `ConvergencePolicy`.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -56,10 +56,15 @@ class Situation(Struct, frozen=True, gc=False, kw_only=True):
     previous_answer: str | None = None
     """The leading answer of the round before; None in the first round, or where nobody answered."""
     previous_confidence: float = 0.0
-    is_stable: bool = False
-    """The round before had an equivalent answer."""
     outlook: Outlook | None = None
     """None where nothing is known."""
+    compare: Callable[[], bool] = lambda: False
+    """Finds `is_stable`, which takes some microseconds."""
+
+    @property
+    def is_stable(self) -> bool:
+        """The round before had an equivalent answer."""
+        return self.compare()
 
 
 class ConvergencePolicy(Protocol):

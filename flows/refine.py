@@ -96,7 +96,7 @@ class Steps:
 
     def validate(self, rounds: list[Answered]) -> list[Supervised]:
         """Judge each round's answers; none where no model was asked."""
-        verifiers, affinities, now = self._cell.verifiers, self._learning.memories.affinities, time.time()
+        rules, affinities, now = self._cell.rules, self._learning.memories.affinities, time.time()
         judged = []
         for answered in rounds:
             body = answered.routed.message.body
@@ -105,7 +105,8 @@ class Steps:
                 known = affinities.votes(body.task.topic, now)
                 if known is not None and known.version not in self._kept:
                     self._keep(known)
-                result = validate(body.view, answered.answers, verifiers, known, self._cell.comparison, answered.checks)
+                by, checks = rules.comparison, answered.checks
+                result = validate(body.view, answered.answers, rules.verifiers, known, by, checks)
             judged.append(Supervised(answered, result))
         return judged
 
@@ -119,7 +120,7 @@ class Steps:
     def supervise(self, rounds: list[Supervised]) -> list[Supervised]:
         """Lay each result before the policies."""
         supervise = self._supervision.supervise
-        return [r if r.result is None else Supervised(r.answered, supervise(r.answered, r.result)) for r in rounds]
+        return [r if r.result is None else supervise(r.answered, r.result) for r in rounds]
 
     def plan(self, item: tuple[str, list[Supervised]]) -> tuple[str, list[Outgoing]]:
         """Decide on each round."""

@@ -6,7 +6,7 @@ DLPack and buffers, since Arrow's other ways (`asarray`, `pa.array`, `pa.scalar`
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -60,8 +60,14 @@ def lines_of(struct: type[Struct], rows: pa.RecordBatch) -> list[bytes]:
     return _encode_lines(list(map(_plain(struct), *columns))).splitlines()
 
 
+def values_of(rows: pa.Table, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """Read columns that were read from the lake as the values that their structure has, row by row."""
+    return zip(*[_plain_values(rows[name]) for name in names], strict=True)
+
+
 def _plain_values(values: pa.Array) -> list[Any]:
-    plain: list[Any] = (values.view(pa.int64()) if pa.types.is_timestamp(values.type) else values).to_pylist()
+    is_time = pa.types.is_timestamp(values.type)
+    plain: list[Any] = (pc.cast(values, pa.int64()) if is_time else values).to_pylist()
     return plain
 
 
@@ -77,7 +83,7 @@ def _plain(struct: type[Struct]) -> type[Struct]:
 
 
 def record_batch(struct: type[Struct], lines: bytes) -> pa.RecordBatch:
-    """Read the lines of one table into columns, and add the column of their hashes.
+    """Read the lines of one table into columns, and add the column of their hashes, if it has one.
 
     Raises:
         BadRecordError: a row holds what its column cannot; the message names both.
@@ -91,7 +97,8 @@ def record_batch(struct: type[Struct], lines: bytes) -> pa.RecordBatch:
     except (TypeError, ValueError, OverflowError):
         _blame(struct, lines)
         raise
-    columns.insert(layout.hash_at, _hash_column(row_hashes(lines)))
+    if layout.hash_at >= 0:
+        columns.insert(layout.hash_at, _hash_column(row_hashes(lines)))
     return pa.RecordBatch.from_arrays(columns, schema=layout.schema)
 
 
@@ -150,7 +157,7 @@ def _blame(struct: type[Struct], lines: bytes) -> None:
 
 def _name(struct: type[Struct], row: Any) -> str:
     told = row if isinstance(row, dict) else {f: getattr(row, f) for f in ("lane", "decision_offset")}
-    return f"{TABLE_OF[struct]}[{told['lane']}]@{told['decision_offset']}"
+    return f"{TABLE_OF.get(struct, struct.__name__)}[{told['lane']}]@{told['decision_offset']}"
 
 
 def _field(row: Struct) -> str:

@@ -74,6 +74,8 @@ class RoundResult(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=Tru
     candidates: tuple[Answer, ...] = ()
     leading: tuple[int, ...] = ()
     """Which of the candidates are equivalent to the answer."""
+    groups: tuple[int, ...] = ()
+    """The group of equivalent ones of each answer that was given, where time decides whether a proof is found."""
     checks: tuple[bool | None, ...] = ()
     """What the verifier said of each candidate; None where it was not asked, or gave no verdict."""
     abstained: int = 0
@@ -93,6 +95,46 @@ class RoundResult(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=Tru
     """What supervision noted: by which policy, with its evidence."""
     warnings: tuple[str, ...] = ()
     """What was wrong with an answer's own data and was left out."""
+
+
+class Seen(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """What a decision was made from besides answers and its message, as far as anything asked for it."""
+
+    spent: str = ""
+    """Which budget left nothing for another call, in words."""
+    allowance: Allowance | None = None
+    """What the round might spend."""
+    health: dict[int, tuple[int, int]] = {}
+    """Of the last so many results of the topic: those that were rejected, and those that were known."""
+    accepted: tuple[str, str | None, str] | None = None
+    """The record that the same question had: its logical id, answer and evidence."""
+    outlook: tuple[float, float, float] | None = None
+    """What one more round was expected to bring and to take: gain, calls, cost."""
+
+
+NOTHING_SEEN = Seen()
+
+
+class Before(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """What a round was told of those before it."""
+
+    answer: str | None = None
+    score: float = 0.0
+    confidence: float = 0.0
+    calls: int = 0
+    tokens: int = 0
+    cost: float = 0.0
+
+
+class Inputs(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """What a round's decision was made from besides its question and its candidates, so that it can be made again."""
+
+    seen: Seen = NOTHING_SEEN
+    before: Before | None = None
+    checks: tuple[bool | None, ...] = ()
+    """What the verifier said of each candidate; None where it was not asked, or gave no verdict."""
+    groups: tuple[int, ...] = ()
+    """As `RoundResult.groups`."""
 
 
 class FollowUp(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
@@ -152,6 +194,7 @@ class Decision(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """The blob that lists the supervision policies with their parameters."""
     software: str = ""
     """The version of Aureon that decided."""
+    seen: Seen | None = None
     calls: int = 0
     """Requests to models, further tries and those that a crash cut off included."""
     tokens: int = 0

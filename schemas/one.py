@@ -144,6 +144,8 @@ class RoundRow(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     cause_hash: str | None = None
     """The hash of the decision that its message follows from; null where that is a user's."""
     row_hash: str | None = None
+    inputs: Json | None = None
+    """What else than question and candidates it was decided from, `schemas.decision.Inputs`; null where nothing."""
 
 
 class BranchRow(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
@@ -194,6 +196,48 @@ class DeadLetterRow(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=T
     cluster: str | None = None
     decision_hash: str | None = None
     row_hash: str | None = None
+    task: Json | None = None
+    """The task but for its payload, as it can be sent again: `schemas.task.TaskHead`; null where it is none."""
+
+
+class RunRow(Struct, frozen=True, gc=False, omit_defaults=True):
+    """A row of a run: a round of a replay, as it would have been; as in `rounds`, but for what no rule can change."""
+
+    lane: int
+    decision_offset: int
+    cluster: str | None
+    topic: str
+    logical_id: str
+    generation: int
+    round_index: int
+    attempt: int
+    kind: str
+    reason: str
+    detail: str
+    forced: bool
+    policy: str
+    supervision: str | None
+    answer: str | None
+    score: float | None
+    confidence: float | None
+    agreement: float | None
+    evidence: str | None
+    flags: list[str]
+    warnings: list[str]
+    cut_off: list[str]
+    effective_votes: float | None
+    abstained: int | None
+    dissent: Json | None
+    z_score: float | None
+    findings: Json | None
+    calls: int
+    tokens: int
+    cost: float
+    decided_at: Timestamp
+    outcome: str
+    note: str
+    original_hash: str | None = None
+    """Of the row of `rounds` that it was; null where it is none of those."""
 
 
 Row = Record | RoundRow | BranchRow | DeadLetterRow
@@ -204,7 +248,13 @@ TABLES: dict[str, type[Struct]] = {
     "dead_letters": DeadLetterRow,
     "rounds": RoundRow,
 }
-"""Every table, in the order in which they are committed: `rounds` last."""
+"""Every table that cells write, in the order in which they are committed: `rounds` last."""
+
+SUPERSEDED = "superseded"
+"""The table of records that gave way to another of the same id when two lakes were merged; only such a lake has it."""
+
+ALL_TABLES: dict[str, type[Struct]] = {SUPERSEDED: Record, **TABLES}
+"""Every table that there may be, in the order in which they are committed."""
 
 
 def micros(seconds: float) -> int:

@@ -134,6 +134,10 @@ FORM_CHECKS = frozenset({"json", "number", "python"})
 """Verifiers that are always registered. They see whether an answer has the right form, and so can only refuse it."""
 
 
+TESTS = "tests"
+"""The verifier that runs the payload's own tests."""
+
+
 class PayloadView(Struct, frozen=True, gc=False):
     """Of a payload, what Aureon reads; all else is the user's and travels untouched."""
 

@@ -28,6 +28,7 @@ from connectors.embedded import EmbeddedBroker
 from connectors.kafka import client_config
 from flows.cell import Cell
 from flows.cli import OK, say, settings_of
+from flows.commands.engine import muffled_engine
 from flows.commands.figures import KafkaFigures, KafkaLook, LakeCounts, LakeLook, Rate, reach
 from flows.refine import cell_flow
 from flows.settings import Settings
@@ -187,26 +188,6 @@ def _read_pid(file: BinaryIO) -> int:
     file.seek(0)
     text = file.read().strip()
     return int(text) if text.isdigit() else 0  # between its lock and its first word
-
-
-@contextlib.contextmanager
-def muffled_engine(path: Path) -> Iterator[None]:
-    """Send to a file what the engine writes by itself.
-
-    When a step raises, Bytewax's Rust side reports a panic with a stack of its own on file descriptor 2, besides
-    raising the error properly. All that Python writes still goes to the real stderr.
-    """
-    sys.stderr.flush()
-    with path.open("wb") as file, open(os.dup(2), "w", buffering=1, errors="backslashreplace") as real:  # noqa: PTH123
-        before, saved = sys.stderr, os.dup(2)
-        os.dup2(file.fileno(), 2)
-        sys.stderr = real
-        try:
-            yield
-        finally:
-            sys.stderr = before
-            os.dup2(saved, 2)
-            os.close(saved)
 
 
 class Interrupts:

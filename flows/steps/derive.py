@@ -8,13 +8,26 @@ from connectors.lane_sinks import Outgoing
 from connectors.topics import DEAD_LETTERS
 from flows.lane import Sealer
 from flows.steps.intake import Decided
-from schemas.decision import NO_PAYLOAD, DeadLetter, Decision, DecisionKind, FollowUp, RoundResult
+from schemas.decision import (
+    NO_PAYLOAD,
+    NOTHING_SEEN,
+    Before,
+    DeadLetter,
+    Decision,
+    DecisionKind,
+    FollowUp,
+    Inputs,
+    RoundResult,
+)
 from schemas.node import Answer
 from schemas.one import BranchRow, DeadLetterRow, Record, RoundRow, Row, micros
-from schemas.task import Ancestor, Cause, Origin, encode, read_head, with_cause
+from schemas.task import Ancestor, Cause, Origin, TaskHead, encode, read_head, with_cause
 
 LABELS = "labels"
 """The entry of a task's metadata that names labels of its record, separated by commas."""
+
+
+_NO_INPUTS = Inputs()
 
 
 class Derived(Struct, frozen=True, gc=False):
@@ -232,7 +245,47 @@ def _dead_row(entry: Entry) -> DeadLetterRow:
         died_at=micros(decision.decided_at),
         cluster=entry.cluster,
         decision_hash=entry.hash,
+        task=_again(decision),
     )
+
+
+def _again(decision: Decision) -> str | None:
+    """The task as it can be sent again: from its first round on, where it stood among its ancestors."""
+    if not decision.topic:
+        return None
+    origin = decision.origin
+    head = TaskHead(
+        topic=decision.topic,
+        logical_id=decision.logical_id,
+        priority=decision.priority,
+        generation=decision.generation,
+        metadata=decision.metadata,
+        budget=decision.budget,
+        sources=decision.sources,
+        origin=Origin(ancestors=origin.ancestors, branches_left=origin.branches_left)
+        if origin is not None and origin.ancestors
+        else None,
+    )
+    return encode(head).decode()
+
+
+def _inputs(decision: Decision) -> str | None:
+    """What a judgement was made from besides question and candidates."""
+    result, origin = decision.result, decision.origin
+    if not decision.policy or result is None:
+        return None
+    before = None
+    if origin is not None and (origin.answer is not None or origin.calls):
+        before = Before(
+            answer=origin.answer,
+            score=origin.score,
+            confidence=origin.confidence,
+            calls=origin.calls,
+            tokens=origin.tokens,
+            cost=origin.cost,
+        )
+    inputs = Inputs(seen=decision.seen or NOTHING_SEEN, before=before, checks=result.checks, groups=result.groups)
+    return encode(inputs).decode() if inputs != _NO_INPUTS else None
 
 
 def _round(entry: Entry) -> RoundRow:
@@ -288,4 +341,5 @@ def _round(entry: Entry) -> RoundRow:
         software=decision.software or None,
         decision_hash=entry.hash,
         cause_hash=cause.hash or None if cause is not None else None,
+        inputs=_inputs(decision),
     )

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct
@@ -11,14 +12,12 @@ from connectors.topics import RETRY, TASKS, TASKS_HIGH, TASKS_NEXT
 from flows.branching import Branching
 from flows.budget import Budgets, after, is_unlimited, spent_up, split
 from flows.calls import Answered
+from flows.judgement import BUDGET_SPENT, NO_RESULT, carried, has_failed, judge, situation_of
 from flows.overflow import Overflow
-from flows.policies import ConvergencePolicy, Outlook, Situation, Verdict
-from flows.steps.equivalence import comparison_for, group
+from flows.policies import ConvergencePolicy, Outlook, Situation
 from flows.steps.intake import Rejected, Work
-from flows.steps.route import BUDGET_SPENT
 from flows.steps.supervise import Supervised, critique
-from flows.supervision import is_rejected, stops_topic, wants_more
-from schemas.decision import Decision, DecisionKind, FollowUp, RoundResult
+from schemas.decision import NOTHING_SEEN, Before, Decision, DecisionKind, FollowUp, RoundResult, Seen
 from schemas.ids import RQMLRoundId, branch_id, content_hash, home_lane
 from schemas.node import Answer, Call
 from schemas.software import software_version
@@ -36,11 +35,8 @@ from schemas.task import (
 
 MAX_DECISION_BYTES = 24 << 20
 """Everything that follows from a decision is a part of it, plus less than a kilobyte; Kafka takes 32 MiB."""
-NOT_ACCEPTED = "not_accepted"
-"""The reason of a task whose rounds are spent, where the policy takes nothing less than what it asks for."""
 _POISON = "the process ended uncleanly each time that this task was under way, at last with nothing beside it"
 _NO_ORIGIN = Origin()
-_NO_RESULT = RoundResult(answer=None, score=0.0, confidence=0.0, agreement=0.0, evidence="none")
 
 
 def input_topic(priority: int) -> str:
@@ -130,9 +126,12 @@ class Planner:
         left = after(self._budgets.of_root(_task_of(answered)), answered.spent)
         spent = refusal[1] if refusal is not None else answered.exceeded or self._spent_up(answered, left)
         result = round_.result
-        if not spent and (result is None or all(a.status == "failed" for a in answered.answers)):
+        if not spent and (result is None or has_failed(answered.answers)):
             return self._failed(lane, answered, result, now, left)
-        return self._judged(lane, answered, result or _NO_RESULT, now, left, spent)
+        seen, allowance = round_.seen, answered.routed.allowance
+        if spent or allowance is not None:
+            seen = msgspec.structs.replace(seen, spent=spent, allowance=allowance)
+        return self._judged(lane, answered, result or NO_RESULT, now, left, seen)
 
     def _spent_up(self, answered: Answered, left: Allowance) -> str:
         """Say which budget leaves nothing for another call; empty where there is something left."""
@@ -181,100 +180,55 @@ class Planner:
     # -- with a result ---------------------------------------------------------------------------------------------
 
     def _judged(
-        self, lane: int, answered: Answered, result: RoundResult, now: float, left: Allowance, spent: str
+        self,
+        lane: int,
+        answered: Answered,
+        result: RoundResult,
+        now: float,
+        left: Allowance,
+        round_seen: Seen,
     ) -> Decision:
         task = _task_of(answered)
-        policy = self._policy.name
-        last = bool(spent) or task.round_index + 1 >= self._limits.max_rounds
-        rejected = bool(result.findings) and is_rejected(result)
-        if rejected:  # whatever the policy would say
-            verdict = Verdict(converged=last or stops_topic(result), reason="rejected")
-        else:
-            verdict = self._verdict(answered, result, spent, last=last)
-        if verdict.exhausted:
-            return _decision(
-                answered,
-                now,
-                DecisionKind.DEAD,
-                NOT_ACCEPTED,
-                detail=verdict.reason,
-                policy=policy,
-                supervision=self._supervision,
-                result=_lean(result),
-            )
-        if not verdict.converged:
-            origin = self._carried(task, answered, result, left)
-            next_round = _follow_up(task, TASKS_NEXT, lane, origin, task.round_index + 1, 0)
-            return _decision(
-                answered,
-                now,
-                DecisionKind.NEXT_ROUND,
-                verdict.reason,
-                policy=policy,
-                supervision=self._supervision,
-                result=_lean(result),
-                follow_ups=(next_round,),
-            )
-        if rejected:
-            return _decision(
-                answered,
-                now,
-                DecisionKind.DEAD,
-                "rejected",
-                detail="; ".join(result.flags),
-                policy=policy,
-                supervision=self._supervision,
-                result=_lean(result),
-            )
-        if result.answer is None and task.origin is not None and task.origin.answer is not None:
-            warning = f"no answer in round {task.round_index}; the record has that of an earlier round"
-            result = msgspec.structs.replace(
-                result,
-                answer=task.origin.answer,
-                score=task.origin.score,
-                evidence="self",
-                warnings=(*result.warnings, warning),
-            )
-        if result.answer is None:
-            return _decision(
-                answered,
-                now,
-                DecisionKind.DEAD,
-                BUDGET_SPENT if spent else "no_answer",
-                detail=spent or "every model abstained or failed",
-                policy=policy,
-                supervision=self._supervision,
-                forced=verdict.forced,
-                result=_lean(result),
-            )
-        follow_ups, cut_off, warnings = self._branches(
-            task, answered.routed.message.body.view, result, left, forced=verdict.forced
+        view: PayloadView = answered.routed.message.body.view
+        situation = self._situation(answered, result)
+        seen = _with_outlook(round_seen, situation.outlook)
+        judged = judge(
+            self._policy,
+            result,
+            situation,
+            max_rounds=self._limits.max_rounds,
+            spent=seen.spent,
+            before=_before(task.origin),
         )
-        result = _lean(result)
+        told: dict[str, Any] = {
+            "detail": judged.detail,
+            "forced": judged.forced,
+            "policy": self._policy.name,
+            "supervision": self._supervision,
+            "seen": seen if seen != NOTHING_SEEN else None,
+        }
+        lean = _lean(judged.result)
+        if judged.kind is DecisionKind.NEXT_ROUND:
+            origin = self._carried(task, answered, result, left)
+            again = (_follow_up(task, TASKS_NEXT, lane, origin, task.round_index + 1, 0),)
+            return _decision(answered, now, judged.kind, judged.reason, result=lean, follow_ups=again, **told)
+        if judged.kind is DecisionKind.DEAD:
+            return _decision(answered, now, judged.kind, judged.reason, result=lean, **told)
+        follow_ups, cut_off, warnings = self._branches(task, view, judged.result, left, forced=judged.forced)
         if warnings:
-            result = msgspec.structs.replace(result, warnings=(*result.warnings, *warnings))
+            lean = msgspec.structs.replace(lean, warnings=(*lean.warnings, *warnings))
+        asked = task.topic, task.logical_id, task.generation, bytes(task.payload)
         return _decision(
             answered,
             now,
-            DecisionKind.CONVERGED,
-            verdict.reason,
-            policy=policy,
-            supervision=self._supervision,
-            forced=verdict.forced,
-            result=result,
-            content_hash=content_hash(task.topic, task.logical_id, task.generation, bytes(task.payload), result.answer),
+            judged.kind,
+            judged.reason,
+            result=lean,
+            content_hash=content_hash(*asked, lean.answer),
             follow_ups=follow_ups,
             cut_off=cut_off,
+            **told,
         )
-
-    def _verdict(self, answered: Answered, result: RoundResult, spent: str, *, last: bool) -> Verdict:
-        """What the policy says, as far as there is something left to spend, and supervision wants no more reasoning."""
-        verdict = self._policy.judge(result, self._situation(answered, result))
-        if spent and not verdict.converged and not verdict.exhausted:
-            return Verdict(converged=True, reason=spent, forced=True)
-        if verdict.converged and not verdict.forced and not last and (more := wants_more(result)):
-            return Verdict(converged=False, reason=more)
-        return verdict
 
     def _situation(self, answered: Answered, result: RoundResult) -> Situation:
         work: Work = answered.routed.message.body
@@ -282,27 +236,18 @@ class Planner:
         outlook, spent = None, answered.spent
         if self._outlook is not None:
             outlook = self._outlook(task, result.confidence, spent.calls, spent.cost)
-        if task.origin is None or task.origin.answer is None:
-            return Situation(round_index=task.round_index, outlook=outlook)
-        before = task.origin.answer
-        return Situation(
-            round_index=task.round_index,
-            previous_answer=before,
-            previous_confidence=task.origin.confidence,
-            is_stable=_is_same(work.view, before, result.answer),
-            outlook=outlook,
-        )
+        return situation_of(task.round_index, work.view, result, _before(task.origin), outlook)
 
     def _carried(self, task: TaskDescriptor, answered: Answered, result: RoundResult | None, left: Allowance) -> Origin:
         """What the next round or attempt is told of this one; nothing that was rejected comes before a model again."""
         old = task.origin or _NO_ORIGIN
-        answered_now = result is not None and result.answer is not None and not is_rejected(result)
+        best = carried(result, _before(old))
         return Origin(
             ancestors=old.ancestors,
             branches_left=old.branches_left if old.ancestors else self._limits.max_branches,
-            answer=result.answer if result is not None and answered_now else old.answer,
-            score=result.score if result is not None and answered_now else old.score,
-            confidence=result.confidence if result is not None and answered_now else old.confidence,
+            answer=best.answer,
+            score=best.score,
+            confidence=best.confidence,
             critique=critique(result, partial(self._may_quote, task.topic)) if result is not None else old.critique,
             allowance=None if is_unlimited(left) else left,
             calls=old.calls + answered.spent.calls,
@@ -427,6 +372,7 @@ def _decision(
     policy: str = "",
     supervision: str = "",
     forced: bool = False,
+    seen: Seen | None = None,
     result: RoundResult | None = None,
     content_hash: str = "",
     follow_ups: tuple[FollowUp, ...] = (),
@@ -466,6 +412,7 @@ def _decision(
         prompt_hash=prompt_hash(routed.calls[0]) if answered.answers and routed.calls else "",
         supervision=supervision,
         software=software_version(),
+        seen=seen,
         calls=answered.spent.calls,
         tokens=answered.spent.tokens,
         cost=answered.spent.cost,
@@ -514,7 +461,21 @@ def _history(task: TaskDescriptor) -> tuple[str, ...]:
     return task.origin.errors if task.origin is not None else ()
 
 
-def _is_same(view: PayloadView, before: str, answer: str | None) -> bool:
-    if answer is None or answer == before:
-        return answer is not None
-    return group(view.answer_kind, [before, answer], comparison_for(view)) == [0, 0]
+def _before(origin: Origin | None) -> Before | None:
+    """What a message tells of the rounds before."""
+    if origin is None:
+        return None
+    return Before(
+        answer=origin.answer,
+        score=origin.score,
+        confidence=origin.confidence,
+        calls=origin.calls,
+        tokens=origin.tokens,
+        cost=origin.cost,
+    )
+
+
+def _with_outlook(seen: Seen, outlook: Outlook | None) -> Seen:
+    if outlook is None:
+        return seen
+    return msgspec.structs.replace(seen, outlook=(outlook.gain, outlook.calls, outlook.cost))

@@ -21,6 +21,7 @@ from msgspec import Struct
 from flows.affinity import Affinities
 from flows.budget import Purse, expected
 from flows.checks import Checks
+from flows.judgement import BUDGET_SPENT
 from flows.lane import Message
 from flows.outlook import gain_of_answers
 from flows.steps.equivalence import EXACT, Comparison
@@ -29,7 +30,7 @@ from flows.steps.validate import Verifier, ask_verifier, validate
 from flows.votes import ALTERNATIVES, Name, Votes
 from schemas.errors import RefusedError
 from schemas.node import Answer, Call, NodeCapabilities, NodeHealth, NodeState
-from schemas.task import FORM_CHECKS, Allowance, Origin, PayloadView, PromptMessage, TaskDescriptor
+from schemas.task import FORM_CHECKS, TESTS, Allowance, Origin, PayloadView, PromptMessage, TaskDescriptor
 
 EXPLORED = 0.08
 """Of the rounds of `best-N`: in these one of the other models is asked in place of the last of the best."""
@@ -49,9 +50,6 @@ MAX_ROUTING = 300
 MAX_TOPICS = 10_000
 """Topics are the users' to invent; do not remember them without bound."""
 
-TESTS = "tests"
-"""The verifier that runs the payload's own tests."""
-BUDGET_SPENT = "budget_spent"
 """The reason of a task that ended because nothing was left to spend."""
 TOPIC_STOPPED = "topic_stopped"
 """The reason of a task that ended because supervision has stopped its topic for a while."""

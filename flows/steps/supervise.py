@@ -9,9 +9,9 @@ from flows.budget import NOTHING, UNLIMITED, Spent
 from flows.calls import Answered
 from flows.lane import Message
 from flows.steps.intake import Work
-from flows.supervision import Case, Supervisor, is_rejected
+from flows.supervision import Case, Health, Supervisor, is_rejected
 from flows.supervision.health import TopicRecord
-from schemas.decision import RoundResult
+from schemas.decision import NOTHING_SEEN, RoundResult, Seen
 from schemas.errors import BadRecordError
 from schemas.task import read_digest
 
@@ -21,6 +21,8 @@ class Supervised(Struct, frozen=True, gc=False):
 
     answered: Answered
     result: RoundResult | None
+    seen: Seen = NOTHING_SEEN
+    """What the policies looked up."""
 
 
 class Supervision:
@@ -45,40 +47,49 @@ class Supervision:
         self._get_health = (topics or TopicRecord()).health
         self._records = records or AcceptedRecords()
 
-    def supervise(self, answered: Answered, result: RoundResult) -> RoundResult:
+    def supervise(self, answered: Answered, result: RoundResult) -> Supervised:
         """Note what the policies find of a result; one that is rejected, or has no answer, has the score 0."""
+        look_up = _LookUp(self._records, answered.routed.message)
+        get_health = _GetHealth(self._get_health)
+        examined = self._supervisor.examine(self._case(answered, result, look_up, get_health))
+        if look_up.found is None and not get_health.found:
+            return Supervised(answered, examined)
+        found = look_up.found
+        accepted = (found.logical_id, found.answer, found.evidence) if found is not None else None
+        return Supervised(answered, examined, Seen(accepted=accepted, health=get_health.found))
+
+    def _case(self, answered: Answered, result: RoundResult, look_up: "_LookUp", get_health: "_GetHealth") -> Case:
         message = answered.routed.message
         work: Work = message.body
         task = work.task
         origin = task.origin
-        return self._supervisor.examine(
-            Case(
-                result=result,
-                topic=task.topic,
-                logical_id=task.logical_id,
-                generation=task.generation,
-                round_index=task.round_index,
-                attempt=task.attempt,
-                max_rounds=self._max_rounds,
-                view=work.view,
-                answers=answered.answers,
-                spent=answered.spent,
-                spent_before=Spent(origin.calls, origin.tokens, origin.cost) if origin is not None else NOTHING,
-                allowance=answered.routed.allowance or UNLIMITED,
-                look_up=_LookUp(self._records, message),
-                get_health=self._get_health,
-            )
+        return Case(
+            result=result,
+            topic=task.topic,
+            logical_id=task.logical_id,
+            generation=task.generation,
+            round_index=task.round_index,
+            attempt=task.attempt,
+            max_rounds=self._max_rounds,
+            view=work.view,
+            answers=answered.answers,
+            spent=answered.spent,
+            spent_before=Spent(origin.calls, origin.tokens, origin.cost) if origin is not None else NOTHING,
+            allowance=answered.routed.allowance or UNLIMITED,
+            look_up=look_up,
+            get_health=get_health,
         )
 
 
 class _LookUp:
-    """Finds the record of a message's question, once it is asked for."""
+    """Finds the record of a message's question, once it is asked for, and keeps it."""
 
-    __slots__ = ("_message", "_records")
+    __slots__ = ("_message", "_records", "found")
 
     def __init__(self, records: AcceptedRecords, message: Message) -> None:
         self._records = records
         self._message = message
+        self.found: Accepted | None = None
 
     def __call__(self) -> Accepted | None:
         """Look it up; a later round has to digest its payload for that."""
@@ -90,7 +101,24 @@ class _LookUp:
             found = self._records.record_of(task.topic, message.digest or read_digest(task))
         except BadRecordError:
             return None
-        return found if found is None or found.logical_id != task.logical_id else None
+        self.found = found if found is None or found.logical_id != task.logical_id else None
+        return self.found
+
+
+class _GetHealth:
+    """Tells how a topic fares, and keeps what it told."""
+
+    __slots__ = ("_get", "found")
+
+    def __init__(self, get: Callable[[str, int], Health]) -> None:
+        self._get = get
+        self.found: dict[int, tuple[int, int]] = {}
+
+    def __call__(self, topic: str, last: int) -> Health:
+        """Look it up."""
+        health = self._get(topic, last)
+        self.found[last] = health.rejected, health.examined
+        return health
 
 
 OTHERS_TOLD = 3

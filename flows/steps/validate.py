@@ -43,6 +43,7 @@ def validate(
     known: Votes | None = None,
     by: Comparison = EXACT,
     checks: Checks | None = None,
+    groups: Sequence[int] = (),
 ) -> RoundResult:
     """Judge one round.
 
@@ -54,6 +55,7 @@ def validate(
         by: how answers are compared; the question's own tolerance is added to it.
         checks: what the verifier said already; then it is not asked, and an answer that it was not asked about has no
             verdict.
+        groups: which answers are equivalent, where they were compared before; as `RoundResult.groups` has it.
 
     Returns:
         The leading answer (that of the largest group, or of the weightiest where votes differ; the verifier's choice
@@ -76,7 +78,10 @@ def validate(
         )
     if view.tolerance is not None:
         by = comparison_for(view, by)
-    groups = group(view.answer_kind, [a.text for a in given], by)
+    takes_proof = by.proof is not None and view.answer_kind is AnswerKind.EXPRESSION and len(given) > 1
+    if len(groups) != len(given):
+        groups = group(view.answer_kind, [a.text for a in given], by)
+    compared = tuple(groups) if takes_proof else ()
     if checks is not None and view.answer_kind is AnswerKind.CODE:
         groups = _alike(groups, [checks.verdicts.get(a.text) is True for a in given])
     sizes: dict[int, int] = {}
@@ -110,6 +115,7 @@ def validate(
         verified=verified,
         candidates=candidates,
         leading=tuple([i for i, g in zip(places, groups, strict=True) if g == leading]),
+        groups=compared,
         checks=checked,
         abstained=len(candidates) - len(given),
         effective_votes=effective[leading],

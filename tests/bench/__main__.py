@@ -74,9 +74,13 @@ class Bench:
         )
         return float(ran.stdout)
 
+    def home(self, name: str) -> Path:
+        """The folder of a cell."""
+        return self._folder / name
+
     def start(self, name: str, nodes: str, **settings: str) -> tuple[subprocess.Popen[bytes], Path]:
         """Start a cell in a folder of its own, or once more in the same."""
-        home = self._folder / name
+        home = self.home(name)
         recovery = home / "state" / "recovery"
         if not recovery.exists():
             recovery.mkdir(parents=True)

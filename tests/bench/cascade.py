@@ -28,7 +28,7 @@ from flows.steps.equivalence import number
 from flows.steps.intake import Reading, classify
 from flows.steps.plan import Limits, Planner
 from flows.steps.route import PRESUMED_BEST, Router, Strategy
-from flows.steps.supervise import Supervised, Supervision
+from flows.steps.supervise import Supervision
 from flows.steps.validate import built_in_verifiers, validate
 from flows.supervision import built_in_supervisor
 from flows.votes import RELIABILITY
@@ -122,7 +122,7 @@ def run(questions: list[Question], nodes: list[NodeCapabilities], strategy: Stra
             answers.append(ask(reserves.pop(0), question))
         result = validate(message.body.view, answers, verifiers, affinities.votes("math", at))
         answered = Answered(routed, tuple(answers))
-        judged = Supervised(answered, supervision.supervise(answered, result))
+        judged = supervision.supervise(answered, result)
         decided = offset, read_decision(planner.plan(0, judged, at))
         offset += 1
         affinities.learn(0, [decided])

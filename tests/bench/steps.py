@@ -87,7 +87,7 @@ def measure(count: int, models: int) -> dict[str, float]:  # noqa: PLR0915 - a l
         at = timed("(answers)", at)
         judged = [Supervised(a, _validated(a, affinities, verifiers)) for a in answered]
         at = timed("validate", at)
-        judged = [j if j.result is None else Supervised(j.answered, supervise(j.answered, j.result)) for j in judged]
+        judged = [j if j.result is None else supervise(j.answered, j.result) for j in judged]
         at = timed("supervise", at)
         encoded = [planner.plan(0, j, 3.0) for j in judged]
         at = timed("plan", at)

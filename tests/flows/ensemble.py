@@ -14,7 +14,7 @@ from flows.settings import Settings
 from flows.steps.intake import Reading, classify
 from flows.steps.plan import Limits, Planner
 from flows.steps.route import Router, Strategy
-from flows.steps.supervise import Supervised, Supervision
+from flows.steps.supervise import Supervision
 from flows.steps.validate import built_in_verifiers, validate
 from flows.supervision import built_in_supervisor
 from schemas.decision import Decision, DecisionKind, read_decision
@@ -53,7 +53,7 @@ class Ensemble:
             known = self.affinities.votes(topic, now)
             answered = Answered(routed, tuple(answers))
             result = validate(message.body.view, answers, built_in_verifiers(), known)
-            judged = Supervised(answered, self._supervision.supervise(answered, result))
+            judged = self._supervision.supervise(answered, result)
             decision = read_decision(self._planner.plan(0, judged, now))
             self.affinities.learn(0, [(at, decision)])
             self._offset += 1

@@ -42,10 +42,10 @@ def test_a_file_that_holds_no_key_is_refused(tmp_path: Path) -> None:
 
 def test_answers_are_compared_as_the_settings_say() -> None:
     """A prover starts nothing before its first question, and is closed with the cell."""
-    assert Cell(Settings(symbolic_s=0)).comparison == Comparison()
+    assert Cell(Settings(symbolic_s=0)).rules.comparison == Comparison()
     cell = Cell(Settings())
-    assert isinstance(cell.comparison.proof, Prover)
-    assert cell.comparison.alike is None
+    assert isinstance(cell.rules.comparison.proof, Prover)
+    assert cell.rules.comparison.alike is None
     cell.close()
 
 
@@ -53,4 +53,4 @@ def test_answers_are_compared_as_the_settings_say() -> None:
 def test_a_similarity_without_the_extra_is_refused() -> None:
     """With the cure, before any task is read."""
     with pytest.raises(RefusedError, match="needs the extra `embeddings`"):
-        _ = Cell(Settings(text_similarity=0.9)).comparison
+        _ = Cell(Settings(text_similarity=0.9)).rules.comparison

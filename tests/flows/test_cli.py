@@ -27,7 +27,9 @@ COMMANDS = (
     "search",
     "verify",
     "maintain",
+    "merge",
     "keys",
+    "replay",
     "eval",
     "schema",
 )

@@ -46,7 +46,7 @@ def judged(
         verified=verified,
         verifier=verifier,
     )
-    situation = Situation(round_index=round_index, is_stable=stable, outlook=outlook)
+    situation = Situation(round_index=round_index, compare=lambda: stable, outlook=outlook)
     return policy(text).judge(result, situation)
 
 

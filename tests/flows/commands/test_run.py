@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.commands.run import locked, muffled_engine, recovery_folder, running_pid
+from flows.commands.engine import muffled_engine
+from flows.commands.run import locked, recovery_folder, running_pid
 from schemas.errors import RefusedError
 from tests.aureon_command import aureon, running, said, until
 from tests.brokers import Broker, new_broker

@@ -77,8 +77,9 @@ def decide(
         answers = ()
     answered = Answered(routed, answers, Spent(sum(a.tries for a in answers)), exceeded=exceeded)
     result = validate(asked.body.view, answers, built_in_verifiers()) if answers else None
-    passed = Supervision(supervisor, 3, topics, records).supervise(answered, result) if result else None
-    return read_decision(planner.plan(lane, Supervised(answered, passed), now + 1.0))
+    supervise = Supervision(supervisor, 3, topics, records).supervise
+    passed = supervise(answered, result) if result else Supervised(answered, None)
+    return read_decision(planner.plan(lane, passed, now + 1.0))
 
 
 def carried_out(decision: Decision, offset: int = 40, lane: int = 0) -> Derived:

@@ -1,0 +1,173 @@
+"""`aureon replay`: past rounds decided again, asked again, or sent again, and what that comes to."""
+
+import argparse
+import contextlib
+import fcntl
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from bytewax.run import cli_main
+
+from flows.cli import FAILED, OK, say, settings_of, show
+from flows.commands.engine import muffled_engine
+from flows.commands.progress import bars
+from flows.replay import RE_DECIDE, redecide_flow
+from flows.replays.parts import Redeciding
+from flows.replays.redecide import Options, named
+from flows.replays.report import RunReport, Totals, read_truths, report
+from flows.rules import Rules
+from flows.settings import Settings
+from one_lake.runs import Run, Selection, parts_done, read_run, run_folder, start_run
+from schemas.errors import RefusedError, TryAgainError, step_log
+from schemas.software import software_version
+
+
+def main(options: argparse.Namespace) -> int:
+    """Begin a run, or go on with one, and tell what it came to."""
+    settings = settings_of(options)
+    if str(Path.cwd()) not in sys.path:  # where a user's own policies and verifiers most often are
+        sys.path.append(str(Path.cwd()))
+    if options.action == "list":
+        return _list(settings, as_json=options.json)
+    truths = read_truths(Path(options.truth).read_bytes().splitlines()) if options.truth else None
+    if options.action == "report" and not options.run:
+        raise RefusedError("name the run: aureon replay report --run NAME; `aureon replay list` lists them")
+    name: str = options.run or time.strftime("re-decide-%Y%m%dT%H%M%SZ", time.gmtime())
+    run = read_run(settings.lake_dir, name)
+    if options.action == "report":
+        if run is None:
+            raise RefusedError(f"no run {name!r} of the lake {settings.lake_dir}; `aureon replay list` lists them")
+    else:
+        with _alone(settings, name):
+            run = _redecide(settings, name, run, options)
+    told = report(settings.lake_dir, name, run, settings.blobs_url, truths)
+    if options.json:
+        show(msgspec.json.encode(told).decode())
+    else:
+        _tell(told)
+    return OK if told.is_complete else FAILED
+
+
+def _selection(options: argparse.Namespace) -> Selection:
+    return Selection(
+        since=options.since or "",
+        until=options.until or "",
+        topics=tuple(options.topic or ()),
+        query=options.select or "",
+        dead=options.dead,
+    )
+
+
+@contextlib.contextmanager
+def _alone(settings: Settings, name: str) -> Iterator[None]:
+    """One process at a run: two would do the same work."""
+    folder = run_folder(settings.lake_dir, name)
+    if not settings.lake_dir.is_dir():
+        raise RefusedError(f"no lake at {settings.lake_dir}: run `aureon run` or set AUREON_LAKE")
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "run.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TryAgainError(f"another process is at the run {name}; it goes on") from None
+        try:
+            yield
+        finally:
+            if read_run(settings.lake_dir, name) is None:  # it did not come so far
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _redecide(settings: Settings, name: str, there: Run | None, options: argparse.Namespace) -> Run:
+    chosen = _selection(options)
+    if there is not None and chosen == Selection():
+        chosen = there.selection
+    asked = Options(verifiers=options.verify_again, comparisons=options.compare_again)
+    rules = named(Rules(settings), asked)
+    run = start_run(settings.lake_dir, name, RE_DECIDE, chosen, rules, software_version(), time.time())
+    done = len(parts_done(settings.lake_dir, name))
+    if done == run.parts:
+        return run
+    if done:
+        say(f"aureon: the run {name} goes on after {done:,} of {run.parts:,} parts")
+    step_log.disabled = True
+    folder = run_folder(settings.lake_dir, name)
+    with bars() as progress, contextlib.closing(Redeciding(settings, asked, run.tasks)) as redeciding:
+        count = Counter({"parts": done})
+
+        def tell(_outcomes: dict[str, int]) -> None:
+            count["parts"] += 1
+            progress("parts", count["parts"], run.parts)
+
+        progress("parts", done, run.parts)
+        with _terminating(), muffled_engine(folder / "engine.log"):
+            cli_main(redecide_flow(settings, name, run, redeciding, tell))
+    (folder / "engine.log").unlink(missing_ok=True)
+    return run
+
+
+@contextlib.contextmanager
+def _terminating() -> Iterator[None]:
+    """SIGTERM ends it as Ctrl-C does; it goes on where it was when it is run again."""
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# -- telling -------------------------------------------------------------------------------------------------------
+
+
+def _list(settings: Settings, *, as_json: bool) -> int:
+    folder = run_folder(settings.lake_dir, "x").parent
+    names = sorted(path.name for path in folder.iterdir() if (path / "run.json").exists()) if folder.is_dir() else []
+    runs = [(name, run) for name in names if (run := read_run(settings.lake_dir, name)) is not None]
+    if as_json:
+        listed = [{"name": n, **msgspec.to_builtins(r), "done": len(parts_done(settings.lake_dir, n))} for n, r in runs]
+        show(msgspec.json.encode(listed).decode())
+        return OK
+    for name, run in runs:
+        done = len(parts_done(settings.lake_dir, name))
+        begun = time.strftime("%Y-%m-%d %H:%M", time.gmtime(run.created_at))
+        state = "" if done == run.parts else f"; {done:,} of {run.parts:,} parts are done"
+        show(f"{name}  {run.mode}, {run.tasks:,} tasks, begun {begun} UTC{state}")
+    if not runs:
+        say("no runs")
+    return OK
+
+
+def _tell(told: RunReport) -> None:
+    outcomes = ", ".join(f"{count:,} {outcome.replace('_', ' ')}" for outcome, count in told.outcomes.items())
+    show(f"run {told.run}: {told.tasks:,} tasks; rounds: {outcomes or 'none'}")
+    for change, count in told.changes.items():
+        show(f"  {count:,} tasks: {'another answer' if change == 'answer' else change}")
+    if told.impossible:
+        show(f"  could not be decided again: {told.impossible}")
+    if told.outcomes:
+        show(f"was: {_line(told.was)}\nnow: {_line(told.now)}")
+    if not told.is_complete:
+        show("not complete: the same command goes on with it")
+
+
+def _line(totals: Totals) -> str:
+    parts = [
+        f"{totals.records:,} records ({totals.forced:,} forced)",
+        f"{totals.dead:,} dead",
+        f"{totals.open:,} open",
+        f"{totals.rounds:,} rounds",
+        f"{totals.calls:,} calls",
+        f"{totals.tokens:,} tokens",
+        f"cost {totals.cost:.4g}",
+    ]
+    if totals.known:
+        parts.append(
+            f"right {totals.right:,} of {totals.known:,} ({totals.right / totals.known:.1%}), "
+            f"{totals.wrong_unforced:,} wrong and not forced"
+        )
+    return "; ".join(parts)

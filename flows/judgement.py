@@ -1,0 +1,134 @@
+"""The judgement on a round: has its task converged, is there another round, or has it ended. Pure.
+
+It is a function of the round's result, of what it was told of the rounds before, and of what there is left to spend; so
+a replay can make it again.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import msgspec
+from msgspec import Struct
+
+from flows.policies import ConvergencePolicy, Outlook, Situation, Verdict
+from flows.steps.equivalence import comparison_for, group
+from flows.supervision import is_rejected, stops_topic, wants_more
+from schemas.decision import Before, DecisionKind, RoundResult
+from schemas.node import Answer
+from schemas.task import PayloadView
+
+NOT_ACCEPTED = "not_accepted"
+"""The reason of a task whose rounds are spent, where the policy takes nothing less than what it asks for."""
+REJECTED = "rejected"
+BUDGET_SPENT = "budget_spent"
+NO_ANSWER = "no_answer"
+NO_RESULT = RoundResult(answer=None, score=0.0, confidence=0.0, agreement=0.0, evidence="none")
+"""That of a round in which nobody was asked."""
+
+
+class Judgement(Struct, frozen=True, gc=False, kw_only=True):
+    """What becomes of a task after a round, and why."""
+
+    kind: DecisionKind
+    reason: str
+    detail: str = ""
+    forced: bool = False
+    result: RoundResult
+    """That of the round; where nobody answered in the last one, with the answer of an earlier one."""
+
+
+def judge(
+    policy: ConvergencePolicy,
+    result: RoundResult,
+    situation: Situation,
+    *,
+    max_rounds: int,
+    spent: str = "",
+    before: Before | None = None,
+) -> Judgement:
+    """Judge a round.
+
+    Args:
+        policy: says when a task has converged.
+        result: of the round, as supervision lets it pass.
+        situation: what the policy may know besides.
+        max_rounds: how many rounds there are.
+        spent: which budget leaves nothing for another call, in words.
+        before: what is known of the rounds before.
+    """
+    last = bool(spent) or situation.round_index + 1 >= max_rounds
+    rejected = bool(result.findings) and is_rejected(result)
+    if rejected:  # whatever the policy would say
+        verdict = Verdict(converged=last or stops_topic(result), reason=REJECTED)
+    else:
+        verdict = _verdict(policy, result, situation, spent, last=last)
+    if verdict.exhausted:
+        return Judgement(kind=DecisionKind.DEAD, reason=NOT_ACCEPTED, detail=verdict.reason, result=result)
+    if not verdict.converged:
+        return Judgement(kind=DecisionKind.NEXT_ROUND, reason=verdict.reason, result=result)
+    if rejected:
+        return Judgement(kind=DecisionKind.DEAD, reason=REJECTED, detail="; ".join(result.flags), result=result)
+    if result.answer is None and before is not None and before.answer is not None:
+        warning = f"no answer in round {situation.round_index}; the record has that of an earlier round"
+        result = msgspec.structs.replace(
+            result,
+            answer=before.answer,
+            score=before.score,
+            evidence="self",
+            warnings=(*result.warnings, warning),
+        )
+    if result.answer is None:
+        return Judgement(
+            kind=DecisionKind.DEAD,
+            reason=BUDGET_SPENT if spent else NO_ANSWER,
+            detail=spent or "every model abstained or failed",
+            forced=verdict.forced,
+            result=result,
+        )
+    return Judgement(kind=DecisionKind.CONVERGED, reason=verdict.reason, forced=verdict.forced, result=result)
+
+
+def _verdict(
+    policy: ConvergencePolicy, result: RoundResult, situation: Situation, spent: str, *, last: bool
+) -> Verdict:
+    """What the policy says, as far as there is something left to spend, and supervision wants no more reasoning."""
+    verdict = policy.judge(result, situation)
+    if spent and not verdict.converged and not verdict.exhausted:
+        return Verdict(converged=True, reason=spent, forced=True)
+    if verdict.converged and not verdict.forced and not last and (more := wants_more(result)):
+        return Verdict(converged=False, reason=more)
+    return verdict
+
+
+def has_failed(answers: Sequence[Answer]) -> bool:
+    """Whether all calls of a round failed, so that there is nothing to judge."""
+    return all(a.status == "failed" for a in answers)
+
+
+def situation_of(
+    round_index: int, view: PayloadView, result: RoundResult, before: Before | None, outlook: Outlook | None
+) -> Situation:
+    """What a policy may know of a round besides its result."""
+    if before is None or before.answer is None:
+        return Situation(round_index=round_index, outlook=outlook)
+    return Situation(
+        round_index=round_index,
+        previous_answer=before.answer,
+        previous_confidence=before.confidence,
+        compare=partial(_is_same, view, before.answer, result.answer),
+        outlook=outlook,
+    )
+
+
+def _is_same(view: PayloadView, before: str, answer: str | None) -> bool:
+    if answer is None or answer == before:
+        return answer is not None
+    return group(view.answer_kind, [before, answer], comparison_for(view)) == [0, 0]
+
+
+def carried(result: RoundResult | None, before: Before | None) -> Before:
+    """What the next round or attempt is told of the best answer so far; nothing that was rejected."""
+    before = before or Before()
+    if result is None or result.answer is None or is_rejected(result):
+        return before
+    return msgspec.structs.replace(before, answer=result.answer, score=result.score, confidence=result.confidence)

@@ -1,0 +1,122 @@
+"""The parts of a run, decided again: in processes of their own, where there are many."""
+
+import gc
+import io
+import multiprocessing
+import os
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from itertools import groupby
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from connectors.blobs import BlobStore
+from flows.replays.redecide import Options, PastRound, Redecider, past_rounds_of
+from flows.rules import Rules
+from flows.settings import Settings
+from one_lake.encode import encode_rows, record_batch
+from schemas.one import RunRow
+
+MAX_PROCESSES = 8
+FEW_TASKS = 2000
+"""So many are decided in the time in which a process starts."""
+
+
+class Past(NamedTuple):
+    """A part of a run, as it was."""
+
+    part: int
+    rounds: pa.Table
+
+
+class Done(NamedTuple):
+    """A part of a run, as it would have been."""
+
+    part: int
+    data: bytes
+    """A Parquet file."""
+    outcomes: dict[str, int]
+
+
+class Redeciding:
+    """Decides parts again.
+
+    Args:
+        settings: those of the rules.
+        options: what else is asked again.
+        tasks: how many there are; where they are many, the processes begin at once.
+    """
+
+    def __init__(self, settings: Settings, options: Options, tasks: int) -> None:
+        self._settings = settings
+        self._options = options
+        processes = min(MAX_PROCESSES, len(os.sched_getaffinity(0))) if tasks > FEW_TASKS else 1
+        self._most = 2 * processes
+        self._under_way: deque[Future[Done]] = deque()
+        self._pool: ProcessPoolExecutor | None = None
+        if processes > 1:
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(processes, context, _begin, (settings, options))
+            for _ in range(processes):
+                self._pool.submit(int)
+
+    def take(self, parts: Iterable[Past]) -> Iterator[Done]:
+        """Decide parts again; gives those that are done by now, in order. Waits where too many are under way."""
+        for part in parts:
+            if self._pool is None:
+                _begin(self._settings, self._options)
+                yield _decide(part)
+                continue
+            while len(self._under_way) >= self._most:
+                yield self._under_way.popleft().result()
+            self._under_way.append(self._pool.submit(_decide, part))
+        while self._under_way and self._under_way[0].done():
+            yield self._under_way.popleft().result()
+
+    def rest(self) -> Iterator[Done]:
+        """Wait for all others."""
+        while self._under_way:
+            yield self._under_way.popleft().result()
+
+    def close(self) -> None:
+        """End the processes."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+        for rules, _ in _present.values():
+            rules.close()
+        _present.clear()
+
+
+_present: dict[str, tuple[Rules, Redecider]] = {}
+"""What this process decides with."""
+
+
+def _begin(settings: Settings, options: Options) -> None:
+    if not _present:
+        gc.freeze()  # what was imported lives to the end, and rows make no cycles
+        gc.set_threshold(50_000, 20, 50)
+        rules = Rules(settings)
+        _present["rules"] = rules, Redecider(rules, options, BlobStore(settings.blobs_url))
+
+
+def _decide(past: Past) -> Done:
+    _, redecider = _present["rules"]
+    rows: list[RunRow] = []
+    for _, rounds in groupby(past_rounds_of(past.rounds), _task):
+        rows += redecider.task(rounds)
+    return Done(past.part, as_file(rows), dict(Counter([row.outcome for row in rows])))
+
+
+def _task(past: PastRound) -> tuple[str | None, str, str, int]:
+    return past.row.cluster, past.row.topic, past.row.logical_id, past.row.generation
+
+
+def as_file(rows: Sequence[RunRow]) -> bytes:
+    """Write rows of a run as a Parquet file."""
+    data = io.BytesIO()
+    table = pa.Table.from_batches([record_batch(RunRow, encode_rows(rows))])
+    pq.write_table(table, data, compression="zstd")
+    return data.getvalue()
