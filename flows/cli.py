@@ -440,16 +440,17 @@ def _keys(commands: Any) -> None:
 def _replay(commands: Any) -> None:
     replay = commands.add_parser(
         "replay",
-        help="decide past rounds again, by other rules, and compare",
+        help="decide past rounds again, or ask again, and compare; or send dead letters again",
         description="Decide the rounds of past tasks again from their recorded answers, by the policy, the supervision "
-        "and the verifiers that the settings name now; no model is asked, and no broker needed. What comes out is kept "
-        "as a run beside the lake's tables, SELECT * FROM run('NAME'), and compared with what was. The same command "
-        "goes on with a run that was cut off.",
+        "and the verifiers that the settings name now, where no model is asked; or ask the models that there are now. "
+        "No broker is needed for that. What comes out is kept as a run beside the lake's tables, SELECT * FROM "
+        "run('NAME'), and compared with what was. The same command goes on with a run that was cut off.",
     )
     replay.add_argument(
         "action",
-        choices=("re-decide", "report", "list"),
-        help="re-decide: decide again; report: tell again what a run came to; list: all runs",
+        choices=("re-decide", "re-ask", "redrive", "report", "list"),
+        help="re-decide: decide again; re-ask: ask the models that there are now; redrive: send dead letters back to "
+        "Kafka, as the next generation of their id; report: tell again what a run came to; list: all runs",
     )
     replay.add_argument("--run", metavar="NAME", help="the run's name (default: the time)")
     replay.add_argument("--since", metavar="TIME", help="tasks of which a round was decided from this time on (UTC)")
@@ -474,7 +475,10 @@ def _replay(commands: Any) -> None:
         replay,
         (
             *("home", "state", "lake", "blobs", "policy", "answer_value", "score_threshold", "max_rounds"),
-            *("supervision", "verifiers", "sandbox_s", "sandbox_bytes", "symbolic_s", "text_similarity"),
+            *("supervision", "verifiers", "sandbox_s", "sandbox_bytes", "symbolic_s", "text_similarity", "verifier_s"),
+            *("nodes", "routing", "cascade_first", "cascade_agree", "max_attempts", "retry_delay_s", "call_tries"),
+            *("call_backoff_s", "task_budget", "root_budget", "node_silence_s", "blob_bytes"),
+            *("brokers", "kafka_config", "key_file", "lanes", "replication"),
         ),
     )
 

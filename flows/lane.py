@@ -171,6 +171,10 @@ class Sealer:
         return hmac.compare_digest(seal.encode(), self.seal(cause, task_id, kafka_topic, lane, decision_hash).encode())
 
 
+REDRIVE = "redrive"
+"""What a seal says instead of a Kafka topic where it is that of a redrive."""
+
+
 class _Input:
     """One input Kafka topic of the lane."""
 

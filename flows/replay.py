@@ -1,6 +1,6 @@
-"""Batch replays: past rounds decided again, into a run beside the lake.
+"""Batch replays: past tasks decided again, asked again or sent again; what comes of it is a run beside the lake.
 
-    past rounds ─► decide again ─► run
+    past rounds ─► again ─► run
 
 Run it with `aureon replay`, or by itself; the settings are those of a cell, and no broker is needed:
 
@@ -11,6 +11,7 @@ import atexit
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import bytewax.operators as op
 import pyarrow as pa
@@ -20,42 +21,61 @@ from bytewax.operators import StatefulBatchLogic
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 
 from flows.replays.parts import Done, Past, Redeciding
-from flows.replays.redecide import COLUMNS, Options, named
+from flows.replays.redecide import Options, named
 from flows.rules import Rules
 from flows.settings import Settings, read_settings
-from one_lake.runs import Run, Selection, keep_part, past_rounds, start_run
-from schemas.errors import tells_errors
+from one_lake.runs import Asked, Run, Selection, keep_part, past_rounds, run_folder, start_run
+from schemas.errors import RefusedError, tells_errors
 from schemas.software import software_version
 
-RE_DECIDE = "re-decide"
+RE_DECIDE, RE_ASK, REDRIVE = MODES = "re-decide", "re-ask", "redrive"
 # -- the flow ------------------------------------------------------------------------------------------------------
 
 
-def replay_flow(rounds: "PastRounds", redeciding: Redeciding, run: "RunSink") -> Dataflow:
+class Again(Protocol):
+    """Does parts of a run again, several at once."""
+
+    asked: Asked
+    """What it is given of them."""
+
+    def take(self, parts: Iterable[Past]) -> Iterator[Done]:
+        """Begin parts; gives those that are done by now, in order. Waits where too many are under way."""
+        ...
+
+    def rest(self) -> Iterator[Done]:
+        """Wait for all others."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what that takes."""
+        ...
+
+
+def replay_flow(rounds: "PastRounds", again: Again, run: "RunSink") -> Dataflow:
     """Build the flow. Every item is a part of the run: a thousand tasks."""
     flow = Dataflow("replay")
 
     past = op.input("past_rounds", flow, rounds)
     # Past
     parts = op.key_on("parts", past, lambda _: "run")
-    done = op.stateful_batch("redecide", parts, lambda _state: _Deciding(redeciding))
+    done = op.stateful_batch("again", parts, lambda _state: _Doing(again))
     # the run with what is Done
     op.output("run", op.key_rm("done", done), run)
     return flow
 
 
 @tells_errors
-class _Deciding(StatefulBatchLogic[Past, Done, None]):
-    """Has parts decided beside the flow; what is under way at a crash is not done, and comes again."""
+class _Doing(StatefulBatchLogic[Past, Done, None]):
+    """Has parts done beside the flow; what is under way at a crash is not done, and comes again."""
 
-    def __init__(self, redeciding: Redeciding) -> None:
-        self._redeciding = redeciding
+    def __init__(self, again: Again) -> None:
+        self._again = again
 
     def on_batch(self, values: list[Past]) -> tuple[Iterable[Done], bool]:
-        return list(self._redeciding.take(values)), StatefulBatchLogic.RETAIN
+        return list(self._again.take(values)), StatefulBatchLogic.RETAIN
 
     def on_eof(self) -> tuple[Iterable[Done], bool]:
-        return list(self._redeciding.rest()), StatefulBatchLogic.DISCARD
+        return list(self._again.rest()), StatefulBatchLogic.DISCARD
 
     def snapshot(self) -> None:
         """Nothing: the run itself tells what is done."""
@@ -72,10 +92,11 @@ class PastRounds(FixedPartitionedSource[Past, None]):
         lake_dir: the lake.
         name: of the run.
         run: what it is.
+        asked: what of the rounds is asked for.
     """
 
-    def __init__(self, lake_dir: Path, name: str, run: Run) -> None:
-        self._asked = lake_dir, name, run
+    def __init__(self, lake_dir: Path, name: str, run: Run, asked: Asked) -> None:
+        self._asked = lake_dir, name, run, asked
 
     def list_parts(self) -> list[str]:
         """Give the one."""
@@ -83,7 +104,7 @@ class PastRounds(FixedPartitionedSource[Past, None]):
 
     def build_part(self, _step_id: str, _for_part: str, _resume_state: None) -> "_PastPartition":
         """Begin to read."""
-        return _PastPartition(past_rounds(*self._asked, COLUMNS))
+        return _PastPartition(past_rounds(*self._asked))
 
 
 @tells_errors
@@ -136,6 +157,7 @@ class _RunPartition(StatelessSinkPartition[Done]):
 
 def flow(
     run: str = "",
+    mode: str = RE_DECIDE,
     since: str = "",
     until: str = "",
     topics: str = "",
@@ -146,18 +168,19 @@ def flow(
     """What `python -m bytewax.run flows.replay` runs: a run, from the settings that the environment describes.
 
     Args:
-        run: its name; begun anew or gone on with. By default that of the day.
-        since: of rounds that were decided from this time on (ISO 8601, UTC).
+        run: its name; begun anew or gone on with. By default that of the mode and the day.
+        mode: `re-decide`, `re-ask` or `redrive`.
+        since: of tasks of which a round was decided from this time on (ISO 8601, UTC).
         until: and before that.
         topics: of these topics, separated by commas.
-        query: of the tasks that a query over the lake gives, with the columns topic and logical_id.
-        dead: of tasks that ended as dead letters.
+        query: that a query over the lake gives, with the columns topic and logical_id.
+        dead: that ended as dead letters.
 
     Raises:
         RefusedError: there is no lake, or what is chosen is none.
     """
     settings = read_settings({})
-    name = run or time.strftime("re-decide-%Y-%m-%d", time.gmtime())
+    name = run or f"{mode}-{time.strftime('%Y-%m-%d', time.gmtime())}"
     chosen = Selection(
         since=since,
         until=until,
@@ -165,19 +188,46 @@ def flow(
         query=query,
         dead=dead,
     )
-    rules = named(Rules(settings), Options())
-    there = start_run(settings.lake_dir, name, RE_DECIDE, chosen, rules, software_version(), time.time())
-    redeciding = Redeciding(settings, Options(), there.tasks)
-    atexit.register(redeciding.close)
-    return redecide_flow(settings, name, there, redeciding)
+    there = begin(settings, name, mode, chosen, Options())
+    again = again_of(settings, name, there, Options())
+    atexit.register(again.close)
+    return flow_of(settings, name, there, again)
 
 
-def redecide_flow(
+def begin(settings: Settings, name: str, mode: str, selection: Selection, options: Options) -> Run:
+    """Begin a run, or find the one that was begun under its name.
+
+    Raises:
+        RefusedError: as `one_lake.runs.start_run`; or there is no such mode.
+    """
+    if mode not in MODES:
+        raise RefusedError(f"{mode!r} is no mode of a run; there are {', '.join(MODES)}")
+    rules = {} if mode == REDRIVE else named(Rules(settings), options)
+    if mode == RE_ASK:
+        rules |= {"nodes": settings.nodes, "routing": settings.routing}
+    return start_run(settings.lake_dir, name, mode, selection, rules, software_version(), time.time())
+
+
+def again_of(settings: Settings, name: str, run: Run, options: Options) -> Again:
+    """What does its parts. What only one mode needs (nodes and their clients, Kafka) is imported for that one."""
+    if run.mode == RE_ASK:
+        from flows.replays.reask import Reasking  # noqa: PLC0415
+
+        return Reasking(settings, run_folder(settings.lake_dir, name))
+    if run.mode == REDRIVE:
+        from flows.replays.redrive import Redriving  # noqa: PLC0415
+
+        return Redriving(settings)
+    return Redeciding(settings, options, run.tasks)
+
+
+def flow_of(
     settings: Settings,
     name: str,
     run: Run,
-    redeciding: Redeciding,
+    again: Again,
     progress: Callable[[dict[str, int]], None] = lambda _: None,
 ) -> Dataflow:
     """The flow of one run."""
-    return replay_flow(PastRounds(settings.lake_dir, name, run), redeciding, RunSink(settings.lake_dir, name, progress))
+    rounds = PastRounds(settings.lake_dir, name, run, again.asked)
+    return replay_flow(rounds, again, RunSink(settings.lake_dir, name, progress))

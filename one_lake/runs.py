@@ -11,7 +11,7 @@ that are missing, and two processes that are at one part write the same.
 import datetime as dt
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -205,24 +205,29 @@ def keep_part(lake_dir: Path, name: str, part: int, data: bytes) -> None:
     replace(run_folder(lake_dir, name) / f"part-{part:06}.parquet", data, ANYBODY)
 
 
-def past_rounds(
-    lake_dir: Path, name: str, run: Run, columns: Sequence[str], only: str = "true"
-) -> Iterator[tuple[int, pa.Table]]:
+class Asked(Struct, frozen=True):
+    """What is asked of the rounds `r` of a run's tasks, in SQL."""
+
+    columns: tuple[str, ...]
+    only: str = "true"
+    joins: str = ""
+
+
+def past_rounds(lake_dir: Path, name: str, run: Run, asked: Asked) -> Iterator[tuple[int, pa.Table]]:
     """Read the rounds of a run's tasks, part by part, those of the parts that are not done.
 
     Args:
         lake_dir: the lake.
         name: of the run.
         run: what it is.
-        columns: which ones of `rounds`.
-        only: a condition in SQL on these rounds.
+        asked: which columns of which of them.
 
     Yields:
-        The number of a part, and its rounds: these columns and the task's `payload`, null where the lake has none yet;
+        The number of a part, and its rounds: what is asked and the task's `payload`, null where the lake has none yet;
         task after task, the rounds of each in order.
     """
     done = parts_done(lake_dir, name)
-    listed = ", ".join(f'r."{column}"' for column in columns)
+    listed = ", ".join(asked.columns)
     with one_lake.connect(lake_dir, as_of=str(run.version)) as lake:
         lake.execute("CREATE TEMP TABLE done (part BIGINT)")
         if done:
@@ -236,7 +241,8 @@ def past_rounds(
                 AND t.logical_id = r.logical_id AND t.generation = r.generation
             LEFT JOIN ({_PAYLOADS}) p ON p.cluster = t.cluster AND p.topic = r.topic
                 AND p.logical_id = r.logical_id AND p.generation = r.generation
-            WHERE {only}
+            {asked.joins}
+            WHERE {asked.only}
             ORDER BY t.part, t.cluster, r.topic, r.logical_id, r.generation, r.round_index, r.attempt,
                 r.decided_at, r.lane, r.decision_offset
             """  # noqa: S608 - columns and paths of this package

@@ -238,6 +238,8 @@ class RunRow(Struct, frozen=True, gc=False, omit_defaults=True):
     note: str
     original_hash: str | None = None
     """Of the row of `rounds` that it was; null where it is none of those."""
+    candidates: Json | None = None
+    """Where models were asked again."""
 
 
 Row = Record | RoundRow | BranchRow | DeadLetterRow

@@ -1,6 +1,7 @@
 """The task as it travels on Kafka: JSON, of which only `topic` and `payload` are required."""
 
 import enum
+import hashlib
 from typing import Annotated, Literal
 
 import msgspec
@@ -116,11 +117,23 @@ class TaskHead(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, 
     origin: Annotated[Origin | None, Meta(description="Aureon's own; users leave it out.")] = None
 
 
+class Redrive(Struct, frozen=True, gc=False, array_like=True):
+    """The decision by which the generation before ended dead: `[lane, offset, seal]`.
+
+    The seal is a keyed hash over all of the message, so that nobody but the cluster can start another generation.
+    """
+
+    lane: int
+    offset: int
+    seal: str
+
+
 class TaskDescriptor(TaskHead, frozen=True, gc=False, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """One unit of work, as it is written to `tasks.global`."""
 
     payload: Annotated[Raw, Meta(description="A JSON object with `prompt` or `messages`.")]
     cause: Annotated[Cause | None, Meta(description="Aureon's own; users leave it out.")] = None
+    redrive: Annotated[Redrive | None, Meta(description="Aureon's own; users leave it out.")] = None
 
 
 class PromptMessage(Struct, frozen=True, gc=False):
@@ -223,6 +236,8 @@ def read_task(message: bytes) -> tuple[TaskDescriptor, PayloadView]:
             raise BadRecordError("needed where the payload is a reference to a blob - at `$.logical_id`") from None
     if task.cause is not None and task.logical_id and task.task_id:
         return task, view
+    if task.redrive is not None:
+        return _checked_redrive(task), view
     return _fill_in(task), view
 
 
@@ -256,6 +271,18 @@ def read_digest(task: TaskDescriptor) -> str:
         raise BadRecordError("nested too deeply - at `$.payload`") from None
     except (msgspec.DecodeError, ValueError) as error:
         raise BadRecordError(f"{error} - at `$.payload`") from None
+
+
+def _checked_redrive(task: TaskDescriptor) -> TaskDescriptor:
+    if task.generation < 1 or task.round_index or task.attempt or not task.logical_id or not task.task_id:
+        raise BadRecordError("a redrive begins the next generation of an id, at round 0, attempt 0 - at `$.redrive`")
+    return task
+
+
+def redriven_text(task: TaskDescriptor, lane: int, offset: int) -> str:
+    """What the seal of a redrive is over: sha256, in hex, of the whole message without its seal."""
+    unsealed = msgspec.structs.replace(task, redrive=Redrive(lane, offset, ""))
+    return hashlib.sha256(encode(unsealed)).hexdigest()
 
 
 def _fill_in(task: TaskDescriptor) -> TaskDescriptor:

@@ -17,15 +17,12 @@ from bytewax.run import cli_main
 from flows.cli import FAILED, OK, say, settings_of, show
 from flows.commands.engine import muffled_engine
 from flows.commands.progress import bars
-from flows.replay import RE_DECIDE, redecide_flow
-from flows.replays.parts import Redeciding
-from flows.replays.redecide import Options, named
-from flows.replays.report import RunReport, Totals, read_truths, report
-from flows.rules import Rules
+from flows.replay import REDRIVE, again_of, begin, flow_of
+from flows.replays.redecide import Options
+from flows.replays.report import RunReport, Totals, read_truths, redrive_report, report
 from flows.settings import Settings
-from one_lake.runs import Run, Selection, parts_done, read_run, run_folder, start_run
+from one_lake.runs import Run, Selection, parts_done, read_run, run_folder
 from schemas.errors import RefusedError, TryAgainError, step_log
-from schemas.software import software_version
 
 
 def main(options: argparse.Namespace) -> int:
@@ -38,14 +35,16 @@ def main(options: argparse.Namespace) -> int:
     truths = read_truths(Path(options.truth).read_bytes().splitlines()) if options.truth else None
     if options.action == "report" and not options.run:
         raise RefusedError("name the run: aureon replay report --run NAME; `aureon replay list` lists them")
-    name: str = options.run or time.strftime("re-decide-%Y%m%dT%H%M%SZ", time.gmtime())
+    name: str = options.run or f"{options.action}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
     run = read_run(settings.lake_dir, name)
     if options.action == "report":
         if run is None:
             raise RefusedError(f"no run {name!r} of the lake {settings.lake_dir}; `aureon replay list` lists them")
     else:
         with _alone(settings, name):
-            run = _redecide(settings, name, run, options)
+            run = _again(settings, name, run, options)
+    if run.mode == REDRIVE:
+        return _tell_redrive(settings, name, run, as_json=options.json)
     told = report(settings.lake_dir, name, run, settings.blobs_url, truths)
     if options.json:
         show(msgspec.json.encode(told).decode())
@@ -83,13 +82,14 @@ def _alone(settings: Settings, name: str) -> Iterator[None]:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _redecide(settings: Settings, name: str, there: Run | None, options: argparse.Namespace) -> Run:
+def _again(settings: Settings, name: str, there: Run | None, options: argparse.Namespace) -> Run:
     chosen = _selection(options)
     if there is not None and chosen == Selection():
         chosen = there.selection
+    elif options.action == REDRIVE:
+        chosen = msgspec.structs.replace(chosen, dead=True)
     asked = Options(verifiers=options.verify_again, comparisons=options.compare_again)
-    rules = named(Rules(settings), asked)
-    run = start_run(settings.lake_dir, name, RE_DECIDE, chosen, rules, software_version(), time.time())
+    run = begin(settings, name, options.action, chosen, asked)
     done = len(parts_done(settings.lake_dir, name))
     if done == run.parts:
         return run
@@ -97,7 +97,7 @@ def _redecide(settings: Settings, name: str, there: Run | None, options: argpars
         say(f"aureon: the run {name} goes on after {done:,} of {run.parts:,} parts")
     step_log.disabled = True
     folder = run_folder(settings.lake_dir, name)
-    with bars() as progress, contextlib.closing(Redeciding(settings, asked, run.tasks)) as redeciding:
+    with bars() as progress, contextlib.closing(again_of(settings, name, run, asked)) as again:
         count = Counter({"parts": done})
 
         def tell(_outcomes: dict[str, int]) -> None:
@@ -106,7 +106,10 @@ def _redecide(settings: Settings, name: str, there: Run | None, options: argpars
 
         progress("parts", done, run.parts)
         with _terminating(), muffled_engine(folder / "engine.log"):
-            cli_main(redecide_flow(settings, name, run, redeciding, tell))
+            cli_main(flow_of(settings, name, run, again, tell))
+        reused: int = getattr(again, "reused", 0)
+        if reused:
+            say(f"aureon: {reused:,} finished calls were taken from the ledger of the run, and not paid again")
     (folder / "engine.log").unlink(missing_ok=True)
     return run
 
@@ -140,6 +143,18 @@ def _list(settings: Settings, *, as_json: bool) -> int:
     if not runs:
         say("no runs")
     return OK
+
+
+def _tell_redrive(settings: Settings, name: str, run: Run, *, as_json: bool) -> int:
+    told = redrive_report(settings.lake_dir, name, run)
+    if as_json:
+        show(msgspec.json.encode(told).decode())
+    else:
+        show(f"run {name}: {told.redriven:,} dead letters redriven")
+        for why, count in told.left.items():
+            show(f"  {count:,} left: {why}")
+        show(f"of these by now: {told.records:,} records, {told.dead:,} dead again, {told.open:,} to come")
+    return OK if told.is_complete else FAILED
 
 
 def _tell(told: RunReport) -> None:

@@ -88,7 +88,7 @@ def _task_schema() -> dict[str, Any]:
     view = _tidy(defs["PayloadView"])
     del payload
     # Filled in by Aureon: a producer that writes anything but the defaults is refused.
-    for name in ("cause", "origin", "task_id", "round_index", "attempt", "generation"):
+    for name in ("cause", "redrive", "origin", "task_id", "round_index", "attempt", "generation"):
         task["properties"].pop(name)
     for name in ("prompt", "messages"):
         # Null is what Aureon itself has where there is none.

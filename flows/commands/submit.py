@@ -76,6 +76,8 @@ class TaskSender:
         task, view = read_task(document)
         if task.cause is not None:
             raise BadRecordError("Aureon's own; leave it out - at `$.cause`")
+        if task.redrive is not None:
+            raise BadRecordError("Aureon's own; leave it out - at `$.redrive`")
         if self._overflow is not None:
             if view is AWAY:
                 task, _ = self._overflow.task_back(task, view)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from connectors.blobs import BlobStore
-from flows.replays.redecide import Options, PastRound, Redecider, past_rounds_of
+from flows.replays.redecide import ROUNDS, Options, PastRound, Redecider, past_rounds_of
 from flows.rules import Rules
 from flows.settings import Settings
 from one_lake.encode import encode_rows, record_batch
@@ -62,6 +62,8 @@ class Redeciding:
             self._pool = ProcessPoolExecutor(processes, context, _begin, (settings, options))
             for _ in range(processes):
                 self._pool.submit(int)
+
+    asked = ROUNDS
 
     def take(self, parts: Iterable[Past]) -> Iterator[Done]:
         """Decide parts again; gives those that are done by now, in order. Waits where too many are under way."""

@@ -25,6 +25,7 @@ from flows.steps.validate import ask_verifier, validate
 from flows.supervision import Case, Health
 from flows.votes import Votes, read_parameters
 from one_lake.encode import values_of
+from one_lake.runs import Asked
 from schemas.blob import REFERENCE_START, reference_in
 from schemas.decision import Before, DecisionKind, Inputs, RoundResult
 from schemas.errors import BadRecordError
@@ -48,7 +49,7 @@ NOT_REACHED = "not_reached"
 IMPOSSIBLE = "impossible"
 """What it was decided from is not there; the note says what."""
 
-_OF_RUN = ("outcome", "note", "original_hash")
+_OF_RUN = ("outcome", "note", "original_hash", "candidates")
 _read_candidates = msgspec.json.Decoder(tuple[Answer, ...]).decode
 _read_inputs = msgspec.json.Decoder(Inputs).decode
 _NO_INPUTS = Inputs()
@@ -96,6 +97,7 @@ _row: Callable[..., RunRow] = RunRow
 _OF_ROW = tuple(name for name in RunRow.__struct_fields__ if name not in _OF_RUN)
 COLUMNS = (*_OF_ROW, *(name for name in PastRound.__struct_fields__ if name not in ("row", "payload")))
 """Of `rounds`: what is read of a round."""
+ROUNDS = Asked(tuple(f"r.{name}" for name in COLUMNS))
 
 
 def past_rounds_of(rows: pa.Table) -> Iterator[PastRound]:

@@ -210,3 +210,44 @@ def read_truths(lines: Iterable[bytes]) -> dict[tuple[str, str], str]:
             raise BadRecordError(f"line {number}: {error}") from None
         found[told.topic, told.logical_id] = told.truth if isinstance(told.truth, str) else str(told.truth)
     return found
+
+
+class RedriveReport(Struct, kw_only=True):
+    """What became of dead letters that were sent again, by now."""
+
+    run: str
+    is_complete: bool
+    redriven: int = 0
+    left: dict[str, int] = {}
+    """Those that were not sent, by why."""
+    records: int = 0
+    dead: int = 0
+    open: int = 0
+
+
+def redrive_report(lake_dir: Path, name: str, run: Run) -> RedriveReport:
+    """Tell what became of a redrive, in the lake as it is now.
+
+    Raises:
+        RefusedError: there is no lake.
+    """
+    done = parts_done(lake_dir, name)
+    told = RedriveReport(run=name, is_complete=len(done) == run.parts)
+    if not done:
+        return told
+    with one_lake.connect(lake_dir) as lake:
+        left = f"SELECT note, count(*) FROM run('{name}') WHERE outcome = 'left' GROUP BY ALL ORDER BY ALL"  # noqa: S608
+        told.left = dict(lake.execute(left).fetchall())
+        lives = f"""
+            SELECT count(*), count(*) FILTER (x.logical_id IS NOT NULL),
+                count(*) FILTER (x.logical_id IS NULL AND d.logical_id IS NOT NULL)
+            FROM run('{name}') r
+            LEFT JOIN stored.records x ON x.topic = r.topic AND x.logical_id = r.logical_id
+                AND x.generation = r.generation + 1
+            LEFT JOIN (SELECT DISTINCT topic, logical_id, generation FROM stored.dead_letters) d
+            ON d.topic = r.topic AND d.logical_id = r.logical_id AND d.generation = r.generation + 1
+            WHERE outcome = 'redriven'
+        """  # noqa: S608 - a name that was checked
+        ((told.redriven, told.records, told.dead),) = lake.execute(lives).fetchall()
+    told.open = told.redriven - told.records - told.dead
+    return told

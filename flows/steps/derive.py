@@ -107,7 +107,7 @@ def _rows(entry: Entry, rows: list[Row]) -> None:
             rows.append(_branch(entry, index, follow_up))
     elif decision.kind is DecisionKind.DEAD:
         rows.append(_dead_row(entry))
-    rows.append(_round(entry))
+    rows.append(round_row(entry))
 
 
 def _text(payload: Raw) -> str:
@@ -288,7 +288,8 @@ def _inputs(decision: Decision) -> str | None:
     return encode(inputs).decode() if inputs != _NO_INPUTS else None
 
 
-def _round(entry: Entry) -> RoundRow:
+def round_row(entry: Entry) -> RoundRow:
+    """The row of `rounds` of a decision."""
     decision = entry.decision
     result, cause = decision.result, decision.cause
     previous = _previous(decision)

@@ -6,6 +6,7 @@ emits what is handed out and what was decided, in batches.
 
 import base64
 import hashlib
+import hmac
 import logging
 import threading
 import time
@@ -13,17 +14,18 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+import msgspec
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from confluent_kafka import Message as ConsumedMessage
 from msgspec import Struct
 
-from flows.lane import Cut, Lane, Message, Owners, Sealer, decode_cut, encode_cut, id_key
+from flows.lane import REDRIVE, Cut, Lane, Message, Owners, Sealer, decode_cut, encode_cut, id_key
 from flows.overflow import Overflow
 from schemas.blob import REFERENCE_START
 from schemas.decision import Decision, DecisionKind, read_decision
 from schemas.errors import BadRecordError, LogMismatchError, tells_errors
 from schemas.ids import home_lane
-from schemas.task import AWAY, PayloadView, TaskDescriptor, read_digest, read_task
+from schemas.task import AWAY, PayloadView, Redrive, TaskDescriptor, read_digest, read_task, redriven_text
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +94,7 @@ def classify(reading: Reading, kafka_topic: str, offset: int, value: bytes | Non
         _check_size(reading, value)
         task, view = read_task(value)
         cause = _checked_cause(reading, kafka_topic, task)
+        _check_redrive(reading, task)
         if view is AWAY or _answer_is_away(task):
             referring = task
             task, view = _brought_back(reading, task, view)
@@ -156,6 +159,22 @@ def _checked_cause(reading: Reading, kafka_topic: str, task: TaskDescriptor) -> 
     if not reading.sealer.holds(claimed.seal, cause, task.task_id, kafka_topic, reading.lane, claimed.hash):
         raise BadRecordError("claims a cause that this cluster has not sealed; leave it out - at `$.cause`")
     return cause
+
+
+def seal_redrive(sealer: Sealer, task: TaskDescriptor, lane: int, offset: int) -> TaskDescriptor:
+    """Seal a task as the next generation of an id that ended dead by the decision at an offset of a lane's log."""
+    cause = lane, offset, task.generation
+    seal = sealer.seal(cause, task.task_id, REDRIVE, lane, redriven_text(task, lane, offset))
+    return msgspec.structs.replace(task, redrive=Redrive(lane, offset, seal))
+
+
+def _check_redrive(reading: Reading, task: TaskDescriptor) -> None:
+    claimed = task.redrive
+    if claimed is None:
+        return
+    sealed = seal_redrive(reading.sealer, task, claimed.lane, claimed.offset).redrive
+    if task.cause is not None or sealed is None or not hmac.compare_digest(sealed.seal, claimed.seal):
+        raise BadRecordError("claims a redrive that this cluster has not sealed; leave it out - at `$.redrive`")
 
 
 # -- the source ----------------------------------------------------------------------------------------------------

@@ -291,7 +291,6 @@ class Planner:
                 logical_id=logical_id,
                 task_id=task_id,
                 priority=proposal.priority,
-                generation=task.generation,
                 origin=Origin(
                     introduces=True,  # tasks with one id in two topics may both branch to a third
                     ancestors=(*old.ancestors, Ancestor(task.topic, task.logical_id)),

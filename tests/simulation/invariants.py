@@ -92,6 +92,7 @@ class Check:
                 causes.add(cause)
                 self._cause(kafka_topic, lane, cause, task.task_id, where)
         bad = task.bad or (cause is not None and not genuine)
+        bad = bad or (task.generation > 0 and cause is None and not task.redriven)
         winning = truth.winning.get((kafka_topic, offset))
         if winning is None:
             owner = truth.owners.get((task.topic, task.logical_id, task.generation))
@@ -139,10 +140,32 @@ class Check:
                 rounds.add(this)
                 if entry.kind in {CONVERGED, DEAD, CANCELLED}:
                     ended[logical] = ended.get(logical, 0) + 1
+        self._generations()
         for logical in seen | ended.keys():
             times = ended.get(logical, 0)
             if times > 1 or (times == 0 and not self.lost_input):
                 self.fail(f"{logical} ended {times} times")
+
+    def _generations(self) -> None:
+        """An id has one record in all its lives, and lives again only where it has died."""
+        records: dict[tuple[str, str], int] = {}
+        lives: set[Id] = set()
+        died: set[Id] = set()
+        for truth in self.truths:
+            for entry in truth.follows.values():
+                logical = (entry.topic, entry.logical_id, entry.generation)
+                if entry.kind is CONVERGED:
+                    records[logical[:2]] = records.get(logical[:2], 0) + 1
+                elif entry.kind is DEAD and entry.reason not in {"bad_input", "id_conflict"}:
+                    died.add(logical)
+                if entry.kind is not MOVED and entry.reason != "bad_input":
+                    lives.add(logical)
+        for (topic, logical_id), count in records.items():
+            if count > 1:
+                self.fail(f"{topic}/{logical_id} has {count} records")
+        for topic, logical_id, generation in lives:
+            if generation and (topic, logical_id, generation - 1) not in died and not self.lost_input:
+                self.fail(f"{topic}/{logical_id} lives for the {generation + 1}. time, and has not died before")
 
     def _follow_ups(self, lane: int, offset: int, entry: Entry) -> None:
         """What a decision spells out has arrived."""

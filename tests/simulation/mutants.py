@@ -13,7 +13,7 @@ from msgspec import Struct
 from flows.lane import ALONE, Cut, Entry, Lane, Message, TopicCut, id_key
 from schemas.decision import DecisionKind
 from tests.simulation.schedule import TRUE, Kind, Rules
-from tests.simulation.world import NEXT, RETRY, Cell, Folder, Index, Lake, Parsed, Row, Slot, Task
+from tests.simulation.world import NEXT, RETRY, Cell, Folder, Index, Lake, Parsed, Redriver, Row, Slot, Task
 from tests.simulation.world import Entry as Said
 
 # -- the log decides -----------------------------------------------------------------------------------------------
@@ -538,6 +538,41 @@ class InputBeforeLog(Cell):
         slot.log_end = end
 
 
+# -- sent again ----------------------------------------------------------------------------------------------------
+
+
+class RedrivesOtherClaims(Redriver):
+    """A message that claimed another's id, and died of that, is sent again under it."""
+
+    def may(self, lane: int, entry: Said, task: Task) -> bool:
+        """Look whether it was a task, alone."""
+        return entry.reason != "bad_input"
+
+
+class RedrivesWhatIsNoTask(Redriver):
+    """A message that was no task, and owns no id, is sent again under the id that it has."""
+
+    def may(self, lane: int, entry: Said, task: Task) -> bool:
+        """Look at the reason alone."""
+        return entry.reason != "id_conflict"
+
+
+class AnybodyRedrives(Cell):
+    """Whoever names a generation gets it."""
+
+    def may_be(self, task: Task) -> bool:
+        """Ask for no seal."""
+        return True
+
+
+class BranchesOfTheirParentsGeneration(Cell):
+    """A branch is of its parent's generation."""
+
+    def generation_of_branches(self, task: Task) -> int:
+        """Take it over."""
+        return task.generation
+
+
 class Mutant(Struct, frozen=True):
     """The rules with one thing left out, the kinds of schedule that show it, how many of them are run in a test."""
 
@@ -551,7 +586,8 @@ MUTANTS: dict[str, Mutant] = {}
 
 
 def _mutant(mutant: type, kinds: tuple[Kind, ...] = ("general",), schedules: int = 60) -> None:
-    part = "lane" if issubclass(mutant, Lane) else "cell" if issubclass(mutant, Cell) else "lake"
+    parts: dict[str, type] = {"lane": Lane, "cell": Cell, "lake": Lake, "redriver": Redriver}
+    part = next(name for name, kind in parts.items() if issubclass(mutant, kind))
     rules = msgspec.structs.replace(TRUE, **{part: mutant})
     MUTANTS[(mutant.__doc__ or "").rstrip(".")] = Mutant(rules, kinds, schedules)
 
@@ -561,7 +597,7 @@ _mutant(NamedByOffset)
 _mutant(NoTaskIdCheck, ("broker",), schedules=200)
 _mutant(NoLogCheck, ("broker",))
 _mutant(NoInputCheck, ("broker",), schedules=1000)
-_mutant(InputCheckedLate, ("broker",), schedules=6500)
+_mutant(InputCheckedLate, ("broker",), schedules=9300)
 _mutant(ClaimCounts, schedules=1500)
 _mutant(FollowsFromMemory)
 _mutant(TooLargeWins, schedules=400)
@@ -601,3 +637,7 @@ _mutant(MarksBeforeItsTurn, ("poison",))
 _mutant(SuspectsByOffset, ("poison",), schedules=1000)
 _mutant(PoisonWithoutDecision, ("poison",))
 _mutant(MarksOfDoublesKept, schedules=300)
+_mutant(RedrivesOtherClaims, schedules=400)
+_mutant(RedrivesWhatIsNoTask, schedules=400)
+_mutant(AnybodyRedrives)
+_mutant(BranchesOfTheirParentsGeneration, schedules=1500)

@@ -26,6 +26,7 @@ from tests.simulation.world import (
     CrashError,
     Folder,
     Lake,
+    Redriver,
     Task,
     World,
     home,
@@ -34,6 +35,7 @@ from tests.simulation.world import (
 Kind = Literal["general", "poison", "broker"]
 PEACE = 1500
 """Rounds of everything for everybody, until nothing moves; far more than any true lane needs."""
+REDRIVE_AT, LAST_REDRIVES = 2, 4
 QUIET = 3
 """So many rounds without anything, and it is at rest: a lane may take two to change its mind, a retry waits one out."""
 
@@ -44,6 +46,7 @@ class Rules(Struct, frozen=True):
     lane: type[Lane] = Lane
     cell: type[Cell] = Cell
     lake: type[Lake] = Lake
+    redriver: type[Redriver] = Redriver
 
 
 TRUE = Rules()
@@ -133,6 +136,7 @@ class Schedule:
         self.cancels = 0
         if self.kind == "general" and self.cancelling.random() < 0.2:
             self.cancels = 1 + int(self.cancelling.random() * 3)
+        self.plan_redrives(seed, chances)
         self.bursts = draw() if draw() < 0.4 else 0.0
         if self.kind == "broker" and draw() < 0.6:  # much is above the low-waters when it happens
             chances.epoch, chances.gap = 0.01, 0.3 * draw()
@@ -152,6 +156,15 @@ class Schedule:
             self.start({n: Folder() for n in numbers[at:]})
         else:
             self.start({n: Folder() for n in numbers})
+
+    def plan_redrives(self, seed: int, chances: Chances) -> None:
+        """Decide how often dead letters are sent again; apart from the rest, too."""
+        self.redriving = Random(seed ^ 0x2ED21)
+        self.redriver = self.rules.redriver(self.world)
+        self.redrives = 0
+        if self.kind == "general" and self.redriving.random() < 0.5:
+            self.redrives = 1 + int(self.redriving.random() * 6)
+            chances.dead = max(chances.dead, 0.2 * self.redriving.random())
 
     # -- processes
 
@@ -218,7 +231,8 @@ class Schedule:
         if self.odd and draw() < self.odd:
             self.odd_message(kafka_topic, lane, task)
             return
-        self.valid.add((topic, name, task.generation))
+        if not task.generation:
+            self.valid.add((topic, name, 0))
         offset = world.append(kafka_topic, lane, task)
         if world.tracing:
             world.note(f"user {kafka_topic}[{lane}]@{offset} {topic}/{task.task_id} {task.digest} poison={task.poison}")
@@ -230,6 +244,20 @@ class Schedule:
         if (topic, name) not in self.world.cancels:
             self.world.cancels.append((topic, name))
         self.note(f"{topic}/{name} is cancelled")
+
+    def redrive_some(self, turn: int) -> None:
+        """Once in peace, of what has died by now."""
+        for _ in range(LAST_REDRIVES if turn == REDRIVE_AT and self.redrives else 0):
+            self.redrive()
+
+    def redrive(self) -> None:
+        """Somebody sends a dead letter again, perhaps one that was sent before."""
+        rows = self.world.lake.rows["dead_letters"]
+        if rows:
+            task = self.redriver.send(rows[int(self.redriving.random() * len(rows))])
+            if task is not None:
+                self.valid.add((task.topic, task.logical_id, task.generation))
+                self.note(f"{task.topic}/{task.task_id} is redriven as generation {task.generation}")
 
     def odd_message(self, kafka_topic: str, lane: int, task: Task) -> None:
         """No task, a cause that was made up, or one copied from elsewhere."""
@@ -265,7 +293,8 @@ class Schedule:
                 faults[at] = faults[at - 1] + int(draw() * 12)
         faults.sort(reverse=True)
         loss = int(steps * (0.4 + 0.4 * draw())) if self.kind == "broker" else -1
-        cancels = [int(self.cancelling.random() * steps) for _ in range(self.cancels)]
+        orders = [(int(self.cancelling.random() * steps), self.cancel) for _ in range(self.cancels)]
+        orders += [(int(self.redriving.random() * steps), self.redrive) for _ in range(self.redrives)]
         sent = 0
         for at in range(steps):
             world.now += 1.0
@@ -275,8 +304,8 @@ class Schedule:
             while faults and faults[-1] <= at:
                 faults.pop()
                 self.fault()
-            for _ in range(cancels.count(at)):
-                self.cancel()
+            for order in [order for due, order in orders if due == at]:
+                order()
             if at == loss:
                 self.broker_loses()
             self.forward()
@@ -448,7 +477,8 @@ class Schedule:
         if world.tracing:
             world.note("peace")
         quiet = 0
-        for _ in range(PEACE):
+        for turn in range(PEACE):
+            self.redrive_some(turn)
             before = world.activity
             for cell in list(self.owners):
                 try:

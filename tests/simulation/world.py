@@ -73,6 +73,8 @@ class Task(Struct):
     size: int = 1
     ancestors: tuple[tuple[str, str], ...] = ()
     """(topic, logical id) of the tasks that it came of."""
+    redriven: bool = False
+    """Sent again by the cluster itself, with its seal, as the next generation of an id that ended dead."""
 
     @property
     def task_id(self) -> str:
@@ -324,6 +326,50 @@ class World:
         folder.index_next = self.lake.versions["rounds"].get(lane, -1) + 1
 
 
+# -- who sends dead letters again ----------------------------------------------------------------------------------
+
+
+class Redriver:
+    """Sends what the lake says has ended dead, as the next generation of its id; any number may, at any time."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def send(self, row: Row) -> Task | None:
+        """Send one, if it may be sent."""
+        lane, _, entry = row
+        record = self.world.inputs[entry.kafka_topic, lane][entry.offset]
+        if record is None or not entry.topic or not self.may(lane, entry, record.task):
+            return None
+        task = Task(
+            entry.topic,
+            entry.logical_id,
+            record.task.digest,
+            entry.generation + 1,
+            depth=record.task.depth,
+            introduces=True,
+            ancestors=record.task.ancestors,
+            redriven=True,
+        )
+        self.world.append(GLOBAL, home(task.logical_id, self.world.lanes), task)
+        return task
+
+    def may(self, lane: int, entry: Entry, task: Task) -> bool:
+        """Whether the owner of the id has ended with it, and not another message that claimed the same id.
+
+        Its own decision introduces the id, or follows from one that took the owner a round or an attempt further.
+        """
+        del lane
+        if entry.reason in {"bad_input", "id_conflict"}:
+            return False
+        if entry.introduces:
+            return True
+        if task.cause is None:
+            return False
+        cause = self.world.logs[task.cause[0]][task.cause[1]]
+        return cause is not None and cause.kind in {NEXT_ROUND, RETRIED}
+
+
 # -- a process -----------------------------------------------------------------------------------------------------
 
 
@@ -508,7 +554,7 @@ class Cell:
     def classify(self, kafka_topic: str, lane: int, task: Task) -> Parsed:
         """Say what a message is, as intake does."""
         cause = task.cause
-        if task.bad or (cause is not None and not self.seal_holds(kafka_topic, lane, task)):
+        if task.bad or not self.may_be(task) or (cause is not None and not self.seal_holds(kafka_topic, lane, task)):
             return Parsed(f"bad-{task.logical_id}-{task.digest}-{task.cause}", None, None, "bad_input")
         if cause is None and home(task.logical_id, self.world.lanes) != lane:
             return Parsed(task.task_id, None, None, "moved")
@@ -516,6 +562,10 @@ class Cell:
         if cause is None or task.introduces:
             key = id_key(task.topic, task.logical_id, task.generation)
         return Parsed(task.task_id, cause, key, None)
+
+    def may_be(self, task: Task) -> bool:
+        """Only a redrive starts another generation, and that has to be the cluster's own."""
+        return task.generation == 0 or task.cause is not None or task.redriven
 
     def seal_holds(self, kafka_topic: str, lane: int, task: Task) -> bool:
         """Tell whether a claimed cause is one."""
@@ -651,6 +701,11 @@ class Cell:
             return NEXT_ROUND, "", (FollowUp(NEXT, lane, _next(task, round_index=task.round_index + 1, size=size)),)
         return CONVERGED, "", self._branches(task, size)
 
+    def generation_of_branches(self, task: Task) -> int:
+        """The first one: a task that branches has never branched before."""
+        del task
+        return 0
+
     def _branches(self, task: Task, size: int) -> tuple[FollowUp, ...]:
         chances, random = self.world.chances, self.world.random.random
         branches = []
@@ -661,7 +716,7 @@ class Cell:
                     TOPICS[int(random() * 2)],
                     name,
                     f"d{int(random() * 1000)}",
-                    task.generation,
+                    self.generation_of_branches(task),
                     depth=task.depth + 1,
                     introduces=True,
                     poison=bool(chances.poison_branch) and random() < chances.poison_branch,

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,7 @@ def test_what_is_identical_is_the_row_byte_for_byte(past: Past) -> None:
     with one_lake.connect(past.home / "lake") as lake:
         names = [name for name in RoundRow.__struct_fields__ if name != "row_hash"]
         again = {n for (n,) in lake.execute("SELECT column_name FROM (DESCRIBE FROM run('same'))").fetchall()}
+        again.remove("candidates")
         columns = ", ".join(f'a."{name}"' if name in again else f'r."{name}"' for name in names)
         rows = lake.sql(
             f"SELECT {columns}, a.original_hash FROM run('same') a JOIN stored.rounds r "  # noqa: S608
@@ -222,6 +224,70 @@ def test_what_a_decision_was_made_from_may_be_gone(past: Past, tmp_path: Path) -
     told = Past(home, past.server).replay("re-decide", "--run", "gone")
     assert told["outcomes"]["impossible"] > 10
     assert "is not in the blob store" in told["impossible"]
+
+
+# -- asked again -------------------------------------------------------------------------------------------------------
+
+
+def test_questions_are_asked_again_round_by_round(past: Past) -> None:
+    """By the models that there are, with what they were told in further rounds; the lake is not touched."""
+    asked = past.server.count
+    before = verify(past.home / "lake").head
+    told = past.replay("re-ask", "--run", "ask", "--topic", "math", AUREON_NODES=str(past.home / "nodes.toml"))
+    assert told["is_complete"]
+    assert set(told["outcomes"]) == {"asked"}
+    assert told["now"]["records"] == told["was"]["records"]
+    assert past.server.count - asked == told["now"]["calls"] >= 240
+    rounds = past.rounds("SELECT round_index, count(*) FROM run('ask') GROUP BY ALL ORDER BY ALL")
+    assert [index for index, _ in rounds][:2] == [0, 1]
+    assert past.rounds("SELECT count(*) FROM run('ask') WHERE candidates IS NULL") == [(0,)]
+    assert verify(past.home / "lake").head == before
+
+
+def test_one_that_asks_and_is_killed_pays_for_no_finished_call_twice(past: Past) -> None:
+    """But for those in flight at the kill, which the server has seen twice."""
+    settings: Any = {
+        **RULES,
+        "AUREON_SUPERVISION": str(past.home / "supervision.toml"),
+        "AUREON_NODES": str(past.home / "nodes.toml"),
+    }
+    command = ("replay", "re-ask", "--run", "paid", "--topic", "math", "--json", "--home", past.home)
+    past.server.served.clear()
+    past.server.latency_s = 0.05
+    try:
+        with running(*command, cwd=past.home, **settings) as process:
+            until(lambda: sum(s.ended is not None for s in past.server.served) >= 60, 60)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        time.sleep(0.2)
+        finished = sum(s.ended is not None for s in past.server.served)
+        in_flight = len(past.server.served) - finished
+        again = aureon(*command, cwd=past.home, timeout_s=120, **settings)
+    finally:
+        past.server.latency_s = 0.0
+    assert again.returncode == 0, again.stderr
+    assert re.search(r"[1-9]\d* finished calls were taken from the ledger", again.stderr)
+    times = Counter(json.dumps([s.model, s.body["messages"]], sort_keys=True) for s in past.server.served)
+    # "sum" and "again" ask the same, so each question is there for two tasks
+    assert sum(max(0, count - 2) for count in times.values()) <= in_flight + 30
+    assert json.loads(again.stdout)["now"]["records"] >= 70
+
+
+def test_one_that_waits_for_a_server_can_be_stopped(past: Past, tmp_path: Path) -> None:
+    """A node that is away is waited for, as by a cell; the run goes on later, with another one."""
+    settings: Any = {**RULES, "AUREON_SUPERVISION": str(past.home / "supervision.toml")}
+    (tmp_path / "nodes.toml").write_text(NODES.format(url="http://127.0.0.1:9/v1"))
+    settings["AUREON_NODES"] = str(tmp_path / "nodes.toml")
+    command = ("replay", "re-ask", "--run", "away", "--topic", "algebra", "--home", past.home)
+    with running(*command, cwd=past.home, **settings) as process:
+        until((past.home / "lake" / "runs" / "away" / "calls.sqlite").exists, 60)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) != 0
+    (tmp_path / "nodes.toml").write_text(NODES.format(url=past.server.url))
+    done = aureon(*command, cwd=past.home, **settings)
+    assert done.returncode == 0, done.stderr
+    assert "8 asked" in done.stdout
 
 
 # -- many, and what may happen to a run --------------------------------------------------------------------------------

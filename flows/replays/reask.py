@@ -1,0 +1,315 @@
+"""Ask again: the questions of past tasks, to the present models, by the present rules.
+
+    past task ─► route ─► infer ─► validate ─► supervise ─► plan ─► ended? ─► the rounds of the run
+                   ▲                                          │
+                   └──────────────── next round ──────────────┘
+
+Each answer is in a call ledger of the run's own before anything acts on it, so a run that is killed pays for no
+finished call twice. What was learned of the models is as it was when the run began. No branch is followed.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from msgspec import Raw, Struct
+
+from connectors.blobs import BlobStore
+from connectors.ledger import CallLedger
+from connectors.nodes.registry import NodeRegistry
+from connectors.topics import TASKS
+from flows.affinity import Affinities
+from flows.budget import Budgets, is_unlimited
+from flows.calls import Answered, CallRunner, RetryPolicy, RunnerParts
+from flows.lane import Message
+from flows.learning import Learning, Memories
+from flows.outlook import Outlooks
+from flows.overflow import Overflow
+from flows.policies import SimpleThresholdPolicy, value_of
+from flows.prompts import Prompts
+from flows.replays.parts import Done, Past, as_file
+from flows.rules import Rules
+from flows.settings import Settings, import_object
+from flows.steps.derive import Entry, round_row
+from flows.steps.equivalence import Comparison
+from flows.steps.intake import Work
+from flows.steps.plan import Limits, Planner
+from flows.steps.route import PRESUMED_BEST, Router, read_strategy
+from flows.steps.supervise import Supervised, Supervision
+from flows.steps.validate import validate
+from flows.votes import RELIABILITY
+from one_lake.encode import values_of
+from one_lake.runs import Asked
+from schemas.blob import reference_in
+from schemas.decision import NO_PAYLOAD, Decision, DecisionKind, read_decision
+from schemas.errors import BadRecordError
+from schemas.one import RunRow
+from schemas.task import TaskDescriptor, read_head, read_payload
+
+ASKED = "asked"
+IMPOSSIBLE = "impossible"
+PARTS_OPEN = 2
+"""So that one is begun while the last tasks of the one before wait."""
+LOOK_S = 0.005
+LEDGER_AGE_S = 90 * 86400.0
+LEDGER_BYTES = 1 << 32
+
+
+class _Named(NamedTuple):
+    """A task as the lake names it."""
+
+    lane: int
+    decision_offset: int
+    cluster: str | None
+    topic: str
+    logical_id: str
+    generation: int
+    policy: str
+    payload: str | None
+
+
+TASKS_ASKED = Asked(
+    tuple(f"r.{name}" for name in _Named._fields if name != "payload"),
+    "r.round_index = 0 AND r.attempt = 0 AND r.kind <> 'moved'",
+)
+"""One row a task is enough."""
+
+
+class _Task(Struct):
+    """A task that is being asked."""
+
+    named: _Named
+    part: "_Part"
+    rows: list[RunRow] = []
+
+
+class _Part(Struct):
+    number: int
+    tasks: list[_Task] = []
+    open: int = 0
+
+
+class Reasking:
+    """Asks the tasks of parts again.
+
+    Args:
+        settings: the nodes, the routing, the rules, the budgets.
+        folder: of the run.
+    """
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self._rules = Rules(settings)
+        self._store = BlobStore(settings.blobs_url)
+        overflow = Overflow(self._store, settings.blob_bytes)
+        self._registry = NodeRegistry(settings.nodes, import_object, Prompts)
+        self._budgets = Budgets(task=settings.budget("task_budget"), root=settings.budget("root_budget"))
+        memories = Memories(
+            affinities=Affinities(PRESUMED_BEST if settings.routing == "cascade" else RELIABILITY),
+            outlooks=Outlooks(),
+        )
+        (folder / "learned").mkdir(exist_ok=True)
+        Learning(memories, folder / "learned", settings.lake_dir).close()  # which keeps it for when this goes on
+        self._affinities = memories.affinities
+        self._supervision = Supervision(
+            self._rules.supervisor, settings.max_rounds, memories.supervision, memories.accepted
+        )
+        self._router = self._router_of(settings, memories)
+        self._planner = self._planner_of(settings, overflow, memories)
+        self._overflow = overflow
+        self._runner = CallRunner(
+            RunnerParts(
+                nodes=lambda: self._registry,
+                retry=RetryPolicy(settings.call_tries, settings.call_backoff_s),
+                ledger=lambda: CallLedger(folder / "calls.sqlite", LEDGER_BYTES, LEDGER_AGE_S),
+                budgets=lambda: self._budgets,
+                enough=self._router.enough,
+                check=self._router.check,
+                check_s=settings.verifier_s,
+                silence_s=settings.node_silence_s,
+            )
+        )
+        self._lane = self._runner.new_lane()
+        self._parts: deque[_Part] = deque()
+        self._tasks: dict[int, _Task] = {}
+        self._numbered = 0
+        self._delayed: deque[tuple[float, _Task, TaskDescriptor]] = deque()
+        self._retry_delay_s = settings.retry_delay_s
+
+    def _router_of(self, settings: Settings, memories: Memories) -> Router:
+        nodes = [node.capabilities for node in self._registry.nodes.values()]
+        value = value_of(self._rules.policy)
+        agree = max(settings.cascade_agree, settings.score_threshold)
+        return Router(
+            lambda: (1, nodes),
+            self._rules.verifiers,
+            memories.affinities,
+            read_strategy(settings.routing, settings.cascade_first, agree),
+            render=self._registry.present.prompts.messages,
+            pays=value.pays if value is not None else None,
+            by=Comparison(alike=self._rules.comparison.alike),
+        )
+
+    def _planner_of(self, settings: Settings, overflow: Overflow, memories: Memories) -> Planner:
+        plain = isinstance(self._rules.policy, SimpleThresholdPolicy)
+        return Planner(
+            self._rules.policy,
+            Limits(1, settings.max_attempts, settings.max_depth, 0, max_rounds=settings.max_rounds),
+            self._budgets,
+            overflow,
+            None if plain else memories.outlooks.outlook,
+            self._rules.supervisor.may_quote,
+            None,
+            self._rules.supervisor.version,
+        )
+
+    @property
+    def reused(self) -> int:
+        """Finished calls of a life before that did not have to be paid again."""
+        return self._runner.told_twice()[0]
+
+    def close(self) -> None:
+        """Let go of the nodes."""
+        self._runner.close()
+        self._rules.close()
+
+    asked = TASKS_ASKED
+
+    # -- parts in, parts out -----------------------------------------------------------------------------------------
+
+    def take(self, parts: Iterable[Past]) -> Iterator[Done]:
+        """Ask parts again; gives those that are done by now, in order. Waits where too many are under way.
+
+        Raises:
+            TryAgainError: answers cannot be made durable.
+        """
+        for past in parts:
+            while len(self._parts) >= PARTS_OPEN:
+                yield from self._drain()
+            self._begin(past)
+        yield from self._drain()
+
+    def rest(self) -> Iterator[Done]:
+        """Wait for all others."""
+        while self._parts:
+            yield from self._drain()
+
+    def _begin(self, past: Past) -> None:
+        part = _Part(past.part)
+        self._parts.append(part)
+        seen = set()
+        for values in values_of(past.rounds, _Named._fields):
+            named = _Named(*values)
+            key = named.cluster, named.topic, named.logical_id, named.generation
+            if key in seen:
+                continue
+            seen.add(key)
+            task = _Task(named, part)
+            part.tasks.append(task)
+            try:
+                descriptor = self._descriptor(named)
+            except BadRecordError as error:
+                task.rows.append(_impossible(named, str(error)))
+                continue
+            part.open += 1
+            self._ask(task, descriptor)
+
+    def _descriptor(self, named: _Named) -> TaskDescriptor:
+        if named.payload is None:
+            raise BadRecordError("the lake has no payload of this task: it has not ended")
+        payload = named.payload.encode()
+        reference = reference_in(named.payload)
+        if reference is not None:
+            payload = self._store.get(reference)
+        read_payload(payload)
+        return TaskDescriptor(
+            topic=named.topic,
+            logical_id=named.logical_id,
+            task_id=f"{named.logical_id}:r0",
+            generation=named.generation,
+            payload=Raw(payload),
+        )
+
+    def _ask(self, task: _Task, descriptor: TaskDescriptor) -> None:
+        self._numbered += 1
+        self._tasks[self._numbered] = task
+        message = Message(
+            kafka_topic=TASKS,
+            offset=self._numbered,
+            task_id=descriptor.task_id,
+            priority=descriptor.priority,
+            body=Work(descriptor, read_payload(bytes(descriptor.payload))),
+        )
+        allowance = self._budgets.of_round(descriptor)
+        routed = self._router.route(message, time.time(), None if is_unlimited(allowance) else allowance)
+        if routed.calls:
+            self._runner.submit(self._lane, [routed])
+        else:
+            self._lane.outbox.append(Answered(routed, ()))
+
+    def _drain(self) -> Iterator[Done]:
+        """Go on with what has been answered; a moment later where nothing has."""
+        self._runner.check()
+        while self._delayed and self._delayed[0][0] <= time.monotonic():
+            _, task, descriptor = self._delayed.popleft()
+            self._ask(task, descriptor)
+        if not self._lane.outbox:
+            time.sleep(LOOK_S)
+        while self._lane.outbox:
+            self._decide(self._lane.outbox.popleft())
+        while self._parts and not self._parts[0].open:
+            part = self._parts.popleft()
+            rows = [row for task in part.tasks for row in task.rows]
+            counts: dict[str, int] = {}
+            for row in rows:
+                counts[row.outcome] = counts.get(row.outcome, 0) + 1
+            yield Done(part.number, as_file(rows), counts)
+
+    def _decide(self, answered: Answered) -> None:
+        message = answered.routed.message
+        task = self._tasks.pop(message.offset)
+        work: Work = message.body
+        judged = Supervised(answered, None)
+        if answered.answers:
+            known = self._affinities.votes(work.task.topic, time.time())
+            if known is not None:
+                self._overflow.keep(known.encoded)
+            rules = self._rules
+            result = validate(work.view, answered.answers, rules.verifiers, known, rules.comparison, answered.checks)
+            judged = self._supervision.supervise(answered, result)
+        decision = read_decision(self._planner.plan(0, judged, time.time()))
+        task.rows.append(_row(task.named, decision))
+        if decision.kind is DecisionKind.NEXT_ROUND:
+            self._ask(task, self._next(work.task, decision))
+        elif decision.kind is DecisionKind.RETRY:
+            due_at = time.monotonic() + self._retry_delay_s
+            self._delayed.append((due_at, task, self._next(work.task, decision)))
+        else:
+            task.part.open -= 1
+
+    def _next(self, task: TaskDescriptor, decision: Decision) -> TaskDescriptor:
+        """The message that a decision spells out, as intake would read it."""
+        (follow_up,) = decision.follow_ups
+        head = read_head(follow_up.task)
+        payload = task.payload if follow_up.payload is NO_PAYLOAD else follow_up.payload
+        told: dict[str, Any] = {name: getattr(head, name) for name in head.__struct_fields__}
+        descriptor = TaskDescriptor(**told, payload=payload)
+        whole, _ = self._overflow.task_back(descriptor, read_payload(bytes(payload)))
+        return whole
+
+
+def _row(named: _Named, decision: Decision) -> RunRow:
+    row = round_row(Entry(named.cluster or "", named.lane, named.decision_offset, decision, ""))
+    told = {name: getattr(row, name) for name in RunRow.__struct_fields__ if hasattr(row, name)}
+    return RunRow(**{**told, "cluster": named.cluster}, outcome=ASKED, note="")
+
+
+def _impossible(named: _Named, why: str) -> RunRow:
+    nothing: Sequence[str] = []
+    told: dict[str, Any] = dict.fromkeys(RunRow.__struct_fields__)
+    told |= {name: getattr(named, name) for name in named._fields if name in told}
+    told |= {"round_index": 0, "attempt": 0, "kind": "", "reason": "", "detail": "", "forced": False}
+    told |= {"flags": nothing, "warnings": nothing, "cut_off": nothing}
+    told |= {"calls": 0, "tokens": 0, "cost": 0.0, "decided_at": 0}
+    return RunRow(**{**told, "outcome": IMPOSSIBLE, "note": why})
