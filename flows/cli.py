@@ -155,6 +155,7 @@ def make_parser() -> argparse.ArgumentParser:
     _sql(commands)
     _search(commands)
     _verify(commands)
+    _audit(commands)
     _maintain(commands)
     _merge(commands)
     _keys(commands)
@@ -371,6 +372,21 @@ def _verify(commands: Any) -> None:
     verify.add_argument("--json", action="store_true", help="print all that was found as one JSON object")
     _logging_flags(verify)
     _settings_flags(verify, (*_KAFKA, "lake", "blobs"))
+
+
+def _audit(commands: Any) -> None:
+    audit = commands.add_parser(
+        "audit",
+        help="judge the whole lake by Great Expectations, and write its pages",
+        description="Run a deeper suite of Great Expectations over all of the lake: profiles of each topic and of the "
+        "lake, and the newest records one by one. What is not as expected is told, and the exit code is 1; Great "
+        "Expectations' own pages, Data Docs, show all of it.",
+    )
+    audit.add_argument("--docs", metavar="FOLDER", help="where the pages go (default: <home>/audit)")
+    _as_of(audit)
+    audit.add_argument("--json", action="store_true", help="print all that was found as one JSON object")
+    _logging_flags(audit)
+    _settings_flags(audit, ("home", "lake", "blobs"))
 
 
 def _maintain(commands: Any) -> None:

@@ -49,7 +49,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     gate: Annotated[
         str, Meta(description="what judges records before they are written: on, off, or a suite of Great Expectations")
-    ] = "off"
+    ] = "on"
 
     nodes: Annotated[str, Meta(description="module:function that gives the nodes, or a file, nodes.toml")] = (
         "connectors.nodes.embedded:embedded_nodes"

@@ -4,6 +4,7 @@ In: the length of a batch (8 bytes, little endian), then the batch as a stream o
 batch, `one_lake.gate.Judged`; the first line says that it is ready. It ends when its input does.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -74,9 +75,9 @@ class Judge:
     def judge(self, rows: pa.RecordBatch) -> Judged:
         """Tell which rows are refused, and what there is to warn of."""
         frame = rows.to_pandas()
-        result = self._validation.run(
-            batch_parameters={"dataframe": frame}, result_format={"result_format": "COMPLETE"}
-        )
+        if self._run(frame, "BOOLEAN_ONLY").success:  # as nearly always, and in half of the time
+            return Judged(refused=[], alerts=[])
+        result = self._run(frame, "COMPLETE")
         refused: dict[int, Refused] = {}
         alerts: list[str] = []
         for found in sorted(result.results, key=_number):
@@ -94,6 +95,9 @@ class Judge:
                 for place, value in zip(places, values, strict=False):
                     refused.setdefault(int(place), Refused(int(place), f"{name}: got {value!r}"[: 2 * _MAX_TOLD]))
         return Judged(refused=sorted(refused.values(), key=lambda r: r.row), alerts=alerts)
+
+    def _run(self, frame: Any, told: str) -> Any:
+        return self._validation.run(batch_parameters={"dataframe": frame}, result_format={"result_format": told})
 
 
 def _number(found: Any) -> int:
@@ -141,4 +145,5 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints is no answer
-    main(sys.stdin.buffer, out)
+    with contextlib.suppress(BrokenPipeError):  # whoever asked is gone
+        main(sys.stdin.buffer, out)

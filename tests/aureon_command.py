@@ -17,7 +17,8 @@ Finished = subprocess.CompletedProcess[str]
 def environment(**variables: str) -> dict[str, str]:
     """That of this process without its settings, and with some of the test's own."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AUREON_")}
-    return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "120", **variables}
+    # the gate takes seconds to start, and few tests are about it
+    return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "120", "AUREON_GATE": "off", **variables}
 
 
 def aureon(*arguments: str | Path, cwd: Path, stdin: str = "", timeout_s: float = 60, **variables: str) -> Finished:

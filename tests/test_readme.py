@@ -1,9 +1,11 @@
 """What README shows works."""
 
+import importlib.util
 import json
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import jsonschema  # type: ignore[import-untyped] # it comes with Great Expectations, without types
@@ -22,6 +24,7 @@ from schemas.decision import RoundResult
 from schemas.task import read_task
 from tests.aureon_command import AUREON, ROOT, aureon, environment, until
 from tests.brokers import Broker
+from tests.flows.replays.past import write_many
 from tests.one_lake.lake_data import lake_writer, record, round_row
 
 README = (ROOT / "README.md").read_text()
@@ -46,6 +49,34 @@ def test_the_folders_are_there() -> None:
     folders = re.findall(r"^\| `(\w+)/` \|", README, re.MULTILINE)
     assert folders == ["flows", "connectors", "schemas", "one_lake", "tests"]
     assert all((ROOT / folder).is_dir() for folder in folders)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a lake of some records, and a run over it."""
+    folder = tmp_path_factory.mktemp("home")
+    write_many(folder / ".aureon" / "lake", 30)
+    done = aureon("replay", "re-decide", "--run", "stricter", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("mark", ["FROM run('stricter')", "FROM conflicts"])
+def test_the_queries_of_replays_and_merges_run(home: Path, mark: str) -> None:
+    """On a lake that has the one, and has never seen the other."""
+    with one_lake.connect(home / ".aureon" / "lake") as lake:
+        lake.execute(block("sql", mark)).fetchall()
+
+
+@pytest.mark.parametrize("mark", [").df()", "import DeltaTable", "import polars"])
+def test_other_libraries_read_the_tables(home: Path, mark: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As README shows it; what is not installed has been tried by hand."""
+    if "polars" in mark and importlib.util.find_spec("polars") is None:
+        pytest.skip("polars is not installed")
+    monkeypatch.chdir(home)
+    told: dict[str, Any] = {}
+    exec(block("python", mark), told)  # noqa: S102 - our own README
+    assert "frame" not in told or len(told["frame"]) == 30
 
 
 def test_the_queries_run(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import msgspec
 from flows.cli import OK, say, settings_of, show
 from one_lake.keys import signing_key
 from one_lake.maintain import Maintained, maintain
+from one_lake.tables import is_lake
 from schemas.errors import AureonError, RefusedError
 
 _HOUR = 3600.0
@@ -40,9 +41,14 @@ def main(options: argparse.Namespace) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    told = False
     while not stop.is_set():
         try:
-            once()
+            if is_lake(settings.lake_dir):
+                once()
+            elif not told:
+                say(f"aureon: no lake at {settings.lake_dir} yet; it is maintained from when there is one")
+                told = True
         except RefusedError:
             raise
         except (AureonError, OSError) as error:  # the next time it may go

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from connectors.blobs import BlobStore
+from connectors.processes import end_with_parent
 from flows.replays.redecide import ROUNDS, Options, PastRound, Redecider, past_rounds_of
 from flows.rules import Rules
 from flows.settings import Settings
@@ -59,7 +60,7 @@ class Redeciding:
         self._pool: ProcessPoolExecutor | None = None
         if processes > 1:
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(processes, context, _begin, (settings, options))
+            self._pool = ProcessPoolExecutor(processes, context, _begin_child, (settings, options))
             for _ in range(processes):
                 self._pool.submit(int)
 
@@ -102,6 +103,11 @@ def _begin(settings: Settings, options: Options) -> None:
         gc.set_threshold(50_000, 20, 50)
         rules = Rules(settings)
         _present["rules"] = rules, Redecider(rules, options, BlobStore(settings.blobs_url))
+
+
+def _begin_child(settings: Settings, options: Options) -> None:
+    end_with_parent()
+    _begin(settings, options)
 
 
 def _decide(past: Past) -> Done:

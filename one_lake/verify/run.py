@@ -10,6 +10,7 @@ from pathlib import Path
 
 from deltalake.exceptions import DeltaError
 
+from connectors.processes import end_with_parent
 from one_lake import tables
 from one_lake.as_of import Moment, moment, names_as_of
 from one_lake.keys import public_keys, trusted
@@ -210,7 +211,7 @@ def _each(tasks: list[FileTask], stack: ExitStack) -> Iterator[FileReport]:
     processes = min(MAX_PROCESSES, len(os.sched_getaffinity(0)))
     if processes == 1 or sum(_size(task.path) for task in tasks if task.is_first) <= FEW_BYTES:
         return map(verify_file, tasks)
-    pool = stack.enter_context(ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")))
+    pool = stack.enter_context(ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), end_with_parent))
     return pool.map(verify_file, tasks, chunksize=4)
 
 

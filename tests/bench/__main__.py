@@ -93,6 +93,7 @@ class Bench:
             # one model alone never reaches the score; the last round converges because the rounds are spent
             "AUREON_SCORE_THRESHOLD": "0.9",
             "AUREON_DRAIN_S": "1",
+            "AUREON_GATE": "off",
             **{f"AUREON_{key.upper()}": value for key, value in settings.items()},
         }
         command = [sys.executable, "-m", "bytewax.run", "flows.refine", "-r", str(recovery), "-s", "2", "-b", "0"]
@@ -209,6 +210,7 @@ def main() -> None:
     with new_bench() as bench:
         raw = bench.raw(bench.tasks(200_000))
         one, memory = bench.cell("one", "instant", bench.tasks(60_000))
+        gated, _ = bench.cell("gated", "instant", bench.tasks(60_000), gate="on")
         three, _ = bench.cell("three", "instant_three", bench.tasks(40_000))
         slow, _ = bench.cell("slow", "slow", bench.tasks(30_000), in_flight="1500")
         alone = sorted(bench.single(70))
@@ -216,6 +218,7 @@ def main() -> None:
         "rounds_per_s": round(one),
         "raw_rounds_per_s": round(raw),
         "ratio": round(one / raw, 3),
+        "gated_ratio": round(gated / one, 3),
         "ensemble_ratio": round(three / raw, 3),
         "efficiency": round(slow / 5000, 3),
         "single_p50_ms": round(statistics.median(alone), 1),
@@ -225,6 +228,7 @@ def main() -> None:
     rows = [
         ("raw loop, rounds/s", f"{raw:,.0f}"),
         ("(a) one instant model, rounds/s", f"{one:,.0f}   {one / raw:.3f} of raw"),
+        ("    the same, records judged by the gate", f"{gated:,.0f}   {gated / one:.3f} of (a)"),
         ("(b) three instant models, rounds/s", f"{three:,.0f}   {three / raw:.3f} of raw"),
         ("(c) 100 ms, 500 in flight, rounds/s", f"{slow:,.0f}   {slow / 5000:.3f} of 5,000"),
         ("one task alone, ms p50 / p99", f"{figures['single_p50_ms']} / {figures['single_p99_ms']}"),

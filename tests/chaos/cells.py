@@ -36,7 +36,7 @@ class CrashingCell:
         self._states = 0
         # a process that a library brings down says where
         told = {"AUREON_HOME": str(home), "PYTHONFAULTHANDLER": "1"}
-        self._environment = {**os.environ, **environment, **told}
+        self._environment = {**os.environ, "AUREON_GATE": "off", **environment, **told}
         self.processes: list[subprocess.Popen[bytes]] = []
         self.log = (home / "cell.log").open("ab")
 

@@ -1,9 +1,12 @@
 """Promises 1 and 2 under kill -9."""
 
+import contextlib
 import random
+import subprocess
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -12,10 +15,11 @@ import pytest
 
 from connectors.kafka import CheckedProducer, client_config
 from connectors.topics import TASKS, TASKS_HIGH, ensure_topics
+from one_lake.verify import verify
 from schemas.ids import home_lane
 from tests.brokers import Broker
 from tests.chaos.audit import LogFollower, PollingReader, audit, undecided
-from tests.chaos.cells import CrashingCell, kill_all, random_shape, wait_until, wake
+from tests.chaos.cells import ROOT, CrashingCell, kill_all, random_shape, wait_until, wake
 
 LANES = 3
 TASKS_AT_FIRST, TASKS_A_LIFE, ALWAYS_OPEN = 1000, 50, 500
@@ -46,12 +50,48 @@ def send_tasks(brokers: str, rng: random.Random, numbers: range) -> None:
     producer.close()
 
 
+def end_life(cell: CrashingCell, rng: random.Random, kill: int) -> None:
+    """Kill a cell; before some kills it falls asleep, another goes on, and it wakes up."""
+    if kill in LOST_STATE:
+        time.sleep(3)  # so that a cut has been committed to the group
+    cell.check_alive()
+    if kill in FROZEN:
+        frozen = cell.freeze()
+        cell.start(random_shape(rng))
+        time.sleep(rng.uniform(2.0, 4.0))
+        wake(frozen)
+        time.sleep(rng.uniform(1.0, 3.0))
+        kill_all(frozen)
+    cell.kill(lose_state=kill in LOST_STATE)
+
+
+@contextlib.contextmanager
+def maintained(home: Path) -> Iterator[None]:
+    """Have a lake maintained again and again; killed at the end, wherever that finds it."""
+    command = [sys.executable, "-m", "flows.cli", "maintain", "--every", "1", "--home", str(home)]
+    with (home / "maintain.log").open("ab") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
 @pytest.mark.chaos
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("lives_s", [(0.8, 2.5), (1.0, 8.0)], ids=["short", "gate_and_maintenance"])
 def test_nothing_is_lost_or_doubled_when_processes_are_killed(
-    own_broker: Broker, tmp_path: Path, figures: Callable[[str], None]
+    lives_s: tuple[float, float], own_broker: Broker, tmp_path: Path, figures: Callable[[str], None]
 ) -> None:
-    """Twenty kills, three lost state folders, two processes that wake up after they were thought dead."""
+    """Twenty kills, three lost state folders, two processes that wake up after they were thought dead.
+
+    Once with short lives, and once with those in which the quality gate has started and judges, while the lake is
+    being maintained.
+    """
+    is_gated = lives_s[1] > 5
+    if is_gated and own_broker.name != "embedded":
+        pytest.skip("what the gate and maintenance do has nothing to do with the broker")
     seed = random.randrange(1 << 32)
     rng = random.Random(seed)
     config = client_config(own_broker.brokers)
@@ -65,12 +105,16 @@ def test_nothing_is_lost_or_doubled_when_processes_are_killed(
             "AUREON_NODES": "tests.chaos.nodes:random_nodes",
             "AUREON_SCORE_THRESHOLD": "1.0",
             "AUREON_IN_FLIGHT": "50",
+            "AUREON_GATE": "on" if is_gated else "off",
             "CHAOS_CALLS": str(tmp_path / "calls.txt"),
         },
     )
     follower, reader = LogFollower(own_broker.brokers, LANES), PollingReader(tmp_path / "lake")
     found_open: list[int] = []
+    beside = contextlib.ExitStack()
     try:
+        if is_gated:
+            beside.enter_context(maintained(tmp_path))
         for kill in range(KILLS):
             cell.start(random_shape(rng))
             more = max(TASKS_A_LIFE, ALWAYS_OPEN - len(undecided(follower)))
@@ -79,34 +123,29 @@ def test_nothing_is_lost_or_doubled_when_processes_are_killed(
             before = len(follower.winners)
             follower.poll()
             wait_until(partial(_grown, follower, before, cell), 60, f"no decision after a start: {cell.tail()}")
-            time.sleep(rng.uniform(0.8, 2.5))
-            if kill in LOST_STATE:
-                time.sleep(3)  # so that a cut has been committed to the group
-            cell.check_alive()
-            if kill in FROZEN:
-                frozen = cell.freeze()
-                cell.start(random_shape(rng))
-                time.sleep(rng.uniform(2.0, 4.0))
-                wake(frozen)
-                time.sleep(rng.uniform(1.0, 3.0))
-                kill_all(frozen)
-            cell.kill(lose_state=kill in LOST_STATE)
+            time.sleep(rng.uniform(*lives_s))
+            end_life(cell, rng, kill)
             follower.poll()
             found_open.append(len(undecided(follower)))
             reader.look()
         cell.start("w1")
         wait_until(lambda: settled(follower, reader), 300, f"tasks are left: {cell.tail()}")
         assert cell.terminate() == [0], cell.tail()
+        beside.close()
         reader.look()
         found = audit(follower, tmp_path / "lake")
     finally:
+        beside.close()
         cell.close()
         follower.close()
+    report = verify(tmp_path / "lake")
     figures(
         f"{own_broker.name}, seed {seed}: {KILLS} kills, undecided at each {found_open}\n{found}\n"
         f"{reader.looks} looks at the lake, {reader.vanished} rows vanished or changed\n"
-        + _repeated_calls(tmp_path / "calls.txt")
+        f"{report.seals} signed commits, {report.files} files\n" + _repeated_calls(tmp_path / "calls.txt")
     )
+    assert report.is_sound, f"seed {seed}: {report.first}"
+    assert report.files < report.seals or not is_gated, "nothing was maintained"
     assert found.faults() == 0, f"seed {seed}: {found.examples[:20]}"
     assert reader.vanished == 0, f"seed {seed}"
     assert found.records + found.poison >= sent

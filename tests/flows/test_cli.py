@@ -26,6 +26,7 @@ COMMANDS = (
     "sql",
     "search",
     "verify",
+    "audit",
     "maintain",
     "merge",
     "keys",

@@ -50,3 +50,17 @@ def test_again_and_again_until_it_is_stopped(home: Path) -> None:
         until(lambda: (home / "said.txt").read_text().count("rounds: 30 rows in 1 files") >= 3, 60)
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
+
+
+def test_one_that_is_started_before_the_first_cell_waits_for_the_lake(tmp_path: Path) -> None:
+    """As a service may be."""
+    with running("maintain", "--every", "0.2", "--home", tmp_path, cwd=tmp_path) as process:
+        until(lambda: "no lake at" in (tmp_path / "said.txt").read_text(), 60)
+        writer = lake_writer(tmp_path / "lake")
+        writer.add(decisions(0, range(10)))
+        writer.flush()
+        writer.close()
+        until(lambda: "rounds: 10 rows in 1 files" in (tmp_path / "said.txt").read_text(), 60)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    assert (tmp_path / "said.txt").read_text().count("no lake at") == 1

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -303,6 +304,11 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+def children(pid: int) -> list[str]:
+    """The processes that a process has started."""
+    return [p for task in Path(f"/proc/{pid}/task").iterdir() for p in (task / "children").read_text().split()]
+
+
 def told_of(home: Path, run: str) -> list[tuple[Any, ...]]:
     """All rows of a run."""
     with one_lake.connect(home / "lake") as lake:
@@ -317,8 +323,11 @@ def test_a_run_that_was_killed_goes_on_and_comes_to_the_same(many: Path) -> None
     folder = many / "lake" / "runs" / "killed"
     with running("replay", "re-decide", "--run", "killed", "--home", many, cwd=many) as process:
         until(lambda: len(list(folder.glob("part-*"))) >= 1, 60)
+        workers = children(process.pid)
         process.send_signal(signal.SIGKILL)
         process.wait()
+    assert len(workers) >= 2 or os.cpu_count() == 1
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 20)
     done = {path: path.stat().st_mtime_ns for path in folder.glob("part-*")}
     assert len(done) < 6
     time.sleep(0.1)

@@ -1,0 +1,37 @@
+"""`aureon audit`: what Great Expectations finds in the whole lake, and its pages."""
+
+import argparse
+from pathlib import Path
+
+import msgspec
+
+from flows.cli import FAILED, OK, say, settings_of, show
+from one_lake import tables
+from schemas.errors import RefusedError
+
+
+def main(options: argparse.Namespace) -> int:
+    """Audit, and tell what is not as expected."""
+    settings = settings_of(options)
+    if not tables.is_lake(settings.lake_dir):
+        raise RefusedError(f"no lake at {settings.lake_dir}: run `aureon run` or set AUREON_LAKE")
+    from one_lake.audit import audit  # noqa: PLC0415 - Great Expectations takes seconds; a refusal should not
+
+    folder = Path(options.docs) if options.docs else Path(settings.home) / "audit"
+    found = audit(
+        settings.lake_dir,
+        settings.blobs_url,
+        folder,
+        options.as_of,
+        (lambda what: say(f"aureon: {what}")) if options.verbose else (lambda _: None),
+    )
+    if options.json:
+        show(msgspec.json.encode(found).decode())
+        return OK if found.is_met else FAILED
+    met = sum(check.is_met for check in found.checks)
+    show(f"{found.records:,} records of {found.topics:,} topics: {met} of {len(found.checks)} expectations are met")
+    for check in found.checks:
+        if not check.is_met:
+            show(f"  {check.suite}: {check.expectation}\n    found: {check.found}")
+    show(f"pages: {folder / 'index.html'}")
+    return OK if found.is_met else FAILED
