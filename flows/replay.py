@@ -38,6 +38,11 @@ class Again(Protocol):
     asked: Asked
     """What it is given of them."""
 
+    @property
+    def reused(self) -> int:
+        """Finished calls of a life before that were not paid again."""
+        ...
+
     def take(self, parts: Iterable[Past]) -> Iterator[Done]:
         """Begin parts; gives those that are done by now, in order. Waits where too many are under way."""
         ...

@@ -63,7 +63,12 @@ def _of_column(name: str, hint: Any) -> list[Configuration]:
         if not isinstance(meta, Meta):
             continue
         if meta.ge is not None or meta.le is not None:
-            bounds = {"min_value": meta.ge, "max_value": meta.le}
+            # `typing` keeps one of two hints that are equal, so a share may have the 0 of another module's
+            number: Any = float if typing.get_args(hint)[0] is float else int
+            bounds = {
+                "min_value": None if meta.ge is None else number(meta.ge),
+                "max_value": None if meta.le is None else number(meta.le),
+            }
             found.append({"type": "expect_column_values_to_be_between", "kwargs": {**column, **bounds}})
         if meta.min_length is not None:
             kwargs = {**column, "min_value": meta.min_length}

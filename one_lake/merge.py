@@ -26,7 +26,7 @@ from one_lake.maintain import alone, discard_unlogged
 from one_lake.query import rows_of, session
 from one_lake.sealed_table import Commit, SealedTable, Signer
 from one_lake.seals import Link, Merge, Seal, SealedLane, entries, merkle_root
-from one_lake.sink import application
+from one_lake.sink import application, taken
 from one_lake.staged import Gathered, StagedFile, cast
 from one_lake.verify import FAULTS, verify
 from schemas.errors import RefusedError, TryAgainError
@@ -178,21 +178,23 @@ class _Merging:
         if table == SUPERSEDED:
             self._db.execute("CREATE OR REPLACE VIEW mine_ever AS FROM mine_records UNION ALL FROM mine_superseded")
             return
-        held = [
-            (cluster, lane, mine.transaction_version(self._application(cluster, lane)), end)
-            for cluster, lane, end in self._ends
-        ]
+        held = [(cluster, lane, self._held(mine, cluster, lane), end) for cluster, lane, end in self._ends]
         self._db.execute(
             f"CREATE OR REPLACE TEMP TABLE held_{table} (cluster VARCHAR, lane BIGINT, last BIGINT, theirs BIGINT)"
         )
-        self._db.executemany(f"INSERT INTO held_{table} VALUES (?, ?, ?, ?)", held)  # noqa: S608
+        if held:
+            self._db.executemany(f"INSERT INTO held_{table} VALUES (?, ?, ?, ?)", held)  # noqa: S608
         self._db.execute(
             f"CREATE OR REPLACE VIEW new_{table} AS SELECT t.* FROM {_theirs(table)} t JOIN held_{table} h "  # noqa: S608
             "ON h.cluster = t.cluster AND h.lane = t.lane WHERE decision_offset > last AND decision_offset <= theirs"
         )
 
+    def _held(self, table: SealedTable, cluster: str, lane: int) -> int:
+        own = table.transaction_version(application(lane)) if cluster == self._own else -1
+        return max(own, table.transaction_version(taken(cluster, lane)))
+
     def _application(self, cluster: str, lane: int) -> str:
-        return application(lane) if cluster == self._own else f"{cluster}/{application(lane)}"
+        return application(lane) if cluster == self._own else taken(cluster, lane)
 
     def _check_named(self, whose: str, lake: Path) -> None:
         for table in TABLES:

@@ -240,6 +240,7 @@ class _TableWriter:
         self._bytes = 0
         # the rest belongs to the thread
         self._table = SealedTable(lake_dir, name, signer)
+        self._cluster = signer.cluster
         self._staged: _StagedRows | None = None
         self._failed: Exception | None = None
         self._newest: dict[int, tuple[int, int]] = {}
@@ -371,7 +372,9 @@ class _TableWriter:
         return rest
 
     def _held(self, lane: int) -> int:
-        return self._table.transaction_version(application(lane))
+        # the second, where rows of this cluster were taken from another lake before it wrote here
+        names = application(lane), taken(self._cluster, lane)
+        return max(map(self._table.transaction_version, names))
 
     def _refreshed_version(self, lane: int) -> int:
         self._table.delta.update_incremental()
@@ -427,6 +430,11 @@ def _rising(
 def application(lane: int) -> str:
     """The application under whose name the log holds what is there of a lane."""
     return f"lane-{lane}"
+
+
+def taken(cluster: str, lane: int) -> str:
+    """The same of a lane whose rows a merge has taken from another lake."""
+    return f"{cluster}/{application(lane)}"
 
 
 # Rows from before they had a cluster are of the lake's own.

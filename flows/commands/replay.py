@@ -32,7 +32,7 @@ def main(options: argparse.Namespace) -> int:
         sys.path.append(str(Path.cwd()))
     if options.action == "list":
         return _list(settings, as_json=options.json)
-    truths = read_truths(Path(options.truth).read_bytes().splitlines()) if options.truth else None
+    truths = read_truths(Path(options.truth)) if options.truth else None
     if options.action == "report" and not options.run:
         raise RefusedError("name the run: aureon replay report --run NAME; `aureon replay list` lists them")
     name: str = options.run or f"{options.action}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
@@ -107,9 +107,8 @@ def _again(settings: Settings, name: str, there: Run | None, options: argparse.N
         progress("parts", done, run.parts)
         with _terminating(), muffled_engine(folder / "engine.log"):
             cli_main(flow_of(settings, name, run, again, tell))
-        reused: int = getattr(again, "reused", 0)
-        if reused:
-            say(f"aureon: {reused:,} finished calls were taken from the ledger of the run, and not paid again")
+        if again.reused:
+            say(f"aureon: {again.reused:,} finished calls were taken from the ledger of the run, and not paid again")
     (folder / "engine.log").unlink(missing_ok=True)
     return run
 

@@ -65,6 +65,7 @@ class Redeciding:
                 self._pool.submit(int)
 
     asked = ROUNDS
+    reused = 0
 
     def take(self, parts: Iterable[Past]) -> Iterator[Done]:
         """Decide parts again; gives those that are done by now, in order. Waits where too many are under way."""

@@ -71,6 +71,7 @@ class Redriving:
         RefusedError: there is no broker or no key, or they are those of another cluster than the lake.
     """
 
+    reused = 0
     asked = Asked(
         (
             *(f"r.{name}" for name in ("lane", "decision_offset", "cluster", "topic", "logical_id", "generation")),

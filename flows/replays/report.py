@@ -1,6 +1,6 @@
 """What a run came to, beside what was."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -194,20 +194,20 @@ class _Truth(Struct, frozen=True):
     topic: str = ""
 
 
-def read_truths(lines: Iterable[bytes]) -> dict[tuple[str, str], str]:
+def read_truths(path: Path) -> dict[tuple[str, str], str]:
     """Read true answers, one JSON object a line: `logical_id`, `truth`, and `topic` where ids are not unique.
 
     Raises:
         BadRecordError: a line is none; it is named.
     """
     found = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         if not line.strip():
             continue
         try:
             told = msgspec.json.decode(line, type=_Truth)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise BadRecordError(f"line {number}: {error}") from None
+            raise BadRecordError(f"{path}: line {number}: {error}") from None
         found[told.topic, told.logical_id] = told.truth if isinstance(told.truth, str) else str(told.truth)
     return found
 

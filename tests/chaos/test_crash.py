@@ -80,18 +80,16 @@ def maintained(home: Path) -> Iterator[None]:
 
 @pytest.mark.chaos
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("lives_s", [(0.8, 2.5), (1.0, 8.0)], ids=["short", "gate_and_maintenance"])
 def test_nothing_is_lost_or_doubled_when_processes_are_killed(
-    lives_s: tuple[float, float], own_broker: Broker, tmp_path: Path, figures: Callable[[str], None]
+    own_broker: Broker, tmp_path: Path, figures: Callable[[str], None]
 ) -> None:
     """Twenty kills, three lost state folders, two processes that wake up after they were thought dead.
 
-    Once with short lives, and once with those in which the quality gate has started and judges, while the lake is
-    being maintained.
+    The lake is being maintained, and records are judged before they are written; on Apache Kafka, to which that makes
+    no difference, lives are too short for a gate to start.
     """
-    is_gated = lives_s[1] > 5
-    if is_gated and own_broker.name != "embedded":
-        pytest.skip("what the gate and maintenance do has nothing to do with the broker")
+    is_gated = own_broker.name == "embedded"
+    lives_s = (0.8, 7.0) if is_gated else (0.8, 2.5)
     seed = random.randrange(1 << 32)
     rng = random.Random(seed)
     config = client_config(own_broker.brokers)
@@ -113,8 +111,7 @@ def test_nothing_is_lost_or_doubled_when_processes_are_killed(
     found_open: list[int] = []
     beside = contextlib.ExitStack()
     try:
-        if is_gated:
-            beside.enter_context(maintained(tmp_path))
+        beside.enter_context(maintained(tmp_path))
         for kill in range(KILLS):
             cell.start(random_shape(rng))
             more = max(TASKS_A_LIFE, ALWAYS_OPEN - len(undecided(follower)))
@@ -145,7 +142,7 @@ def test_nothing_is_lost_or_doubled_when_processes_are_killed(
         f"{report.seals} signed commits, {report.files} files\n" + _repeated_calls(tmp_path / "calls.txt")
     )
     assert report.is_sound, f"seed {seed}: {report.first}"
-    assert report.files < report.seals or not is_gated, "nothing was maintained"
+    assert report.files < report.seals, "nothing was maintained"
     assert found.faults() == 0, f"seed {seed}: {found.examples[:20]}"
     assert reader.vanished == 0, f"seed {seed}"
     assert found.records + found.poison >= sent

@@ -180,6 +180,18 @@ def test_of_one_cluster_what_is_ahead_is_taken_and_what_differs_refused(tmp_path
         merge(one, copy, MERGING)
 
 
+def test_a_cell_goes_on_in_a_new_lake_that_took_its_rows(tmp_path: Path) -> None:
+    """It adds none of them again; and another merge from the old lake finds them there."""
+    old = write(tmp_path / "old", "a", converged("a", 0, "x"), converged("a", 1, "y"))
+    new = tmp_path / "new"
+    tables.create(new)
+    merge(new, old, MERGING)
+    write(new, "a", [*converged("a", 0, "x"), *converged("a", 1, "y"), *converged("a", 2, "z")])
+    assert [name for name, _, _ in answers(new)] == ["x", "y", "z"]
+    assert merge(new, old, MERGING).rows == {}
+    assert verify(new).is_sound, verify(new).first
+
+
 def test_what_cannot_be_merged_is_refused_and_nothing_changes(tmp_path: Path) -> None:
     """No lake, the same one, one that is not sound, rows that nobody can name, criteria that are none."""
     one = write(tmp_path / "one", "a", converged("a", 0, "x"))

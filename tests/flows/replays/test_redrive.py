@@ -56,6 +56,8 @@ def test_only_the_cluster_starts_another_generation() -> None:
         replace(sealed, payload=msgspec.Raw(b'{"prompt":"how much more?"}')),
         replace(sealed, metadata={"a": "b"}),
         replace(sealed, redrive=Redrive(0, 13, sealed.redrive.seal if sealed.redrive else "")),
+        replace(sealed, redrive=Redrive(0, 12, "ä")),
+        replace(sealed, redrive=Redrive(0, 12, "")),
         seal_redrive(SEALER, task(generation=0), 0, 12),
         seal_redrive(SEALER, task(round_index=1, task_id="x:r1"), 0, 12),
     ]

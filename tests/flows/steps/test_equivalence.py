@@ -189,7 +189,7 @@ def test_a_megabyte_takes_no_time(kind: AnswerKind, piece: str) -> None:
     text = piece * (1_000_000 // len(piece))
     started = time.perf_counter()
     assert group(kind, [text, f"{text} ", "31337"]) == ([0, 0, 1] if canonical(kind, text) else [0, 1, 2])
-    assert time.perf_counter() - started < 1.0
+    assert time.perf_counter() - started < 3.0
 
 
 @settings(deadline=None)
