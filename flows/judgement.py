@@ -15,7 +15,7 @@ from flows.steps.equivalence import comparison_for, group
 from flows.supervision import is_rejected, stops_topic, wants_more
 from schemas.decision import Before, DecisionKind, RoundResult
 from schemas.node import Answer
-from schemas.task import PayloadView
+from schemas.task import Origin, PayloadView
 
 NOT_ACCEPTED = "not_accepted"
 """The reason of a task whose rounds are spent, where the policy takes nothing less than what it asks for."""
@@ -124,6 +124,20 @@ def _is_same(view: PayloadView, before: str, answer: str | None) -> bool:
     if answer is None or answer == before:
         return answer is not None
     return group(view.answer_kind, [before, answer], comparison_for(view)) == [0, 0]
+
+
+def before_of(origin: Origin | None) -> Before | None:
+    """What a message tells of the rounds before."""
+    if origin is None:
+        return None
+    return Before(
+        answer=origin.answer,
+        score=origin.score,
+        confidence=origin.confidence,
+        calls=origin.calls,
+        tokens=origin.tokens,
+        cost=origin.cost,
+    )
 
 
 def carried(result: RoundResult | None, before: Before | None) -> Before:

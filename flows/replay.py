@@ -133,10 +133,10 @@ class RunSink(DynamicSink[Done]):
     Args:
         lake_dir: the lake.
         name: of the run.
-        progress: told what became of the rounds of a part.
+        progress: told when a part is done.
     """
 
-    def __init__(self, lake_dir: Path, name: str, progress: Callable[[dict[str, int]], None] = lambda _: None) -> None:
+    def __init__(self, lake_dir: Path, name: str, progress: Callable[[], None] = lambda: None) -> None:
         self._keep = lambda part, data: keep_part(lake_dir, name, part, data)
         self._progress = progress
 
@@ -147,14 +147,14 @@ class RunSink(DynamicSink[Done]):
 
 @tells_errors
 class _RunPartition(StatelessSinkPartition[Done]):
-    def __init__(self, keep: Callable[[int, bytes], None], progress: Callable[[dict[str, int]], None]) -> None:
+    def __init__(self, keep: Callable[[int, bytes], None], progress: Callable[[], None]) -> None:
         self._keep = keep
         self._progress = progress
 
     def write_batch(self, items: list[Done]) -> None:
         for done in items:
             self._keep(done.part, done.data)
-            self._progress(done.outcomes)
+            self._progress()
 
 
 # -- running it by itself ------------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def flow_of(
     name: str,
     run: Run,
     again: Again,
-    progress: Callable[[dict[str, int]], None] = lambda _: None,
+    progress: Callable[[], None] = lambda: None,
 ) -> Dataflow:
     """The flow of one run."""
     rounds = PastRounds(settings.lake_dir, name, run, again.asked)

@@ -20,7 +20,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 from deltalake.exceptions import DeltaError
-from deltalake.transaction import AddAction, RemoveAction
+from deltalake.transaction import AddAction
 from msgspec import Struct
 
 from one_lake import tables
@@ -28,7 +28,7 @@ from one_lake.keys import SigningKey, publish
 from one_lake.query import rows_of, session
 from one_lake.sealed_table import Commit, SealedTable, Signer
 from one_lake.seals import archive, digests_of
-from one_lake.staged import Gathered, StagedFile, cast
+from one_lake.staged import Gathered, StagedFile, cast, removal
 from schemas.errors import BadRecordError, RefusedError, TryAgainError
 from schemas.one import ALL_TABLES, ROW_HASH, SUPERSEDED, arrow_schema
 
@@ -193,16 +193,7 @@ def _put_together(table: SealedTable, small: Mapping[str, int], target_bytes: in
     staged: list[StagedFile] = []
     try:
         adding = _sorted(table, small, target_bytes, staged)
-        removing = [
-            RemoveAction(
-                path=name,
-                data_change=False,
-                deletion_timestamp=time.time_ns() // 1_000_000,
-                size=size,
-                partition_values={},
-            )
-            for name, size in small.items()
-        ]
+        removing = [removal(name, size, data_change=False) for name, size in small.items()]
         commit = Commit(actions=[*adding, *removing], files=staged)
         while table.try_commit(commit, lambda: None) is None:
             if not small.keys() <= _live(table).keys():

@@ -27,7 +27,7 @@ from one_lake.query import rows_of, session
 from one_lake.sealed_table import Commit, SealedTable, Signer
 from one_lake.seals import Link, Merge, Seal, SealedLane, entries, merkle_root
 from one_lake.sink import application, taken
-from one_lake.staged import Gathered, StagedFile, cast
+from one_lake.staged import Gathered, StagedFile, cast, removal
 from one_lake.verify import FAULTS, verify
 from schemas.errors import RefusedError, TryAgainError
 from schemas.head import Head
@@ -314,7 +314,7 @@ class _Merging:
             removed = []
             for path in losers:
                 removed.append(path.name)
-                actions.append(_remove(path))
+                actions.append(removal(path.name, path.stat().st_size, data_change=True))
                 rest = rows_of("records", [str(path)], differ=tables.is_widened(table.delta))
                 actions += self._write("records", f"FROM ({rest}) ANTI JOIN losing USING ({_NAME})", staged)
             if not actions and not lanes:
@@ -489,14 +489,3 @@ class _Lane:
 def _theirs(table: str) -> str:
     """All rows that the other lake ever had in a table."""
     return "theirs_ever" if table == "records" else f"theirs_{table}"
-
-
-def _remove(path: Path) -> RemoveAction:
-    state = path.stat()
-    return RemoveAction(
-        path=path.name,
-        data_change=True,
-        deletion_timestamp=int(state.st_mtime * 1000),
-        size=state.st_size,
-        partition_values={},
-    )

@@ -152,7 +152,7 @@ def session(memory_limit: str | None = None) -> duckdb.DuckDBPyConnection:
         memory_limit: as DuckDB writes it; what is beyond it is spilled.
     """
     connection = duckdb.connect(config={"memory_limit": memory_limit} if memory_limit else {})
-    connection.execute(_SETTINGS.format(temp_directory=_quoted(f"{tempfile.gettempdir()}/aureon-duckdb")))
+    connection.execute(_SETTINGS.format(temp_directory=quoted(f"{tempfile.gettempdir()}/aureon-duckdb")))
     if memory_limit:  # some 0.5 MB a file, which the limit does not count
         connection.execute("SET parquet_metadata_cache = false")
     return connection
@@ -247,7 +247,7 @@ def rows_of(table: str, files: list[str], *, differ: bool) -> str:
     rows = f"SELECT {none} WHERE false"
     if files:
         columns = ", ".join(f'"{name}"' for name in schema.names)
-        listed = ", ".join(f"'{_quoted(path)}'" for path in files)
+        listed = ", ".join(f"'{quoted(path)}'" for path in files)
         if differ:
             # the files differ, and there may be none with the last columns; reading them so looks at each of them
             rows += f" UNION ALL BY NAME SELECT * FROM read_parquet([{listed}], union_by_name = true)"  # noqa: S608
@@ -261,5 +261,6 @@ def _sql_type(arrow: pa.DataType) -> str:
     return f"{_sql_type(arrow.value_type)}[]" if pa.types.is_list(arrow) else _SQL_TYPES[arrow]
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Put a text between the quotes of SQL."""
     return text.replace("'", "''")

@@ -23,6 +23,7 @@ from msgspec import Struct
 import one_lake
 from connectors.whole_files import ANYBODY, make_once, replace
 from one_lake import tables
+from one_lake.query import quoted
 from schemas.errors import RefusedError
 
 TASKS_A_PART = 1000
@@ -172,7 +173,7 @@ def _choose(lake_dir: Path, version: int, selection: Selection, path: Path) -> i
         try:
             lake.execute(
                 "COPY (SELECT *, (row_number() OVER (ORDER BY cluster, topic, logical_id, generation) - 1) "  # noqa: S608
-                f"// {TASKS_A_PART} AS part FROM ({tasks}) ORDER BY ALL) TO '{_quoted(draft)}' (FORMAT parquet)",
+                f"// {TASKS_A_PART} AS part FROM ({tasks}) ORDER BY ALL) TO '{quoted(str(draft))}' (FORMAT parquet)",
                 values,
             )
             draft.replace(path)
@@ -188,10 +189,6 @@ def _time(text: str) -> dt.datetime:
     except ValueError:
         raise RefusedError(f"{text!r} is no time: expected 2026-11-27, 2026-11-27T15:00 or …+01:00") from None
     return time if time.tzinfo is not None else time.replace(tzinfo=dt.UTC)
-
-
-def _quoted(path: Path) -> str:
-    return str(path).replace("'", "''")
 
 
 def parts_done(lake_dir: Path, name: str) -> set[int]:
@@ -232,7 +229,7 @@ def past_rounds(lake_dir: Path, name: str, run: Run, asked: Asked) -> Iterator[t
         lake.execute("CREATE TEMP TABLE done (part BIGINT)")
         if done:
             lake.executemany("INSERT INTO done VALUES (?)", [(part,) for part in sorted(done)])
-        path = _quoted(_tasks_file(lake_dir, name, run.version))
+        path = quoted(str(_tasks_file(lake_dir, name, run.version)))
         tasks = f"(FROM read_parquet('{path}') ANTI JOIN done USING (part))"
         rows = lake.sql(
             f"""

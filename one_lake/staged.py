@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake.transaction import AddAction
+from deltalake.transaction import AddAction, RemoveAction
 
 from one_lake import tables
 
@@ -139,6 +139,17 @@ class Gathered:
         """Finish it; returns what is to be logged."""
         self.file.finish()
         return self.file.action(self.least, self.most, data_change=self._data_change)
+
+
+def removal(name: str, size: int, *, data_change: bool) -> RemoveAction:
+    """What the log says of a file that is taken out now; `size` in bytes."""
+    return RemoveAction(
+        path=name,
+        data_change=data_change,
+        deletion_timestamp=time.time_ns() // 1_000_000,
+        size=size,
+        partition_values={},
+    )
 
 
 def cast(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

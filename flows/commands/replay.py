@@ -100,7 +100,7 @@ def _again(settings: Settings, name: str, there: Run | None, options: argparse.N
     with bars() as progress, contextlib.closing(again_of(settings, name, run, asked)) as again:
         count = Counter({"parts": done})
 
-        def tell(_outcomes: dict[str, int]) -> None:
+        def tell() -> None:
             count["parts"] += 1
             progress("parts", count["parts"], run.parts)
 

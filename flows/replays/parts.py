@@ -4,7 +4,7 @@ import gc
 import io
 import multiprocessing
 import os
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import groupby
@@ -39,7 +39,6 @@ class Done(NamedTuple):
     part: int
     data: bytes
     """A Parquet file."""
-    outcomes: dict[str, int]
 
 
 class Redeciding:
@@ -116,7 +115,7 @@ def _decide(past: Past) -> Done:
     rows: list[RunRow] = []
     for _, rounds in groupby(past_rounds_of(past.rounds), _task):
         rows += redecider.task(rounds)
-    return Done(past.part, as_file(rows), dict(Counter([row.outcome for row in rows])))
+    return Done(past.part, as_file(rows))
 
 
 def _task(past: PastRound) -> tuple[str | None, str, str, int]:

@@ -30,6 +30,7 @@ from flows.overflow import Overflow
 from flows.policies import SimpleThresholdPolicy, value_of
 from flows.prompts import Prompts
 from flows.replays.parts import Done, Past, as_file
+from flows.replays.redecide import IMPOSSIBLE
 from flows.rules import Rules
 from flows.settings import Settings, import_object
 from flows.steps.derive import Entry, round_row
@@ -49,7 +50,6 @@ from schemas.one import RunRow
 from schemas.task import TaskDescriptor, read_head, read_payload
 
 ASKED = "asked"
-IMPOSSIBLE = "impossible"
 PARTS_OPEN = 2
 """So that one is begun while the last tasks of the one before wait."""
 LOOK_S = 0.005
@@ -261,10 +261,7 @@ class Reasking:
         while self._parts and not self._parts[0].open:
             part = self._parts.popleft()
             rows = [row for task in part.tasks for row in task.rows]
-            counts: dict[str, int] = {}
-            for row in rows:
-                counts[row.outcome] = counts.get(row.outcome, 0) + 1
-            yield Done(part.number, as_file(rows), counts)
+            yield Done(part.number, as_file(rows))
 
     def _decide(self, answered: Answered) -> None:
         message = answered.routed.message

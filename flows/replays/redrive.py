@@ -7,7 +7,6 @@ It may be sent again, by several at once, at any time: the first decision on (to
 """
 
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -115,7 +114,7 @@ class Redriving:
         for past in parts:
             rows = [self._send(_Dead(*values)) for values in values_of(past.rounds, _Dead._fields)]
             self._producer.flush()
-            yield Done(past.part, as_file(rows), dict(Counter([row.outcome for row in rows])))
+            yield Done(past.part, as_file(rows))
 
     def rest(self) -> Iterator[Done]:
         """Nothing is left."""

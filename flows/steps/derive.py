@@ -6,12 +6,12 @@ from msgspec import Raw, Struct
 
 from connectors.lane_sinks import Outgoing
 from connectors.topics import DEAD_LETTERS
+from flows.judgement import before_of
 from flows.lane import Sealer
 from flows.steps.intake import Decided
 from schemas.decision import (
     NO_PAYLOAD,
     NOTHING_SEEN,
-    Before,
     DeadLetter,
     Decision,
     DecisionKind,
@@ -274,16 +274,8 @@ def _inputs(decision: Decision) -> str | None:
     result, origin = decision.result, decision.origin
     if not decision.policy or result is None:
         return None
-    before = None
-    if origin is not None and (origin.answer is not None or origin.calls):
-        before = Before(
-            answer=origin.answer,
-            score=origin.score,
-            confidence=origin.confidence,
-            calls=origin.calls,
-            tokens=origin.tokens,
-            cost=origin.cost,
-        )
+    tells = origin is not None and (origin.answer is not None or origin.calls)
+    before = before_of(origin) if tells else None
     inputs = Inputs(seen=decision.seen or NOTHING_SEEN, before=before, checks=result.checks, groups=result.groups)
     return encode(inputs).decode() if inputs != _NO_INPUTS else None
 

@@ -12,12 +12,12 @@ from connectors.topics import RETRY, TASKS, TASKS_HIGH, TASKS_NEXT
 from flows.branching import Branching
 from flows.budget import Budgets, after, is_unlimited, spent_up, split
 from flows.calls import Answered
-from flows.judgement import BUDGET_SPENT, NO_RESULT, carried, has_failed, judge, situation_of
+from flows.judgement import BUDGET_SPENT, NO_RESULT, before_of, carried, has_failed, judge, situation_of
 from flows.overflow import Overflow
 from flows.policies import ConvergencePolicy, Outlook, Situation
 from flows.steps.intake import Rejected, Work
 from flows.steps.supervise import Supervised, critique
-from schemas.decision import NOTHING_SEEN, Before, Decision, DecisionKind, FollowUp, RoundResult, Seen
+from schemas.decision import NOTHING_SEEN, Decision, DecisionKind, FollowUp, RoundResult, Seen
 from schemas.ids import RQMLRoundId, branch_id, content_hash, home_lane
 from schemas.node import Answer, Call
 from schemas.software import software_version
@@ -198,7 +198,7 @@ class Planner:
             situation,
             max_rounds=self._limits.max_rounds,
             spent=seen.spent,
-            before=_before(task.origin),
+            before=before_of(task.origin),
         )
         told: dict[str, Any] = {
             "detail": judged.detail,
@@ -236,12 +236,12 @@ class Planner:
         outlook, spent = None, answered.spent
         if self._outlook is not None:
             outlook = self._outlook(task, result.confidence, spent.calls, spent.cost)
-        return situation_of(task.round_index, work.view, result, _before(task.origin), outlook)
+        return situation_of(task.round_index, work.view, result, before_of(task.origin), outlook)
 
     def _carried(self, task: TaskDescriptor, answered: Answered, result: RoundResult | None, left: Allowance) -> Origin:
         """What the next round or attempt is told of this one; nothing that was rejected comes before a model again."""
         old = task.origin or _NO_ORIGIN
-        best = carried(result, _before(old))
+        best = carried(result, before_of(old))
         return Origin(
             ancestors=old.ancestors,
             branches_left=old.branches_left if old.ancestors else self._limits.max_branches,
@@ -458,20 +458,6 @@ def _task_of(answered: Answered) -> TaskDescriptor:
 
 def _history(task: TaskDescriptor) -> tuple[str, ...]:
     return task.origin.errors if task.origin is not None else ()
-
-
-def _before(origin: Origin | None) -> Before | None:
-    """What a message tells of the rounds before."""
-    if origin is None:
-        return None
-    return Before(
-        answer=origin.answer,
-        score=origin.score,
-        confidence=origin.confidence,
-        calls=origin.calls,
-        tokens=origin.tokens,
-        cost=origin.cost,
-    )
 
 
 def _with_outlook(seen: Seen, outlook: Outlook | None) -> Seen:
