@@ -15,7 +15,7 @@ from one_lake import tables
 from one_lake.as_of import Moment, moment, names_as_of
 from one_lake.keys import public_keys, trusted
 from one_lake.query import bound, bounded, rows_of, session, standing
-from one_lake.verify.files import FileReport, FileTask, parts_of, verify_file
+from one_lake.verify.files import MEMORY_LIMIT, FileReport, FileTask, parts_of, verify_file
 from one_lake.verify.links import verify_links
 from one_lake.verify.moved import verify_moved
 from one_lake.verify.report import Fault, Finding, Report
@@ -24,8 +24,6 @@ from schemas.errors import BadRecordError, RefusedError
 from schemas.head import Head
 from schemas.one import SUPERSEDED
 
-MEMORY_LIMIT = "350MB"
-"""Of DuckDB; what it joins and sorts beyond it is on the disk."""
 FEW_BYTES = 8 << 20
 """So many are read in the time in which a process starts."""
 MAX_PROCESSES = 8
@@ -75,7 +73,7 @@ def verify(
     report.head = logs["rounds"].head
     report.heads = len(heads) - report.faults.get(Fault.HEAD_MISSING, 0)
     report.add(itertools.chain.from_iterable(map(_not_sealed, logs.values())))
-    readable = _verify_files(logs, blobs, report, progress)
+    readable = _verify_files(logs, blobs, report, progress, differ=differ)
     progress("links", 0, 1)
     _verify_tables(lake, logs, readable, then, report, differ=differ)
     progress("links", 1, 1)
@@ -179,7 +177,7 @@ def _not_sealed(log: TableLog) -> Iterator[Finding]:
 
 
 def _verify_files(
-    logs: dict[str, TableLog], blobs: str | None, report: Report, progress: Progress
+    logs: dict[str, TableLog], blobs: str | None, report: Report, progress: Progress, *, differ: bool
 ) -> dict[str, list[str]]:
     """Read all files; returns, by table, those that can be read."""
     tasks = [
@@ -187,7 +185,7 @@ def _verify_files(
         for table, log in logs.items()
         for path in log.files
         for task in parts_of(
-            FileTask(path, table, log.digests.get(Path(path).name), log.home.get(Path(path).name, ()), blobs)
+            FileTask(path, table, log.digests.get(Path(path).name), log.home.get(Path(path).name, ()), blobs, differ)
         )
     ]
     spoilt: set[str] = set()

@@ -29,16 +29,18 @@ from schemas.task import encode
 from tests.one_lake.lake_data import KEY, branch, decisions, hash_at, lake_writer, record, round_row
 
 LANES = (0, 1)
+FLIPPED_EACH = 131
+"""Of the bytes of a file."""
 
 
 class Lake:
-    """A lake with twelve commits, and what was told of it elsewhere."""
+    """A lake with twelve commits, or fewer, and what was told of it elsewhere."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, commits: int = 12) -> None:
         self.folder = folder
         self.heads: list[Head] = []
         writer = lake_writer(folder)
-        for start in range(0, 120, 10):
+        for start in range(0, commits * 10, 10):
             for lane in LANES:
                 writer.add(decisions(lane, range(start, start + 10)))
             head = writer.flush()
@@ -152,6 +154,12 @@ def signed_again(lake: Lake) -> None:
     entry.write_text("\n".join(lines))
 
 
+def with_text_for_lanes(rows: pa.Table) -> pa.Table:
+    """Write a column of numbers as texts, which can be read as numbers."""
+    at = rows.schema.get_field_index("lane")
+    return rows.set_column(at, "lane", rows["lane"].cast(pa.string()))
+
+
 def without_fourth(rows: pa.Table) -> pa.Table:
     """Leave the row of decision 4 out."""
     return rows.filter(pc.not_equal(rows["decision_offset"], 4))
@@ -171,6 +179,14 @@ TAMPERING: dict[str, tuple[Callable[[Lake], object], dict[Fault, str]]] = {
         {Fault.FILE_MISSING: "records/part-", Fault.RECORD_MISSING: "rounds[0]@42"},
     ),
     "a file is emptied": (lambda lake: lake.file("rounds", 5).write_bytes(b""), {Fault.FILE_ALTERED: "rounds/part-"}),
+    "a column has another name": (
+        lambda lake: lake.rewrite("records", 5, lambda rows: rows.rename_columns({"score": "scorf"})),
+        {Fault.FILE_ALTERED: "records/part-"},
+    ),
+    "a column is of another type": (
+        lambda lake: lake.rewrite("rounds", 5, with_text_for_lanes),
+        {Fault.FILE_ALTERED: "rounds/part-"},
+    ),
     "two rows swap a value": (
         lambda lake: lake.rewrite("records", 5, swapped),
         {Fault.FILE_ALTERED: "records/part-", Fault.ROW_ALTERED: "records[0]@42"},
@@ -264,6 +280,17 @@ def test_what_is_done_to_a_lake_is_found(lake: Lake, what: str) -> None:
     for fault, where in expected.items():
         assert fault in report.first, report.first
         assert where in report.first[fault].where, report.first[fault]
+
+
+def test_wherever_a_bit_of_a_file_is_flipped_it_is_told(tmp_path: Path) -> None:
+    """Also where Parquet keeps the names of columns, what they hold, and where they are."""
+    lake = Lake(tmp_path / "lake", commits=1)
+    path = lake.file("records", 1)
+    data = path.read_bytes()
+    for at in range(7, len(data), FLIPPED_EACH):
+        path.write_bytes(data[:at] + bytes([data[at] ^ (1 << at % 8)]) + data[at + 1 :])
+        report = lake.verify()
+        assert report.first[Fault.FILE_ALTERED].where == f"records/{path.name}", at
 
 
 @pytest.mark.parametrize(
