@@ -5,6 +5,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
+# Where it is set, as in many images, each process would compile all that it imports again: 10 s of Great Expectations.
+unexport PYTHONDONTWRITEBYTECODE
 
 VENV := .venv
 PYTHON_IN_VENV := $(VENV)/bin/python

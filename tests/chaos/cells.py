@@ -98,6 +98,13 @@ class CrashingCell:
             if code is not None:
                 raise AssertionError(f"a process ended by itself with {code}: {self.tail()}")
 
+    def doing(self) -> str:
+        """End it with the stacks of all its threads in its output, and read that."""
+        for process in self.processes:
+            process.send_signal(signal.SIGABRT)  # which `faulthandler` answers
+            process.wait(20)
+        return (self.home / "cell.log").read_text(errors="replace")[-20_000:]
+
     def tail(self) -> str:
         """The last lines of its output."""
         return (self.home / "cell.log").read_text(errors="replace")[-3000:]
@@ -126,14 +133,14 @@ def random_shape(rng: random.Random) -> str:
     return rng.choice(["w1", "w2", "two"])
 
 
-def wait_until(condition: Callable[[], object], limit_s: float, what: str) -> None:
-    """Wait for something to become true.
+def wait_until(condition: Callable[[], object], limit_s: float, what: str, cell: CrashingCell) -> None:
+    """Wait for a cell to make something true.
 
     Raises:
-        AssertionError: it did not in time.
+        AssertionError: it did not in time; with what its threads are doing.
     """
     deadline = time.monotonic() + limit_s
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError(f"after {limit_s:.0f} s: {what}")
+            raise AssertionError(f"after {limit_s:.0f} s: {what}: {cell.doing()}")
         time.sleep(0.1)

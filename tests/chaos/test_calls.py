@@ -123,7 +123,7 @@ def test_no_finished_call_is_asked_again_after_a_kill(
                 sent += more
                 before = len(answers.begun)
                 cell.start(rng.choice(["w1", "w2"]))
-                wait_until(partial(_more, answers, before + SEATS, cell), 60, f"no calls after a start: {cell.tail()}")
+                wait_until(partial(_more, answers, before + SEATS, cell), 60, "no calls after a start", cell)
                 time.sleep(rng.uniform(0.2, 1.5))
                 cell.check_alive()
                 cell.kill()
@@ -136,7 +136,7 @@ def test_no_finished_call_is_asked_again_after_a_kill(
             before = len(answers.begun)
             cell.start("w1")
             reader = PollingReader(tmp_path / "lake")
-            wait_until(lambda: settled(follower, reader), 120, f"tasks are left: {cell.tail()}")
+            wait_until(lambda: settled(follower, reader), 120, "tasks are left", cell)
             twice_paid += [asked for asked in answers.begun[before:] if asked in finished]
             assert cell.terminate() == [0], cell.tail()
             follower.poll()

@@ -156,14 +156,14 @@ def test_a_node_that_fails_loses_no_task_and_costs_the_healthy_ones_little(
     good = ("good-1", "good-2")
     send_tasks(own_broker, range(TASKS_OPEN))
     with running(own_broker, tmp_path, (*good, "bad")) as run:
-        wait_until(lambda: run.servers["good-1"].count > SEATS, 60, f"no calls: {run.cell.tail()}")
+        wait_until(lambda: run.servers["good-1"].count > SEATS, 60, "no calls", run.cell)
         time.sleep(WARM_S)
         before = run.rates(good, BEFORE)
         fault(run.servers["bad"])
         after = run.rates(good, AFTER)
         for server in run.servers.values():
             server.latency_s = 0.0  # the rest need not take as long
-        wait_until(lambda: run.ended() == TASKS_OPEN, 150, f"not all tasks end: {run.cell.tail()}")
+        wait_until(lambda: run.ended() == TASKS_OPEN, 150, "not all tasks end", run.cell)
         run.stop_and_audit()
         with one_lake.connect(tmp_path / "lake") as lake:
             ((right,),) = lake.execute("SELECT count(*) FROM one WHERE answer = '42'").fetchall()
@@ -183,11 +183,11 @@ def test_where_the_only_node_is_away_tasks_wait_for_it(own_broker: Broker, tmp_p
     """An outage that is shorter than a call may take ends no task, and needs no attempt."""
     send_tasks(own_broker, range(200))
     with running(own_broker, tmp_path, ("only",), timeout_s=30, max_rounds=1) as run:
-        wait_until(lambda: run.servers["only"].count > SEATS, 60, f"no calls: {run.cell.tail()}")
+        wait_until(lambda: run.servers["only"].count > SEATS, 60, "no calls", run.cell)
         run.servers["only"].kill()
         time.sleep(5)
         run.servers["only"].start()
-        wait_until(lambda: run.ended() == 200, 60, f"not all tasks end: {run.cell.tail()}")
+        wait_until(lambda: run.ended() == 200, 60, "not all tasks end", run.cell)
         assert {d.kind for d in run.decisions()} <= {DecisionKind.CONVERGED, DecisionKind.RETRY}
         run.stop_and_audit()
 
@@ -203,7 +203,7 @@ def test_where_no_node_comes_back_every_task_is_a_dead_letter_with_its_history(
     with running(own_broker, tmp_path, ("one", "two"), timeout_s=1, **settings) as run:
         run.servers["one"].kill()
         fails(run.servers["two"])
-        wait_until(lambda: run.ended() == 50, 90, f"not all tasks end: {run.cell.tail()}")
+        wait_until(lambda: run.ended() == 50, 90, "not all tasks end", run.cell)
         run.stop_and_audit()
         with one_lake.connect(tmp_path / "lake") as lake:
             rows = lake.execute("SELECT reason, history FROM dead_letters").fetchall()

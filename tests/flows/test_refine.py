@@ -48,11 +48,7 @@ class Running(Struct):
             self.cell.check_alive()
             return condition()
 
-        try:
-            wait_until(looked, limit_s, what)
-        except AssertionError as error:
-            error.add_note(self.cell.tail())
-            raise
+        wait_until(looked, limit_s, what, self.cell)
 
     def wait_for_calls(self, count: int, topic: str = "math") -> None:
         """Wait until so many calls are answered: while much is decided, it takes seconds to follow the log."""
@@ -415,7 +411,9 @@ def test_a_task_that_ends_its_process_is_dead_in_the_end_and_the_innocent_conver
             starts += 1
             assert starts <= 8, run.cell.tail()
             run.cell.start("w1")
-            wait_until(lambda: ended_or_gone(run, everything), 60, f"start {starts}: it neither ends nor goes on")
+            wait_until(
+                lambda: ended_or_gone(run, everything), 60, f"start {starts}: it neither ends nor goes on", run.cell
+            )
         run.stop_and_audit()
         assert starts > 1
         assert run.answers() == dict.fromkeys(ids(sent), ANSWER)
@@ -430,7 +428,7 @@ def test_what_a_step_raises_is_told(own_broker: Broker, tmp_path: Path, shape: s
     with cell_on(own_broker, tmp_path, policy="no_such_module:policy") as run:
         send(own_broker, TASKS, tasks(10))
         run.cell.start(shape)
-        wait_until(lambda: all(p.poll() is not None for p in run.cell.processes), 60, "the cell goes on")
+        wait_until(lambda: all(p.poll() is not None for p in run.cell.processes), 60, "the cell goes on", run.cell)
         assert "AUREON_POLICY='no_such_module:policy': No module named 'no_such_module'" in run.cell.tail()
 
 

@@ -34,7 +34,7 @@ def test_a_store_that_goes_away_stops_a_cell_and_nothing_is_lost(own_broker: Bro
         run.wait_for_ends(ids(first))
         store.rename(tmp_path / "elsewhere")
         send(own_broker, TASKS, sent)
-        wait_until(lambda: run.cell.processes[0].poll() is not None, 30, "the cell goes on without its store")
+        wait_until(lambda: run.cell.processes[0].poll() is not None, 30, "the cell goes on without its store", run.cell)
         assert run.cell.processes[0].poll() != 0
         assert "there is no blob store at" in run.cell.tail()
         assert run.ended() == ids(first)
@@ -61,6 +61,11 @@ def test_a_cell_that_starts_beside_a_store_that_is_away_makes_no_dead_letters(
         store.mkdir()
         send(own_broker, TASKS, sent)
         run.cell.start("w1")
-        wait_until(lambda: run.cell.processes[0].poll() is not None or run.ended() > ids(first), 30, "nothing happens")
+        wait_until(
+            lambda: run.cell.processes[0].poll() is not None or run.ended() > ids(first),
+            30,
+            "nothing happens",
+            run.cell,
+        )
         kinds = {d.kind.value: d.reason for _, d in run.follower.winners.values() if d.logical_id != "first"}
         assert kinds == {}, run.cell.tail()
