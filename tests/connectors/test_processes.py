@@ -1,0 +1,46 @@
+"""Workers of a pool end with the process that they work for."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from connectors.processes import end_with_parent
+from tests.aureon_command import until
+
+PARENT = """
+import multiprocessing, os, time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from connectors.processes import end_with_parent
+
+def begin(late_s):
+    Path("begun").write_text(str(os.getpid()))
+    time.sleep(late_s)
+    end_with_parent()
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), begin, (float({late_s}),)) as pool:
+        pool.submit(time.sleep, 60).result()
+"""
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("late_s", [0, 2], ids=["at_work", "not_yet_begun"])
+def test_a_worker_ends_with_its_parent(tmp_path: Path, late_s: int) -> None:
+    """Also if it comes to look for it when it is gone already."""
+    (tmp_path / "parent.py").write_text(PARENT.replace("{late_s}", str(late_s)))
+    begun = tmp_path / "begun"
+    with subprocess.Popen([sys.executable, "parent.py"], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}) as parent:
+        until(lambda: begun.exists() and begun.read_text() != "")
+        time.sleep(0.5)
+        parent.kill()
+    until(lambda: not Path(f"/proc/{begun.read_text()}").exists())
+
+
+def test_only_a_process_that_was_started_has_a_parent_to_end_with() -> None:
+    """Else it would end at once."""
+    with pytest.raises(ValueError, match="not started"):
+        end_with_parent()
