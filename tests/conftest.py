@@ -1,12 +1,18 @@
 """Brokers for the tests. A test that takes one is marked `kafka`, and `make test-kafka` runs it on Apache Kafka."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import pytest
 
 from tests.brokers import Broker, empty, new_broker
+from tests.turns import begin, turn
 
 BROKER_FIXTURES = {"broker", "own_broker"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any test, and any process with tests."""
+    begin(config)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -14,6 +20,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if BROKER_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.kafka)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Wait for a test's turn, before its time counts."""
+    with turn(item):
+        return (yield)
 
 
 @pytest.fixture
