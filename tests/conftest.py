@@ -1,4 +1,7 @@
-"""Brokers for the tests. A test that takes one is marked `kafka`, and `make test-kafka` runs it on Apache Kafka."""
+"""Brokers and turns for the tests.
+
+A test that takes a broker is marked `kafka`, and `make test-kafka` runs it on Apache Kafka.
+"""
 
 from collections.abc import Callable, Generator, Iterator
 

@@ -168,16 +168,13 @@ def seal_redrive(sealer: Sealer, task: TaskDescriptor, lane: int, offset: int) -
     return msgspec.structs.replace(task, redrive=Redrive(lane, offset, seal))
 
 
-def _is_same(seal: str, claimed: str) -> bool:
-    return hmac.compare_digest(seal.encode(), claimed.encode())
-
-
 def _check_redrive(reading: Reading, task: TaskDescriptor) -> None:
     claimed = task.redrive
     if claimed is None:
         return
     sealed = seal_redrive(reading.sealer, task, claimed.lane, claimed.offset).redrive
-    if task.cause is not None or sealed is None or not _is_same(sealed.seal, claimed.seal):
+    is_ours = sealed is not None and hmac.compare_digest(sealed.seal.encode(), claimed.seal.encode())
+    if task.cause is not None or not is_ours:
         raise BadRecordError("claims a redrive that this cluster has not sealed; leave it out - at `$.redrive`")
 
 
