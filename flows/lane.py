@@ -140,6 +140,8 @@ class Cut(Struct, frozen=True):
     """R: the earliest entry about a message at or above a low-water, or D."""
     topics: dict[str, TopicCut]
     version: int = CUT_VERSION
+    orderly: bool = False
+    """The process that had the lane has let go of it: what it had under way brought nothing down."""
 
 
 def id_key(topic: str, logical_id: str, generation: int) -> bytes:
@@ -226,7 +228,7 @@ class Lane:
         in_flight: how many messages may be handed out and undecided at a time.
         window_bytes: how many bytes of messages of one input are held, about.
         few: how many messages run apart at a time.
-        unclean: the life before may have ended with messages under way.
+        unclean: the life before may have ended with messages under way, and of one of them.
     """
 
     def __init__(
@@ -693,6 +695,11 @@ class Lane:
 def encode_cut(cut: Cut) -> bytes:
     """Write a cut down, for a snapshot or a commit."""
     return msgspec.json.encode(cut)
+
+
+def newest(*cuts: Cut | None) -> Cut | None:
+    """Choose the cut that stands for most of the log: a lane that was elsewhere has an old one in its folder."""
+    return max((c for c in cuts if c is not None), key=lambda c: c.log, default=None)
 
 
 def decode_cut(data: bytes) -> Cut:

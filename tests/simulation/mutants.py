@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from flows.lane import ALONE, Cut, Entry, Lane, Message, TopicCut, id_key
+from flows.lane import ALONE, Cut, Entry, Lane, Message, TopicCut, encode_cut, id_key
 from schemas.decision import DecisionKind
 from tests.simulation.schedule import TRUE, Kind, Rules
 from tests.simulation.world import NEXT, RETRY, Cell, Folder, Index, Lake, Parsed, Redriver, Row, Slot, Task
@@ -284,7 +284,7 @@ class IndexNotRebuilt(Cell):
 
     def open_index(self, folder: Folder, cut: Cut | None) -> Index:
         """Say that an empty index is all there is."""
-        if cut is not None and not folder.used:
+        if cut is not None and folder.cut is None:
             folder.index, folder.index_next = {}, cut.log
         return super().open_index(folder, cut)
 
@@ -336,8 +336,7 @@ class CommittedAtOnce(Cell):
 
     def commit_group(self, slot: Slot) -> None:
         """Commit this cut, not the one before."""
-        if slot.snapshot is not None:
-            self.world.group[slot.number] = slot.snapshot
+        slot.committed = self.world.group[slot.number] = encode_cut(slot.lane.cut())
 
 
 class SnapshotBeforeFlush(Cell):
@@ -391,6 +390,14 @@ class RowsNotDropped(Lake):
     def stage(self, table: str, rows: list[Row]) -> tuple[int, list[Row]]:
         """Keep them all."""
         return self.commits[table], rows
+
+
+class RowsTakenTwice(Cell):
+    """A writer takes a row again that it holds and has not committed."""
+
+    def add_row(self, table: str, row: Row) -> None:
+        """Take it, whatever came before."""
+        self.rows[table].append(row)
 
 
 class CommitRetried(Lake):
@@ -509,13 +516,12 @@ class SuspectsByOffset(Lane):
                 source.suspect_below = max([source.low, *source.decided]) + self._span
 
 
-class PoisonWithoutDecision(Cell):
-    """The life before counts as unclean only if it has left anything in the log."""
+class OrderlyForGood(Cell):
+    """The word that a life has ended orderly is not taken back when the next one begins."""
 
-    def open(self, number: int, folder: Folder) -> Slot:
-        """Look at the log alone."""
-        folder.dirty = folder.dirty and bool(self.world.logs[number])
-        return super().open(number, folder)
+    def note_opened(self, slot: Slot) -> None:
+        """Leave the commit as it is."""
+        slot.committed = slot.snapshot
 
 
 class MarksOfDoublesKept(Lane):
@@ -626,6 +632,7 @@ _mutant(GapsStall)
 _mutant(NoSpan)
 _mutant(CancelsReadLate, schedules=1200)
 _mutant(RowsNotDropped)
+_mutant(RowsTakenTwice, schedules=4000)
 _mutant(CommitRetried, schedules=300)
 _mutant(TableByBatch)
 _mutant(RoundsFirst)
@@ -635,7 +642,7 @@ _mutant(FewForEver, ("poison",))
 _mutant(AloneInItsLaneOnly, ("poison",), schedules=300)
 _mutant(MarksBeforeItsTurn, ("poison",))
 _mutant(SuspectsByOffset, ("poison",), schedules=1000)
-_mutant(PoisonWithoutDecision, ("poison",))
+_mutant(OrderlyForGood, ("poison",))
 _mutant(MarksOfDoublesKept, schedules=300)
 _mutant(RedrivesOtherClaims, schedules=400)
 _mutant(RedrivesWhatIsNoTask, schedules=400)

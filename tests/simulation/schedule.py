@@ -12,7 +12,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from flows.lane import Lane, decode_cut
+from flows.lane import Lane, decode_cut, newest
 from schemas.errors import LogMismatchError
 from tests.simulation.invariants import Check
 from tests.simulation.world import (
@@ -147,6 +147,8 @@ class Schedule:
         self.cells_made = 0
         self.owner: dict[int, Cell] = {}
         self.owners: list[Cell] = []
+        self.left_behind: dict[tuple[str, int], Folder] = {}
+        """What a process still has of a lane that it left to another one: by its name, and the lane."""
         self.asleep: list[Cell] = []
         self.awake: list[Cell] = []
         numbers = list(range(lanes))
@@ -350,8 +352,10 @@ class Schedule:
             self.note(f"{cell.name} falls asleep, and another goes on with something like its state")
             self.sleep(cell)
             self.start({n: self.rivals(n, f) for n, f in mine.items()})
-        elif what < 0.84:
+        elif what < 0.8:
             self.moves(cell, mine, list(mine)[int(draw() * len(mine))])
+        elif what < 0.88:
+            self.changes_hands(cell, list(mine)[int(draw() * len(mine))])
         elif not cell.ended and not cell.stopping:
             self.note(f"{cell.name} stops gracefully")
             self.graceful(cell)
@@ -380,6 +384,27 @@ class Schedule:
         self.start({number: self.lost(number)})
         if rest:
             self.start(rest)
+
+    def changes_hands(self, cell: Cell, number: int) -> None:
+        """A process leaves a lane to another one, and both go on; whoever had it before still has its old folder."""
+        if cell.stopping or cell.ended:
+            return
+        slot = next(s for s in cell.slots if s.number == number)
+        cell.let_go(slot)
+        self.left_behind[cell.name, number] = slot.folder
+        others = [c for c in self.owners if c is not cell and not (c.stopping or c.ended)]
+        if others:
+            other = others[int(self.random.random() * len(others))]
+            self.note(f"{cell.name} leaves lane {number} to {other.name}")
+            old = self.left_behind.pop((other.name, number), None)
+            other.slots.append(other.open(number, old if old is not None else self.lost(number)))
+            self.owner[number] = other
+            self.owners = list(dict.fromkeys(self.owner.values()))
+        else:
+            self.note(f"{cell.name} leaves lane {number} to a new process")
+            self.start({number: self.lost(number)})
+        if not cell.slots:
+            self.awake.append(cell)
 
     def graceful(self, cell: Cell) -> None:
         """A graceful stop, at times interrupted before its last snapshot is durable."""
@@ -411,7 +436,6 @@ class Schedule:
             return folder.copy()
         if what < 0.75:
             other = folder.copy()
-            other.dirty = True
             if other.older:
                 at = int(draw() * len(other.older))
                 other.cut = other.older[at]
@@ -431,8 +455,8 @@ class Schedule:
         self.awake.clear()
         number = int(draw() * world.lanes)
         folder = self.mine(self.owner[number])[number]
-        data = folder.cut or world.group.get(number)
-        cut = decode_cut(data) if data is not None else None
+        held = (folder.cut, world.group.get(number))
+        cut = newest(*(decode_cut(data) for data in held if data is not None))
         what = draw()
         log = world.logs[number]
         if what < 0.25 and cut is not None:

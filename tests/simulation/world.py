@@ -13,9 +13,10 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
-from flows.lane import CauseName, Cut, Lane, Message, Owner, Sealer, Verdict, decode_cut, encode_cut, id_key
+from flows.lane import CauseName, Cut, Lane, Message, Owner, Sealer, Verdict, decode_cut, encode_cut, id_key, newest
 from schemas.decision import DecisionKind
 from schemas.ids import branch_id, home_lane
 
@@ -190,16 +191,12 @@ class Folder:
         self.older: list[bytes] = []
         self.index: dict[bytes, Owner] = {}
         self.index_next = 0
-        self.used = False
-        self.dirty = False
-        """A process has opened it and not ended gracefully since."""
 
     def copy(self) -> "Folder":
         """What a backup of it holds."""
         other = Folder()
         other.cut, other.older = self.cut, list(self.older)
         other.index, other.index_next = dict(self.index), self.index_next
-        other.used, other.dirty = self.used, self.dirty
         return other
 
 
@@ -387,8 +384,10 @@ class Slot:
         self.reading = False
         self.read_at: dict[str, int] = {}
         self.in_flight: list[Message] = []
-        self.delivered: bytes | None = None
-        self.snapshot: bytes | None = None
+        self.snapshot: bytes = b""
+        """The last cut that was taken."""
+        self.committed: bytes = b""
+        """The last one before which all is delivered."""
 
 
 class Cell:
@@ -403,6 +402,8 @@ class Cell:
         self.name = name
         self.queues: dict[tuple[str, int], deque[Entry | Task]] = {}
         self.rows: dict[str, list[Row]] = {table: [] for table in TABLES}
+        self.newest: dict[tuple[str, int], int] = {}
+        """By table and lane, the offset of the last row that was taken."""
         self.ending: deque[Callable[[], None]] = deque()
         self.staged: tuple[int, list[Row]] = (0, [])
         self.stopping = False
@@ -431,10 +432,10 @@ class Cell:
                     message.verdict = "cancelled"
 
     def open(self, number: int, folder: Folder) -> Slot:
-        """Resume a lane from the folder, or else from the group commit."""
+        """Resume a lane from the newer of what the folder and the group commit hold."""
         world = self.world
-        data = folder.cut if folder.cut is not None else world.group.get(number)
-        cut = decode_cut(data) if data is not None else None
+        committed = _decoded(world.group.get(number))
+        cut = self.choose(_decoded(folder.cut), committed)
         index = self.open_index(folder, cut)
         lane = world.lane_class(
             number,
@@ -444,16 +445,30 @@ class Cell:
             span=world.span,
             in_flight=world.in_flight,
             few=3,
-            unclean=folder.dirty or (not folder.used and bool(world.logs[number])),
+            unclean=not committed.orderly if committed is not None else bool(world.logs[number]),
         )
-        folder.used = folder.dirty = True
         slot = Slot(number, lane, index, folder)
+        slot.snapshot = encode_cut(msgspec.structs.replace(cut if cut is not None else lane.cut(), orderly=False))
+        self.note_opened(slot)
         slot.log_end = len(world.logs[number])
         lane.check_log(world.log_begins[number], slot.log_end)
         slot.log_at = max(slot.log_at, world.log_begins[number])
         slot.input_ends = {kafka_topic: len(world.inputs[kafka_topic, number]) for kafka_topic in INPUTS}
         self._begin_reading(slot)
         return slot
+
+    def choose(self, kept: Cut | None, committed: Cut | None) -> Cut | None:
+        """Choose where to resume."""
+        return newest(kept, committed)
+
+    def note_opened(self, slot: Slot) -> None:
+        """Before anything is handed out: from now on this life may end with messages under way."""
+        self.commit_group(slot)
+
+    def let_go(self, slot: Slot) -> None:
+        """Leave a lane to another process while this one goes on: what is queued and staged of it goes its way."""
+        self.slots.remove(slot)
+        self.end_orderly(slot)
 
     def open_index(self, folder: Folder, cut: Cut | None) -> Index:
         """Open the index of ids."""
@@ -478,6 +493,9 @@ class Cell:
             return
         random = self.world.random.random
         slots = self.slots
+        if not slots:  # all its lanes are elsewhere, and what it has of them goes its way
+            self.deliver_some(5) if random() < 0.8 else self.end_epoch()
+            return
         slot = slots[int(random() * len(slots))] if len(slots) > 1 else slots[0]
         what = random()
         some = 1 + int(random() * 5)
@@ -547,8 +565,13 @@ class Cell:
                 said.size,
             )
             self.send(follow_up.kafka_topic, follow_up.lane, task)
-        row = (lane, offset, entry)
         for table in tables_of(entry):
+            self.add_row(table, (lane, offset, entry))
+
+    def add_row(self, table: str, row: Row) -> None:
+        """Take a row for the next commit; one that was taken before comes again when a lane comes back."""
+        if row[1] > self.newest.get((table, row[0]), -1):
+            self.newest[table, row[0]] = row[1]
             self.rows[table].append(row)
 
     def classify(self, kafka_topic: str, lane: int, task: Task) -> Parsed:
@@ -794,9 +817,8 @@ class Cell:
         for slot in self.slots:
             cut = slot.lane.cut()
             self.flush_index(slot, cut)
-            slot.snapshot = encode_cut(cut)
             self.commit_group(slot)
-            slot.delivered = slot.snapshot
+            slot.snapshot = encode_cut(cut)
         self.ending.append(self._flush)
         for table in self.table_order:
             if self.rows[table]:
@@ -811,8 +833,12 @@ class Cell:
 
     def commit_group(self, slot: Slot) -> None:
         """Commit the cut before this one: the sinks of its epoch are flushed."""
-        if slot.delivered is not None:
-            self.world.group[slot.number] = slot.delivered
+        slot.committed = self.world.group[slot.number] = slot.snapshot
+
+    def end_orderly(self, slot: Slot) -> None:
+        """Commit the last cut once more, with the word that nothing that was under way brought this life down."""
+        cut = msgspec.structs.replace(decode_cut(slot.committed), orderly=True)
+        self.world.group[slot.number] = encode_cut(cut)
 
     def _flush(self) -> None:
         for place, queue in self.queues.items():
@@ -848,7 +874,7 @@ class Cell:
                 folder.older.append(folder.cut)
             folder.cut = slot.snapshot
             if self.stopping:
-                folder.dirty = False
+                self.end_orderly(slot)
         if self.stopping:
             self.ended = True
 
@@ -864,6 +890,10 @@ class Cell:
         for slot in self.slots:
             self.read_log(slot, 1 << 30)
         self.end_epoch()
+
+
+def _decoded(data: bytes | None) -> Cut | None:
+    return decode_cut(data) if data is not None else None
 
 
 def _next(task: Task, **changes: Any) -> Task:
