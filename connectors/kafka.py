@@ -25,9 +25,6 @@ ClientConfig = Mapping[str, Any]
 MAX_MESSAGE_BYTES = 33_554_432
 """32 MiB. Payloads above a far lower limit travel as references; this leaves room for the evidence of a decision."""
 
-MAX_COMMIT_METADATA_BYTES = 4000
-"""A broker takes 4,096 bytes (`offset.metadata.max.bytes`); beyond that it refuses the commit."""
-
 MESSAGE_OVERHEAD_BYTES = 512
 """More than what a record and its batch add to key and value."""
 
@@ -367,67 +364,6 @@ class CheckedProducer:
         # All others the library mends itself, and logs.
         if error.fatal():
             self._error = self._error or f"the producer to {self._brokers} stopped: {error.str()}"
-
-
-class CutBackup:
-    """The cut of every lane, beside the snapshots: one ordinary consumer-group commit with the cut as its metadata.
-
-    - **Unit of parallelism:** one partition; any number in one commit.
-    - **Guarantee:** none on writing: it is sent and a failure is logged, since an older cut is as good as a newer one.
-    - **Replay:** commits an older cut over a newer one, which costs time when it is used and nothing else.
-    """
-
-    def __init__(self, config: ClientConfig, group: str) -> None:
-        self._group = group
-        self._consumer = new_consumer({**config, "on_commit": self._on_commit}, group, committed_only=False)
-
-    def commit_cut(self, cuts: Mapping[TopicPartition, tuple[int, str]]) -> None:
-        """Send cuts on their way: for each partition the offset and the cut as text."""
-        offsets: list[TopicPartition] = []
-        for place, (offset, metadata) in cuts.items():
-            size = len(metadata.encode())
-            if size > MAX_COMMIT_METADATA_BYTES:
-                log.warning("%s: no backup of this cut, %d bytes are too many for a commit", _name(place), size)
-                continue
-            offsets.append(TopicPartition(place.topic, place.partition, offset, metadata))
-        self._consumer.poll(0)
-        if not offsets:
-            return
-        try:
-            self._consumer.commit(offsets=offsets, asynchronous=True)
-        except KafkaException as error:
-            log.warning("group %s: no backup of these cuts: %s", self._group, error.args[0].str())
-
-    def committed_cut(
-        self, places: Sequence[TopicPartition], timeout_s: float = ASK_LIMIT_S
-    ) -> dict[TopicPartition, tuple[int, str]]:
-        """Read back the last cuts of these partitions; one that has none is left out.
-
-        Raises:
-            TryAgainError: the broker does not answer in time.
-        """
-        asked = [TopicPartition(p.topic, p.partition) for p in places]
-        with _named(f"group {self._group}"):
-            found = patiently(lambda left: self._consumer.committed(asked, timeout=left), timeout_s)
-        for place in found:
-            if place.error is not None:
-                raise TryAgainError(f"group {self._group}, {_name(place)}: {place.error.str()}")
-        return {TopicPartition(p.topic, p.partition): (p.offset, p.metadata or "") for p in found if p.offset >= 0}
-
-    def poll(self) -> None:
-        """Serve the answers to earlier commits."""
-        self._consumer.poll(0)
-
-    def close(self) -> None:
-        """Let go of the group."""
-        self._consumer.close()
-
-    def _on_commit(self, error: KafkaError | None, places: list[TopicPartition]) -> None:
-        if error is not None:
-            log.warning("group %s: cuts were not committed: %s", self._group, error.str())
-        for place in places:
-            if place.error is not None:
-                log.warning("group %s, %s: the cut was not committed: %s", self._group, _name(place), place.error.str())
 
 
 class _Quieter(logging.Filter):

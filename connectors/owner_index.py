@@ -50,12 +50,9 @@ class OwnerIndex:
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute("PRAGMA cache_size = -8000")
         self._db.executescript(_SCHEMA)
-        self.was_dirty = bool(self._note("dirty", 0))
-        """The life before did not end gracefully."""
-        self.was_new = self.is_new = self._note("next_offset", -1) < 0
+        self.is_new = self._note("next_offset", -1) < 0
         """Nothing is known of a life before."""
         self.next_offset = max(self._note("next_offset", 0), 0)
-        self._db.execute(_NOTE, ("dirty", 1))
         self._fresh: dict[bytes, Owner] = {}
 
     def _note(self, name: str, default: int) -> int:
@@ -88,17 +85,15 @@ class OwnerIndex:
         self._fresh.clear()
         self.next_offset, self.is_new = next_offset, False
 
-    def rebuild(self, owners: Iterable[tuple[bytes, Owner]], next_offset: int) -> None:
-        """Fill a new index from what is known elsewhere, in log order."""
+    def catch_up(self, owners: Iterable[tuple[bytes, Owner]], next_offset: int) -> None:
+        """Take what is known elsewhere, in log order, of the log from `next_offset` as it was to the new one."""
         self._db.execute("BEGIN")
         self._db.executemany(_KEEP, ((k, o.kafka_topic, o.offset, o.digest) for k, o in owners))
         self._db.execute(_NOTE, ("next_offset", next_offset))
         self._db.execute("COMMIT")
         self.next_offset, self.is_new = next_offset, False
 
-    def close(self, *, clean: bool) -> None:
-        """Let go of the file; say whether the lane ended gracefully."""
-        if clean:
-            self._db.execute(_NOTE, ("dirty", 0))
+    def close(self) -> None:
+        """Let go of the file."""
         self._db.close()
         os.close(self._lock)

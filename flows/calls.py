@@ -55,6 +55,8 @@ class Answered(Struct, frozen=True, gc=False):
     """Which budget kept a call from being asked."""
     cancelled: bool = False
     """The task was cancelled while its calls were under way."""
+    dropped: bool = False
+    """Its lane is another cell's by now: nothing is to be decided of it here."""
 
 
 class RetryPolicy(Struct, frozen=True, gc=False):
@@ -82,6 +84,8 @@ class RunnerParts(Struct, frozen=True, kw_only=True):
     check_s: float = 30.0
     """How long a verifier may take."""
     is_cancelled: Callable[[TaskDescriptor], bool] = lambda _task: False
+    may_ask: Callable[[], bool] = lambda: True
+    """Whether this process may spend calls now: one that was stopped, or cut off, may have lost its lanes."""
     publish: Callable[[Sequence[NodeState]], None] = lambda _states: None
     """Takes the states of all nodes, every two seconds, in the loop's thread."""
     cell: str = ""
@@ -160,6 +164,7 @@ class _Round:
         "calls",
         "cancelled",
         "checks",
+        "dropped",
         "exceeded",
         "in_flight_before",
         "key",
@@ -185,7 +190,7 @@ class _Round:
         self.in_flight_before = 0
         self.checks: Checks | None = None
         self.exceeded = ""
-        self.cancelled = False
+        self.cancelled = self.dropped = False
 
     @property
     def task(self) -> TaskDescriptor:
@@ -294,6 +299,11 @@ class CallRunner:
         """Look at all open rounds: tasks have been cancelled."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._cancel_rounds)
+
+    def drop(self, lane: int) -> None:
+        """Abandon the rounds of a lane that is not this cell's any more; each comes into the outbox, as dropped."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._drop_rounds, lane)
 
     def close(self) -> None:
         """Abandon open calls, close the nodes, end the loop."""
@@ -482,13 +492,23 @@ class CallRunner:
         answers = tuple([a for a in round_.answers if a is not None])
         spent = round_.spent(answers)
         round_.lane.outbox.append(
-            Answered(round_.routed, answers, spent, round_.checks, round_.exceeded, round_.cancelled)
+            Answered(round_.routed, answers, spent, round_.checks, round_.exceeded, round_.cancelled, round_.dropped)
         )
 
     def _cancel_rounds(self) -> None:
         for lane in self._lanes:
             for round_ in list(lane.open):
                 round_.cancelled = self._parts.is_cancelled(round_.task)
+        self._end_cancelled()
+
+    def _drop_rounds(self, number: int) -> None:
+        for lane in self._lanes:
+            for round_ in lane.open:
+                if round_.routed.message.lane == number:
+                    round_.cancelled = round_.dropped = True
+        self._end_cancelled()
+
+    def _end_cancelled(self) -> None:
         for asked in self._under_way:
             if not asked.round.cancelled:
                 continue
@@ -559,6 +579,9 @@ class CallRunner:
             if gate is None or call.model not in gate.breakers:
                 return None, tries, text or "NodeError: the node, or its model, is no longer in the nodes file"
             asked.gate = gate
+            if not self._parts.may_ask():
+                await asyncio.sleep(LOOK_EVERY_S)
+                continue
             try:
                 return await self._try(asked, gate), tries + 1, ""
             except RetiredError:

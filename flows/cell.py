@@ -16,10 +16,12 @@ from confluent_kafka import TopicPartition
 
 from connectors.blobs import BlobStore
 from connectors.cancels import Cancels
+from connectors.cut_commits import CutCommits, Places
 from connectors.embedded import EmbeddedBroker
 from connectors.heads import publish_head
 from connectors.heartbeats import HeartbeatWriter
-from connectors.kafka import CheckedProducer, CutBackup, client_config, preflight
+from connectors.kafka import CheckedProducer, client_config, new_consumer, preflight
+from connectors.lane_group import FixedLanes, LaneGroup
 from connectors.lane_reader import LaneReader, Watermarks
 from connectors.ledger import CallLedger
 from connectors.nodes.registry import NodeRegistry
@@ -44,6 +46,7 @@ from flows.branching import Branching, make_planner
 from flows.budget import Budgets
 from flows.calls import CallRunner, RetryPolicy, RunnerParts
 from flows.lane import Cut, Owner, Sealer, decode_cut, encode_cut, id_key
+from flows.lane_source import LaneParts
 from flows.learning import Learning, Memories
 from flows.outlook import Outlooks
 from flows.overflow import Overflow
@@ -52,10 +55,11 @@ from flows.prompts import Prompts
 from flows.rules import Rules
 from flows.settings import Settings, import_object
 from flows.steps.equivalence import Comparison
-from flows.steps.intake import LaneParts, Reading, Stopping
+from flows.steps.intake import Reading
 from flows.steps.plan import MAX_DECISION_BYTES, Limits, Planner
 from flows.steps.route import PRESUMED_BEST, Router, read_strategy
 from flows.steps.supervise import Supervision
+from flows.stopping import Stopping
 from flows.supervision.health import TopicRecord
 from flows.votes import RELIABILITY
 from one_lake.gate import QualityGate, configurations_of
@@ -70,6 +74,9 @@ log = logging.getLogger(__name__)
 
 INPUTS: Mapping[str, int] = {TASKS_HIGH: 8, TASKS_NEXT: 4, RETRY: 2, TASKS: 1}
 """The inputs of a lane with the share of turns each gets while all have something; none is ever starved."""
+
+FAR_BEHIND = 20_000
+"""So many entries of its log a lane reads in a second or two; beyond, the lake fills its index of ids faster."""
 
 _NO_STATES: Mapping[str, NodeState] = {}
 
@@ -100,7 +107,9 @@ class Cell:
         return LaneParts(
             lanes=lambda: self.connect().topics.lanes,
             connections=self.connect,
+            ownership=lambda: self.connect().ownership,
             reading=self._reading,
+            drop=self._drop,
             inputs=INPUTS,
             results_topic=RESULTS,
             stopping=self.stopping,
@@ -120,6 +129,10 @@ class Cell:
             retry_delay_s=self.settings.retry_delay_s,
             overflow=self.overflow,
         )
+
+    def _drop(self, lane: int) -> None:
+        if self._runner is not None:
+            self._runner.drop(lane)
 
     @cached_property
     def overflow(self) -> Overflow:
@@ -161,6 +174,7 @@ class Cell:
                         check=self.router().check,
                         check_s=settings.verifier_s,
                         is_cancelled=connected.cancels.covers,
+                        may_ask=lambda: connected.ownership.is_sure,
                         publish=connected.heartbeats.publish,
                         cell=cell_name(),
                         silence_s=settings.node_silence_s,
@@ -328,7 +342,6 @@ class _Connected:
         self._signing_key = signing_key(settings.state_dir)
         self.producer = CheckedProducer(self.config, should_stop, idempotent=self.topics.committed_only)
         self._watermarks = Watermarks(self.config)
-        self._backup = CutBackup(self.config, settings.group)
         self.heartbeats = HeartbeatWriter(self.config)
         self.cancels = Cancels(self.reader(DIRECTIVES, 0, 0))
 
@@ -345,53 +358,86 @@ class _Connected:
             sleep_after_s=0.1 if self.topics.committed_only else 0.0,
         )
 
+    @cached_property
+    def _group(self) -> LaneGroup | None:
+        """The group that hands out lanes, unless they are fixed: by hand, or on the embedded broker.
+
+        That one does not notice when a member dies.
+        """
+        settings = self._settings
+        if settings.cell or not self.topics.committed_only:
+            return None
+        name = member_name(settings.state_dir)
+        return LaneGroup(self.config, settings.group, name, RESULTS, settings.drain_s)
+
+    @cached_property
+    def ownership(self) -> LaneGroup | FixedLanes:
+        """Which lanes this cell has."""
+        share, shares = self._settings.cell_share
+        lanes = range(self.topics.lanes)
+        return self._group or FixedLanes([lane for lane in lanes if lane % shares == share - 1])
+
+    @cached_property
+    def _commits(self) -> CutCommits:
+        if self._group is not None:
+            return self._group.commits
+        self._committer = new_consumer(self.config, self._settings.group, committed_only=False)
+        return CutCommits(self._committer, self._settings.group, renews=False)
+
     def owners(self, lane: int) -> OwnerIndex:
-        """Open the index of ids of a lane; a new one is filled from the lake, as far as that goes."""
+        """Open the index of ids of a lane; one that is new, or far behind, takes from the lake what that has."""
         index = OwnerIndex(self._settings.state_dir / f"lane-{lane:04d}.sqlite")
-        if index.is_new:
-            self._rebuild(index, lane)
+        try:
+            self._catch_up(index, lane)
+        except BaseException:
+            index.close()
+            raise
         return index
 
     def lake_writer(self, gate: QualityGate | None = None) -> LakeWriter:
         """Opens the lake for writing."""
         return LakeWriter(self._settings.lake_dir, self._signing_key, self.cluster.cluster_id, gate)
 
-    def _rebuild(self, index: OwnerIndex, lane: int) -> None:
+    def _catch_up(self, index: OwnerIndex, lane: int) -> None:
         lake = self.lake_writer()
         try:
-            version = lake.version(lane)
-            if version >= 0:
-                log.info("lane %d: rebuilding its index of ids from the lake, up to offset %d", lane, version)
+            version, first = lake.version(lane), index.next_offset
+            if version < first + FAR_BEHIND and not index.is_new:
+                return  # the log itself is as quick
+            if version >= first:
+                log.info("lane %d: its index of ids takes from the lake offsets %d to %d", lane, first, version)
 
             def known() -> Iterator[tuple[bytes, Owner]]:
-                for batch in lake.owners(lane):
+                for batch in lake.owners(lane, first):
                     for o in batch:
                         owner = Owner(o.kafka_topic, o.message_offset, o.payload_digest)
                         yield id_key(o.topic, o.logical_id, o.generation), owner
 
-            index.rebuild(known() if version >= 0 else (), version + 1)
+            index.catch_up(known() if version >= first else (), version + 1)
         finally:
             lake.close()
 
-    def log_end(self, lane: int) -> int:
-        """Where the log of a lane ends now."""
-        reader = self.reader(RESULTS, lane, 0)
-        try:
-            return reader.end_offset()
-        finally:
-            reader.close()
-
     def committed_cut(self, lane: int) -> Cut | None:
-        """The cut that was committed last, for a lane without a snapshot."""
+        """The cut that was committed last, by whichever cell."""
         place = TopicPartition(RESULTS, lane)
-        found = self._backup.committed_cut([place]).get(place)
+        found = self._commits.committed_cut([place]).get(place)
         return decode_cut(found[1].encode()) if found is not None and found[1] else None
 
     def commit_cut(self, cut: Cut) -> None:
-        """Commit a cut; its low-waters are the group's offsets, so that the usual tools show the lag."""
-        places = {TopicPartition(name, cut.lane): (topic.low, "") for name, topic in cut.topics.items()}
-        places[TopicPartition(RESULTS, cut.lane)] = (cut.resume_from, encode_cut(cut).decode())
-        self._backup.commit_cut(places)
+        """Commit a cut soon."""
+        self._commits.keep(cut.lane, _places(cut))
+
+    def begin_cut(self, cut: Cut) -> None:
+        """Commit the first cut of a lane's life here, and wait until the broker has it."""
+        self._commits.begin(cut.lane, _places(cut))
+
+    def end_cut(self, cut: Cut) -> None:
+        """Commit the last one, and wait until the broker has it."""
+        self._commits.end(cut.lane, _places(cut))
+
+    def forget_cut(self, lane: int) -> None:
+        """Commit nothing more of a lane."""
+        self._commits.forget(lane)
 
     def is_cancelled(self, task: TaskDescriptor) -> bool:
         """Tell whether a task, or one that it came of, is cancelled."""
@@ -407,7 +453,25 @@ class _Connected:
         self.heartbeats.close()
         self._watermarks.close()
         self.producer.close()
-        self._backup.close()
+        if "_group" in vars(self) and self._group is not None:
+            self._group.close()
+        elif "_commits" in vars(self):
+            self._commits.close()
+            self._committer.close()
+
+
+def _places(cut: Cut) -> Places:
+    """What to commit of a cut: its low-waters are the group's offsets, so that the usual tools show the lag."""
+    places = {TopicPartition(name, cut.lane): (topic.low, "") for name, topic in cut.topics.items()}
+    places[TopicPartition(RESULTS, cut.lane)] = (cut.resume_from, encode_cut(cut).decode())
+    return places
+
+
+def member_name(state_dir: Path) -> str:
+    """Name this cell for good: the same in every life, and another one for every state folder."""
+    path = state_dir / "cell.name"
+    make_once(path, f"{socket.gethostname()}-{secrets.token_hex(4)}\n".encode(), ANYBODY)
+    return path.read_text().strip()
 
 
 def cell_name() -> str:

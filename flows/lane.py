@@ -58,6 +58,8 @@ class Message(Struct, kw_only=True, gc=False):
     verdict: Verdict | None = None
     level: int = 0
     """How it runs after an unclean end; it is told by its mark."""
+    lane: int = 0
+    """Where it was read."""
     body: Any = None
     """What the steps behind need; never looked at here."""
 
@@ -249,7 +251,7 @@ class Lane:
         self._inputs = {name: _Input(topics.get(name), weight) for name, weight in inputs.items()}
         self._owners = owners
         self._follow_from = cut.log if cut else 0
-        self.log_start = min(cut.resume_from, owners.next_offset) if cut else 0
+        self.log_start = log_start(cut, owners)
         self.log_next = self.log_start
         self._span = span
         self._limit = in_flight
@@ -695,6 +697,11 @@ class Lane:
 def encode_cut(cut: Cut) -> bytes:
     """Write a cut down, for a snapshot or a commit."""
     return msgspec.json.encode(cut)
+
+
+def log_start(cut: Cut | None, owners: Owners) -> int:
+    """Say from where a lane reads its log."""
+    return min(cut.resume_from, owners.next_offset) if cut else 0
 
 
 def newest(*cuts: Cut | None) -> Cut | None:

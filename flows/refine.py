@@ -31,19 +31,19 @@ from flows.budget import Budgets, is_unlimited
 from flows.calls import Answered
 from flows.cell import Cell
 from flows.lane import Message
+from flows.lane_source import LaneSource
 from flows.learning import Learning
 from flows.settings import read_settings
 from flows.steps.derive import Derived, derive
 from flows.steps.infer import Inference
-from flows.steps.intake import Decided, Handed, LaneSource, Work, mark_of
+from flows.steps.intake import Decided, Handed, Work, mark_of
 from flows.steps.plan import Planner
 from flows.steps.route import Routed, Router
 from flows.steps.supervise import Supervised, Supervision
 from flows.steps.validate import validate
 from flows.votes import Votes
-from one_lake.output import OneSink
+from one_lake.output import LaneRows, OneSink
 from schemas.errors import tells_errors
-from schemas.one import Row
 from schemas.task import Allowance, encode
 
 X = TypeVar("X")
@@ -145,7 +145,7 @@ def refine_flow(
     lanes_source: Source[tuple[str, Handed | Decided]],
     results: Sink[tuple[str, list[Outgoing]]],
     follow_ups: Sink[tuple[str, list[Outgoing]]],
-    one: Sink[tuple[str, list[Row]]],
+    one: Sink[tuple[str, LaneRows]],
 ) -> Dataflow:
     """Build the flow. Every item is a batch of one lane, since the cost of a step is by the item.
 
@@ -175,7 +175,7 @@ def refine_flow(
     derived = op.map_value("derive", decided, steps.derive)
     # (lane, Derived)
     op.output("follow_ups", op.map_value("messages", derived, lambda d: d.messages), follow_ups)
-    op.output("one", op.map_value("rows", derived, lambda d: d.rows), one)
+    op.output("one", op.map_value("rows", derived, lambda d: LaneRows(d.lane, d.rows, d.begins)), one)
     return flow
 
 

@@ -44,6 +44,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Positive, Meta(description="replicas of each Kafka topic, where they have to be created")
     ] = 1
     group: Annotated[str, Meta(description="consumer group in which cuts are committed")] = "aureon"
+    cell: Annotated[
+        str,
+        Meta(description="fixed lanes, i/n: of n cells this is number i; empty: on Kafka the group hands them out"),
+    ] = ""
     workers: Annotated[Positive, Meta(description="worker threads of this cell")] = 1
     snapshot_s: Annotated[Positive, Meta(description="seconds between snapshots and commits to the lake")] = 2
 
@@ -158,6 +162,20 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def broker_dir(self) -> Path:
         """The folder of the embedded broker."""
         return Path(self.home) / "broker"
+
+    @property
+    def cell_share(self) -> tuple[int, int]:
+        """`cell`, taken apart: which one this is, from 1 on, and of how many; the only one where it is empty.
+
+        Raises:
+            RefusedError: it is something else.
+        """
+        if not self.cell:
+            return 1, 1
+        share, _, shares = self.cell.partition("/")
+        if not (share.isdecimal() and shares.isdecimal() and 1 <= int(share) <= int(shares)):
+            raise RefusedError(f"{PREFIX}CELL={self.cell!r}: expected i/n, such as 2/3 for the second of three cells")
+        return int(share), int(shares)
 
     def budget(self, name: str) -> Allowance:
         """Read `task_budget`, `root_budget` or `day_budget`.

@@ -8,7 +8,7 @@ rows of that commit went, and they go there again.
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from msgspec import Struct
@@ -50,7 +50,7 @@ class Gating:
 
     Args:
         judge: judges a batch of records.
-        routes: tells what the lake holds of a lane; asked once a lane.
+        routes: tells what the lake holds of a lane; asked when its first row comes.
         alert: told what is to be said of a batch.
     """
 
@@ -64,7 +64,7 @@ class Gating:
         self._routes_of = routes
         self._alert = alert
         self._routes: dict[int, Routes] = {}
-        self._waiting: list[tuple[Ended, RoundRow | None]] = []
+        self._waiting: list[_Waiting] = []
         self._judged: deque[Future[list[Ended]]] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="lake-gate")
 
@@ -76,9 +76,13 @@ class Gating:
             if routes is None:
                 routes = self._routes[row.lane] = self._routes_of(row.lane)
             if row.decision_offset > routes.rounds:
-                self._waiting.append((row, of_round.get((row.lane, row.decision_offset))))
+                self._waiting.append(_Waiting(row, of_round.get((row.lane, row.decision_offset)), routes))
         if len(self._waiting) >= BATCH:
             self._submit()
+
+    def forget(self, lane: int) -> None:
+        """Ask anew what the lake holds of a lane."""
+        self._routes.pop(lane, None)
 
     def judged(self) -> list[Ended]:
         """What was judged by now."""
@@ -105,24 +109,32 @@ class Gating:
         rows, self._waiting = self._waiting, []
         self._judged.append(self._thread.submit(self._settle, rows))
 
-    def _settle(self, rows: list[tuple[Ended, RoundRow | None]]) -> list[Ended]:
-        records = [row for row, _ in rows if isinstance(row, Record)]
+    def _settle(self, rows: "list[_Waiting]") -> list[Ended]:
+        records = [each.row for each in rows if isinstance(each.row, Record)]
         refused: dict[tuple[int, int], str] = {}
         if records:
             judged = self._judge(record_batch(Record, encode_rows(records)))
             refused = {_place(records[each.row]): each.expectation for each in judged.refused}
             for alert in judged.alerts:
                 self._alert(alert)
-        return [self._route(row, round_row, refused) for row, round_row in rows]
+        return [_routed(each, refused) for each in rows]
 
-    def _route(self, row: Ended, round_row: RoundRow | None, refused: dict[tuple[int, int], str]) -> Ended:
-        if not isinstance(row, Record):
-            return row
-        settled = self._routes[row.lane].goes_where_it_went(row.decision_offset)
-        failed = refused.get(_place(row))
-        if settled or (settled is None and failed is None):
-            return row
-        return _as_dead_letter(row, round_row, failed or "an expectation that is none any more")
+
+class _Waiting(NamedTuple):
+    row: Ended
+    round_row: RoundRow | None
+    routes: Routes
+
+
+def _routed(waiting: _Waiting, refused: dict[tuple[int, int], str]) -> Ended:
+    row = waiting.row
+    if not isinstance(row, Record):
+        return row
+    settled = waiting.routes.goes_where_it_went(row.decision_offset)
+    failed = refused.get(_place(row))
+    if settled or (settled is None and failed is None):
+        return row
+    return _as_dead_letter(row, waiting.round_row, failed or "an expectation that is none any more")
 
 
 def _place(row: Any) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+from msgspec import Struct
 
 from one_lake.sink import LakeWriter
 from schemas.errors import tells_errors
@@ -10,8 +11,17 @@ from schemas.head import Head
 from schemas.one import Row
 
 
+class LaneRows(Struct, frozen=True, gc=False):
+    """Rows of one lane, in the order of their decisions."""
+
+    lane: int
+    rows: list[Row]
+    begins: bool = False
+    """The lane comes to this process; others may have written of it since it was last here."""
+
+
 @tells_errors
-class OneSink(FixedPartitionedSink[list[Row], None]):
+class OneSink(FixedPartitionedSink[LaneRows, None]):
     """Writes rows into ONE.
 
     Unit of parallelism: the cell, so that all its lanes share one commit a table. Guarantee: at the end of an epoch
@@ -45,15 +55,17 @@ class OneSink(FixedPartitionedSink[list[Row], None]):
 
 
 @tells_errors
-class _OnePartition(StatefulSinkPartition[list[Row], None]):
+class _OnePartition(StatefulSinkPartition[LaneRows, None]):
     def __init__(self, writer: LakeWriter, publish: Callable[[Head], None]) -> None:
         self._writer = writer
         self._publish = publish
 
-    def write_batch(self, values: list[list[Row]]) -> None:
+    def write_batch(self, values: list[LaneRows]) -> None:
         """Stage rows."""
-        for rows in values:
-            self._writer.add(rows)
+        for of_lane in values:
+            if of_lane.begins:
+                self._writer.begin(of_lane.lane)
+            self._writer.add(of_lane.rows)
 
     def snapshot(self) -> None:
         """The end of an epoch: commit."""

@@ -85,6 +85,11 @@ class LakeWriter:
         self._gating = None if gate is None else Gating(gate.judge, self._routes, _alert)
         self._failed: Exception | None = None
 
+    def begin(self, lane: int) -> None:
+        """Look anew at what the lake holds of a lane, before its next rows: others may have written of it."""
+        if self._gating is not None:
+            self._gating.forget(lane)
+
     def add(self, rows: Iterable[Row]) -> None:
         """Take rows of any tables; they are encoded and staged while the epoch goes on.
 
@@ -136,14 +141,14 @@ class LakeWriter:
         with self._closing_on_error():
             return self._rounds.version(lane)
 
-    def owners(self, lane: int, rows_per_batch: int = 10_000) -> Iterator[list[Owner]]:
-        """The owners of all ids of a lane in decision order, up to the `version` last asked for.
+    def owners(self, lane: int, first: int = 0, rows_per_batch: int = 10_000) -> Iterator[list[Owner]]:
+        """The owners of ids of a lane in decision order, from one decision to the `version` last asked for.
 
         Memory is bounded: DuckDB sorts, on disk if need be.
         """
         with self._closing_on_error():
             rows = self._rounds.rows()
-        return _owners(rows, self._cluster, lane, rows_per_batch)
+        return _owners(rows, self._cluster, lane, first, rows_per_batch)
 
     def close(self) -> None:
         """Let go of the threads, and of what was added and not flushed."""
@@ -441,12 +446,12 @@ def taken(cluster: str, lane: int) -> str:
 _OF_LANE = "lane = $lane AND coalesce(cluster, $cluster) = $cluster"
 
 
-def _owners(rows: str, cluster: str, lane: int, rows_per_batch: int) -> Iterator[list[Owner]]:
+def _owners(rows: str, cluster: str, lane: int, first: int, rows_per_batch: int) -> Iterator[list[Owner]]:
     with session() as connection:
         connection.execute(
             f"SELECT {', '.join(Owner._fields)} FROM ({rows}) "  # noqa: S608 - names of this module
-            f"WHERE {_OF_LANE} AND introduces ORDER BY decision_offset",
-            {"lane": lane, "cluster": cluster},
+            f"WHERE {_OF_LANE} AND decision_offset >= $first AND introduces ORDER BY decision_offset",
+            {"lane": lane, "cluster": cluster, "first": first},
         )
         while found := connection.fetchmany(rows_per_batch):
             yield list(map(Owner._make, found))

@@ -35,6 +35,9 @@ class Derived(Struct, frozen=True, gc=False):
 
     messages: list[Outgoing]
     rows: list[Row]
+    lane: int
+    begins: bool
+    """The lane comes to this process with it."""
 
 
 class Entry(Struct, frozen=True, gc=False):
@@ -58,7 +61,7 @@ def derive(decided: Decided, sealer: Sealer, cluster: str) -> Derived:
         if decision.kind is DecisionKind.DEAD:
             messages.append(_dead_letter(lane, offset, decision))
         _rows(Entry(cluster, lane, offset, decision, decision_hash), rows)
-    return Derived(messages, rows)
+    return Derived(messages, rows, lane, decided.begins)
 
 
 def _message(

@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from bytewax.operators import StatefulBatchLogic
 
 from flows.calls import Answered, CallRunner
-from flows.steps.intake import Stopping
 from flows.steps.route import Routed
+from flows.stopping import Stopping
 from schemas.errors import tells_errors
 
 DRAIN_EVERY = timedelta(milliseconds=2)
@@ -63,7 +63,7 @@ class Inference(StatefulBatchLogic[list[Routed], list[Answered], None]):
         outbox = self._lane.outbox
         finished = len(outbox)
         self._open -= finished
-        done.extend([outbox.popleft() for _ in range(finished)])
+        done.extend([answered for _ in range(finished) if not (answered := outbox.popleft()).dropped])
         if self._stopping.drained:
             done = []  # the lanes are reading their logs to the end; a decision from now on would come too late
         return ([done] if done else ()), StatefulBatchLogic.RETAIN

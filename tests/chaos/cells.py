@@ -36,7 +36,8 @@ class CrashingCell:
         self._states = 0
         # a process that a library brings down says where
         told = {"AUREON_HOME": str(home), "PYTHONFAULTHANDLER": "1"}
-        self._environment = {**os.environ, "AUREON_GATE": "off", **environment, **told}
+        # all lanes by hand: shapes change from life to life, and of a frozen one a copy goes on
+        self._environment = {**os.environ, "AUREON_GATE": "off", "AUREON_CELL": "1/1", **environment, **told}
         self.processes: list[subprocess.Popen[bytes]] = []
         self.log = (home / "cell.log").open("ab")
 

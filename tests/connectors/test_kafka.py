@@ -16,7 +16,6 @@ from connectors import lane_reader
 from connectors.kafka import (
     MAX_MESSAGE_BYTES,
     CheckedProducer,
-    CutBackup,
     admin_client,
     client_config,
     preflight,
@@ -24,7 +23,7 @@ from connectors.kafka import (
 )
 from connectors.lane_reader import LaneReader, Watermarks
 from connectors.topics import RESULTS, TASKS, Topics, ensure_topics
-from schemas.errors import BadRecordError, LogMismatchError, OutcomeUnknownError, RefusedError, TryAgainError
+from schemas.errors import BadRecordError, LogMismatchError, OutcomeUnknownError, RefusedError
 from tests.brokers import Broker
 
 
@@ -354,54 +353,6 @@ def test_flush_without_a_broker_ends_when_asked_to_or_at_its_limit(
         impatient.flush()
     assert time.monotonic() - began < 5
     impatient.close()
-
-
-def test_cut_comes_back_from_the_group_as_it_was_committed(own_broker: Broker, topics: Topics) -> None:
-    """Offset and text, for those that have one; also after the broker was started anew."""
-    places = [TopicPartition(RESULTS, lane) for lane in range(2)]
-    backup = CutBackup(client_config(own_broker.brokers), "aureon")
-    assert backup.committed_cut(places) == {}
-    backup.commit_cut({places[0]: (5, "old")})
-    backup.commit_cut({places[0]: (7, '{"cut":"é' + "x" * 3900 + '"}')})
-
-    def arrived() -> bool:
-        backup.poll()
-        return bool(backup.committed_cut(places).get(places[0], (0, ""))[0] == 7)
-
-    wait_until(arrived)
-    own_broker.restart()
-    assert backup.committed_cut(places, 30) == {places[0]: (7, '{"cut":"é' + "x" * 3900 + '"}')}
-    backup.close()
-
-
-def test_cut_that_is_too_long_is_left_out_and_logged(
-    own_broker: Broker, topics: Topics, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A broker would refuse the whole commit, and with it the other lanes'."""
-    places = [TopicPartition(RESULTS, lane) for lane in range(2)]
-    backup = CutBackup(client_config(own_broker.brokers), "aureon")
-    with caplog.at_level(logging.WARNING):
-        backup.commit_cut({places[0]: (5, "x" * 5000), places[1]: (6, "short")})
-    assert "tasks.results[0]: no backup of this cut, 5000 bytes" in caplog.text
-    wait_until(lambda: backup.committed_cut(places) == {places[1]: (6, "short")})
-    backup.close()
-
-
-def test_commit_without_a_broker_is_logged_and_does_no_harm(
-    own_broker: Broker, topics: Topics, caplog: pytest.LogCaptureFixture
-) -> None:
-    """An older cut is as good as a newer one."""
-    place = TopicPartition(RESULTS, 0)
-    backup = CutBackup(client_config(own_broker.brokers), "aureon")
-    backup.commit_cut({place: (5, "kept")})
-    wait_until(lambda: backup.committed_cut([place]))
-    own_broker.stop()
-    backup.commit_cut({place: (6, "lost")})
-    with pytest.raises(TryAgainError, match="group aureon"):
-        backup.committed_cut([place], 1)
-    own_broker.start()
-    wait_until(lambda: backup.committed_cut([place], 10)[place][0] in (5, 6))
-    backup.close()
 
 
 def test_complaints_of_the_library_are_logged_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:

@@ -15,20 +15,17 @@ ONE, TWO = Owner("tasks.global", 1, "x"), Owner("tasks.global", 2, "y")
 def test_what_was_flushed_is_there_after_a_crash_and_what_was_not_is_not(tmp_path: Path) -> None:
     """The index says for which part of the log it stands."""
     index = OwnerIndex(tmp_path / "i.sqlite")
-    assert (index.was_new, index.was_dirty, index.next_offset) == (True, False, 0)
+    assert (index.is_new, index.next_offset) == (True, 0)
     index.put(A, ONE)
     index.flush(5)
     index.put(B, TWO)
     assert index.get(B) == TWO
-    index.close(clean=False)
+    index.close()
     again = OwnerIndex(tmp_path / "i.sqlite")
-    assert (again.was_new, again.was_dirty, again.next_offset) == (False, True, 5)
+    assert (again.is_new, again.next_offset) == (False, 5)
     assert again.get(A) == ONE
     assert again.get(B) is None
-    again.close(clean=True)
-    last = OwnerIndex(tmp_path / "i.sqlite")
-    assert not last.was_dirty
-    last.close(clean=True)
+    again.close()
 
 
 def test_the_first_owner_stays(tmp_path: Path) -> None:
@@ -39,10 +36,10 @@ def test_the_first_owner_stays(tmp_path: Path) -> None:
     index.put(A, TWO)
     index.flush(3)
     assert index.next_offset == 5
-    index.close(clean=True)
+    index.close()
     again = OwnerIndex(tmp_path / "i.sqlite")
     assert again.get(A) == ONE
-    again.close(clean=True)
+    again.close()
 
 
 def test_two_processes_never_share_a_lane(tmp_path: Path) -> None:
@@ -50,12 +47,14 @@ def test_two_processes_never_share_a_lane(tmp_path: Path) -> None:
     index = OwnerIndex(tmp_path / "i.sqlite")
     with pytest.raises(RefusedError, match="its own state folder"):
         OwnerIndex(tmp_path / "i.sqlite")
-    index.close(clean=True)
+    index.close()
 
 
-def test_an_index_is_filled_from_elsewhere(tmp_path: Path) -> None:
-    """In log order; the first one owns."""
+def test_an_index_takes_from_elsewhere_what_it_lacks(tmp_path: Path) -> None:
+    """In log order; the first one owns, and what it has stays."""
     index = OwnerIndex(tmp_path / "i.sqlite")
-    index.rebuild(iter([(A, ONE), (A, TWO), (B, TWO)]), 9)
+    index.catch_up(iter([(A, ONE), (A, TWO)]), 4)
+    assert (index.get(A), index.next_offset) == (ONE, 4)
+    index.catch_up(iter([(A, TWO), (B, TWO)]), 9)
     assert (index.get(A), index.get(B), index.next_offset) == (ONE, TWO, 9)
-    index.close(clean=True)
+    index.close()

@@ -363,7 +363,8 @@ class Redriver:
             return True
         if task.cause is None:
             return False
-        cause = self.world.logs[task.cause[0]][task.cause[1]]
+        log, offset = self.world.logs[task.cause[0]], task.cause[1]
+        cause = log[offset] if offset < len(log) else None  # it may be forged
         return cause is not None and cause.kind in {NEXT_ROUND, RETRIED}
 
 

@@ -1,0 +1,105 @@
+"""Cuts in the consumer group, on a broker that comes and goes."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from confluent_kafka import TopicPartition
+
+from connectors.cut_commits import CutCommits
+from connectors.kafka import client_config, new_consumer
+from connectors.topics import RESULTS, ensure_topics
+from schemas.errors import TryAgainError
+from tests.brokers import Broker
+
+FIRST, SECOND = TopicPartition(RESULTS, 0), TopicPartition(RESULTS, 1)
+
+
+@contextmanager
+def commits_on(broker: Broker, *, renews: bool = False) -> Iterator[CutCommits]:
+    """Commit for a group without members."""
+    consumer = new_consumer(client_config(broker.brokers), "aureon", committed_only=False)
+    commits = CutCommits(consumer, "aureon", renews=renews)
+    yield commits
+    commits.close()
+    consumer.close()
+
+
+def wait_until(condition: Callable[[], object], limit_s: float = 30.0) -> None:
+    """Wait for something to become true, or fail."""
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def test_cut_comes_back_from_the_group_as_it_was_committed(own_broker: Broker) -> None:
+    """Offset and text, for those that have one; also after the broker was started anew."""
+    ensure_topics(client_config(own_broker.brokers), 2)
+    long = '{"cut":"é' + "x" * 3900 + '"}'
+    with commits_on(own_broker) as commits:
+        assert commits.committed_cut([FIRST, SECOND]) == {}
+
+        commits.begin(0, {FIRST: (5, "old")})
+        assert commits.committed_cut([FIRST, SECOND]) == {FIRST: (5, "old")}
+
+        commits.keep(0, {FIRST: (7, long)})
+        wait_until(lambda: commits.committed_cut([FIRST]).get(FIRST) == (7, long))
+        own_broker.restart()
+        assert commits.committed_cut([FIRST, SECOND], 30) == {FIRST: (7, long)}
+
+
+def test_nothing_of_a_lane_is_committed_after_its_end(own_broker: Broker) -> None:
+    """Whoever has it next has the last word."""
+    ensure_topics(client_config(own_broker.brokers), 2)
+    with commits_on(own_broker, renews=True) as mine, commits_on(own_broker) as others:
+        mine.begin(0, {FIRST: (5, "mine")})
+        mine.keep(0, {FIRST: (6, "mine, later")})
+        mine.end(0, {FIRST: (7, "the end")})
+        assert others.committed_cut([FIRST]) == {FIRST: (7, "the end")}
+
+        others.begin(0, {FIRST: (8, "theirs")})
+        time.sleep(2.5)
+        assert others.committed_cut([FIRST]) == {FIRST: (8, "theirs")}
+
+
+def test_who_renews_is_confirmed_again_and_again(own_broker: Broker) -> None:
+    """As long as the broker answers, and no longer."""
+    ensure_topics(client_config(own_broker.brokers), 2)
+    with commits_on(own_broker, renews=True) as commits:
+        assert commits.confirmed_at < 0
+        commits.begin(0, {FIRST: (5, "cut")})
+        first = commits.confirmed_at
+        wait_until(lambda: commits.confirmed_at > first + 1)
+
+        own_broker.stop()
+        stopped = time.monotonic()
+        time.sleep(3)
+        assert commits.confirmed_at < stopped
+        own_broker.start()
+        wait_until(lambda: commits.confirmed_at > stopped)
+
+
+def test_cut_that_is_too_long_is_left_out_and_logged(own_broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    """A broker would refuse the whole commit, and with it the other lanes'."""
+    ensure_topics(client_config(own_broker.brokers), 2)
+    with commits_on(own_broker) as commits:
+        with caplog.at_level(logging.WARNING):
+            commits.keep(0, {FIRST: (5, "x" * 5000), SECOND: (6, "short")})
+        assert "tasks.results[0]: no backup of this cut, 5000 bytes" in caplog.text
+        wait_until(lambda: commits.committed_cut([FIRST, SECOND]) == {SECOND: (6, "short")})
+
+
+def test_commit_without_a_broker_does_no_harm(own_broker: Broker) -> None:
+    """An older cut is as good as a newer one."""
+    ensure_topics(client_config(own_broker.brokers), 2)
+    with commits_on(own_broker) as commits:
+        commits.begin(0, {FIRST: (5, "kept")})
+        own_broker.stop()
+        commits.keep(0, {FIRST: (6, "later")})
+        with pytest.raises(TryAgainError, match="group aureon"):
+            commits.committed_cut([FIRST], 1)
+        own_broker.start()
+        wait_until(lambda: commits.committed_cut([FIRST], 10)[FIRST][0] == 6)
