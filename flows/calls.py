@@ -23,6 +23,7 @@ from connectors.ledger import Begun, CallLedger, CallName, Charge, Ended, Past, 
 from connectors.nodes import NodeError
 from flows.budget import NOTHING, UNLIMITED, Budgets, Purse, Spent, expected, is_unlimited
 from flows.checks import Checking, Checks
+from flows.fair import FairQueue
 from flows.gate import SLOWER_BY_S, NodeGate, RetiredError
 from flows.node_watch import Nodes, NodeWatch
 from flows.steps.intake import Work
@@ -223,8 +224,8 @@ class CallRunner:
         """Those that have asked anything."""
         self._days: dict[int, _Day] = {}
         """By lane."""
-        self._to_ask: deque[_Asked] = deque()
-        """Those that no worker has taken yet."""
+        self._to_ask: FairQueue[_Asked] = FairQueue()
+        """Those that no worker has taken yet; some thousands come at once, which takes a while."""
         self._worker_comes = False
         """One is about to look what there is to ask."""
         self._under_way: set[_Asked] = set()
@@ -412,7 +413,7 @@ class CallRunner:
             self._ledger.reused += 1
             self._take(round_, place, known)
             return
-        self._to_ask.append(_Asked(round_, place, call))
+        self._to_ask.put(call.topic, _Asked(round_, place, call))
         self._call_worker()
         if not self._looking:
             self._looking = True
@@ -432,8 +433,7 @@ class CallRunner:
         self._worker_comes = False
         me = asyncio.current_task()
         assert me is not None  # noqa: S101 - it runs in one
-        while self._to_ask and not self._ending:
-            asked = self._to_ask.popleft()
+        while not self._ending and (asked := self._to_ask.take()) is not None:
             if asked.round.cancelled:
                 continue
             if self._to_ask:
@@ -655,7 +655,8 @@ class CallRunner:
             _Refused: there is none to be had.
         """
         try:
-            return await gate.enter(asked.call.model, partial(self._others_wait, asked.round, asked.place))
+            call, others_wait = asked.call, partial(self._others_wait, asked.round, asked.place)
+            return await gate.enter(call.topic, call.model, others_wait)
         except RetiredError:
             raise
         except NodeError as error:

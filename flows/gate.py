@@ -1,5 +1,8 @@
 """The gate of one node: which calls may go in now, which wait, and which are told to go elsewhere.
 
+Topics take turns at its seats, so that a call of one that asks little does not wait behind hundreds of one that asks a
+lot. Priorities count where tasks are handed out, and not here.
+
 It belongs to the event loop that the calls run on, and tells the time by `time.monotonic`.
 """
 
@@ -9,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 
 from connectors.nodes import NodeError
+from flows.fair import FairQueue
 from flows.health import AdaptiveLimit, Breaker, Meter
 from schemas.node import NodeCapabilities, NodeHealth, NodeState
 
@@ -74,7 +78,7 @@ class NodeGate:
         self._cell = cell
         self._silence_s = silence_s
         self._quiet_until = 0.0
-        self._waiting: deque[asyncio.Future[bool]] = deque()
+        self._waiting: FairQueue[asyncio.Future[bool]] = FairQueue()
         self._turned = self._heard
         """When a seat was last given back, or the last free one taken."""
         self._blocked: deque[_Blocked] = deque()
@@ -98,9 +102,10 @@ class NodeGate:
         if self.active >= self.limit.value:
             self._turned = time.monotonic()
 
-    def wait_s(self, now: float) -> float:
-        """Say how long a call would wait for a seat: as many turns as calls wait, each as long as one usually takes.
+    def wait_s(self, now: float, topic: str | None = None) -> float:
+        """Say how long a call of a topic would wait for a seat: as many turns as go before it, each as long as usual.
 
+        Without a topic it is one that comes after all that wait.
         Of a node that has given no seat back for longer than that, each turn is taken to be as long as it is by now.
         One that has asked to be left alone is not asked before.
         """
@@ -108,12 +113,14 @@ class NodeGate:
         if self.active < self.limit.value:
             return quiet_s
         turn_s = max(self.meter.usual_latency_s / self.limit.value, now - self._turned)
-        return max(quiet_s, (len(self._waiting) + 1) * turn_s)
+        ahead = len(self._waiting) if topic is None else self._waiting.ahead(topic)
+        return max(quiet_s, (ahead + 1) * turn_s)
 
-    async def enter(self, model: str, others_wait: Callable[[], float | None]) -> bool:
+    async def enter(self, topic: str, model: str, others_wait: Callable[[], float | None]) -> bool:
         """Wait for a seat.
 
         Args:
+            topic: of the call.
             model: which model is to be asked.
             others_wait: tells how long the round waits for its other calls, in seconds; None where nobody else can
                 serve it.
@@ -152,32 +159,33 @@ class NodeGate:
                 self._quiet_until = 0.0
                 self._sit()
                 return False
-            elif await self._queue(now, others_wait):
+            elif await self._queue(topic, now, others_wait):
                 return False
 
-    async def _queue(self, now: float, others_wait: Callable[[], float | None]) -> bool:
+    async def _queue(self, topic: str, now: float, others_wait: Callable[[], float | None]) -> bool:
         """Wait in the queue; True with a seat, False to look anew."""
         self.limit.reached()
-        wait_s = self.wait_s(now)
+        wait_s = self.wait_s(now, topic)
         if wait_s > SLOWER_BY_S:
             others_s = others_wait()
             if others_s is not None and is_far_slower(wait_s, others_s):
-                raise UnavailableError(f"{len(self._waiting)} calls wait for it, and others serve sooner")
+                raise UnavailableError(f"{self._waiting.ahead(topic)} calls go before it, and others serve sooner")
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
+        self._waiting.put(topic, future)
         try:
             return await future
         except asyncio.CancelledError:
-            if future.done() and not future.cancelled() and future.result():
+            if future.cancelled():  # calls that were given up are to take no turns of their topic
+                self._waiting.discard(topic, future)
+            elif future.done() and future.result():
                 self.leave()
             raise
 
     def leave(self) -> None:
-        """Give a seat back, to whoever waits longest."""
+        """Give a seat back, to whose turn it is."""
         self._turned = time.monotonic()
         if self.active <= self.limit.value:
-            while self._waiting:
-                future = self._waiting.popleft()
+            while (future := self._waiting.take()) is not None:
                 if not future.done():
                     future.set_result(True)
                     return
@@ -257,16 +265,15 @@ class NodeGate:
 
     def _let_in(self) -> None:
         """Fill the seats that a higher limit has made."""
-        while self._waiting and self.active < self.limit.value:
-            future = self._waiting.popleft()
+        while self.active < self.limit.value and (future := self._waiting.take()) is not None:
             if not future.done():
                 self._sit()
                 future.set_result(True)
 
     def look_anew(self) -> None:
         """Those that wait for a seat are to see whether they still should."""
-        waiting, self._waiting = self._waiting, deque()
-        for future in waiting:
+        waiting, self._waiting = self._waiting, FairQueue()
+        while (future := waiting.take()) is not None:
             if not future.done():
                 future.set_result(False)
 

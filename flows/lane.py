@@ -10,18 +10,23 @@ A lane is partition number *p* of several input Kafka topics and of one log, `ta
 
 Entries for which `log` answers True are the winning decisions: all that follows from them is to be delivered. To
 resume is to build a new lane from a cut and to start at 1; an older cut is as good as a newer one.
+
+What goes next: the inputs take turns by their weights. In each, the more urgent goes before the less urgent, whatever
+its topic, and at one priority the topics take turns. No topic gets all the places that there are (`SHARE`): those kept
+for others are theirs even where they are less urgent.
 """
 
 import hashlib
 import hmac
+from bisect import insort
 from collections import deque
-from collections.abc import Mapping
-from heapq import heappop, heappush
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
 import msgspec
 from msgspec import Struct
 
+from flows.fair import FairQueue
 from schemas.decision import DecisionKind
 from schemas.errors import LogMismatchError
 
@@ -32,6 +37,10 @@ was under way at another unclean end goes a level up; above the last one it is d
 not counted: a process that was thought dead and its successor both mark what they hand out."""
 FEW = 32
 """So many run apart at a time. One by one, a window of innocent messages would take hours after two kills in a row."""
+SHARE = 8
+"""A topic takes another place only while it has at most so many times what is free. One alone gets 8 of 9, and another
+that comes finds a place at once, however long the calls of the first take. Switches share their memory among ports in
+this way (Choudhury and Hahne, Dynamic Queue Length Thresholds, 1998)."""
 
 CauseName = tuple[int, int, int]
 """(lane, offset of the decision, index among what follows from it)."""
@@ -45,6 +54,8 @@ class Message(Struct, kw_only=True, gc=False):
     kafka_topic: str
     offset: int
     task_id: str
+    topic: str = ""
+    """Topics take turns; those that are no task take theirs together, as one more."""
     cause: CauseName | None = None
     key: bytes | None = None
     """Digest of (topic, logical id, generation) where the message introduces the id here, else None."""
@@ -179,6 +190,41 @@ REDRIVE = "redrive"
 """What a seal says instead of a Kafka topic where it is that of a redrive."""
 
 
+class _Ready:
+    """Messages of an input that may be handed out."""
+
+    __slots__ = ("_levels", "_priorities")
+
+    def __init__(self) -> None:
+        self._levels: dict[int, FairQueue[Message]] = {}  # by priority; none is empty
+        self._priorities: list[int] = []  # the same, the most urgent first
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._priorities)
+
+    def put(self, message: Message) -> None:
+        """Add one."""
+        priority = message.priority
+        level = self._levels.get(priority)
+        if level is None:
+            level = self._levels[priority] = FairQueue()
+            insort(self._priorities, priority)
+        level.put(message.topic, message)
+
+    def take(self, may_go: Callable[[str], bool]) -> Message | None:
+        """Take the next one of a topic that may go."""
+        for priority in self._priorities:
+            level = self._levels[priority]
+            message = level.take(may_go)
+            if message is not None:
+                if not level:
+                    del self._levels[priority]
+                    self._priorities.remove(priority)
+                return message
+        return None
+
+
 class _Input:
     """One input Kafka topic of the lane."""
 
@@ -210,7 +256,7 @@ class _Input:
         self.done: set[int] = set()  # duplicates: they count as decided
         self.window: deque[Message] = deque()  # all messages read at or above the low-water, in order
         self.delayed: deque[Message] = deque()  # not due yet
-        self.ready: list[tuple[int, int, Message]] = []  # a heap by priority, then offset
+        self.ready = _Ready()
         self.held = 0  # bytes in the window
         self.stride = 1.0 / weight
         self.turn = 0.0
@@ -260,6 +306,7 @@ class Lane:
 
         self._waiting: dict[bytes, list[Message]] = {}  # ids under way -> doubles that wait
         self._under_way: dict[tuple[str, int], Message] = {}
+        self._places: dict[str, int] = {}  # topic -> how many of its messages are under way or wait for their mark
         self._turn = 0.0
 
         self._unclean = unclean
@@ -400,6 +447,7 @@ class Lane:
         if self._lone == name:
             self._lone = None
         if self._under_way.pop(name, None) is not None:
+            self._give_back(message.topic)
             self._offer(message)
 
     def _double(self, message: Message, owner: Owner) -> None:
@@ -445,9 +493,10 @@ class Lane:
         self._band.discard(name)
         if self._lone == name:
             self._lone = None
-        self._under_way.pop(name, None)
         self._marks.pop(name, None)
-        self._marking.pop(name, None)
+        message = self._under_way.pop(name, None) or self._marking.pop(name, None)
+        if message is not None:
+            self._give_back(message.topic)
 
     def _advance(self, source: _Input) -> None:
         """Raise the low-water over all that is decided; nothing is passed that was not read."""
@@ -482,11 +531,11 @@ class Lane:
         return self._inputs[kafka_topic].next
 
     def room(self, kafka_topic: str) -> int:
-        """How many messages may be read now."""
+        """How many messages may be read now: all that the window holds, so that the topics in it can take turns."""
         source = self._inputs[kafka_topic]
         if not self._reading or source.held >= self._window_bytes:
             return 0
-        return max(0, min(source.low + self._span - source.next, self._limit - len(source.ready)))
+        return max(0, source.low + self._span - source.next)
 
     def read(self, message: Message) -> None:
         """Take in one message of an input; each Kafka topic in the order of its offsets.
@@ -567,7 +616,7 @@ class Lane:
         source = self._inputs[message.kafka_topic]
         if not source.ready:
             source.turn = max(source.turn, self._turn)
-        heappush(source.ready, (message.priority, message.offset, message))
+        source.ready.put(message)
 
     # -- handing out -----------------------------------------------------------------------------------------------
 
@@ -593,16 +642,14 @@ class Lane:
                 self._next_few(marks)
             return handed, marks
         room = self._limit - len(self._under_way) - len(self._marking)
-        while room > 0:
-            source: _Input | None = None
-            for one in self._inputs.values():  # `min` with a key nearly doubles what this method costs
-                if one.ready and (source is None or one.turn < source.turn):
-                    source = one
-            if source is None:
-                break
-            self._turn = source.turn
-            source.turn += source.stride
-            message = heappop(source.ready)[2]
+        places = self._places
+
+        def may_go(topic: str) -> bool:
+            return places.get(topic, 0) <= SHARE * room
+
+        inputs = [source for source in self._inputs.values() if source.ready]
+        while room > 0 and (message := self._next(inputs, may_go)) is not None:
+            source = self._inputs[message.kafka_topic]
             if self._is_settled(source, message):
                 continue
             name = (message.kafka_topic, message.offset)
@@ -612,6 +659,23 @@ class Lane:
                 room -= self._suspect(name, message, handed, marks)
         return handed, marks
 
+    def _next(self, inputs: list[_Input], may_go: Callable[[str], bool]) -> Message | None:
+        """Take what goes next; an input that has nothing more which may go leaves the list."""
+        while inputs:
+            source = inputs[0]
+            for one in inputs:  # `min` with a key nearly doubles what handing out costs
+                if one.turn < source.turn:
+                    source = one
+            message = source.ready.take(may_go)
+            if message is None or not source.ready:
+                inputs.remove(source)
+            if message is not None:
+                self._turn = source.turn
+                source.turn += source.stride
+                return message
+            source.turn = max(source.turn, self._turn)  # who may not go saves up no turns
+        return None
+
     def _suspect(self, name: tuple[str, int], message: Message, handed: list[Message], marks: list[Message]) -> bool:
         """A message that may have been under way at an unclean end; tell whether it takes up room now."""
         message.level = self._marks.get(name, (0, 0))[1] + 1
@@ -620,8 +684,7 @@ class Lane:
         elif message.level == ALONE:
             self._alone.append(message)
         elif message.level == TOGETHER:
-            self._marking[name] = message
-            marks.append(message)
+            self._ask_mark(name, message, marks)
             return True
         else:
             message.verdict = message.verdict or "poison"
@@ -643,18 +706,22 @@ class Lane:
         while self._few and len(self._band) < self._few_at_a_time:
             message = self._few.popleft()
             if not self._is_settled(self._inputs[message.kafka_topic], message):
-                self._band.add((message.kafka_topic, message.offset))
-                self._marking[message.kafka_topic, message.offset] = message
-                marks.append(message)
+                name = (message.kafka_topic, message.offset)
+                self._band.add(name)
+                self._ask_mark(name, message, marks)
         if self._band or self._lone is not None:
             return
         while self._alone:
             message = self._alone.popleft()
             if not self._is_settled(self._inputs[message.kafka_topic], message):
                 self._lone = (message.kafka_topic, message.offset)
-                self._marking[self._lone] = message
-                marks.append(message)
+                self._ask_mark(self._lone, message, marks)
                 return
+
+    def _ask_mark(self, name: tuple[str, int], message: Message, marks: list[Message]) -> None:
+        self._marking[name] = message
+        self._take_place(message.topic)
+        marks.append(message)
 
     @staticmethod
     def _is_settled(source: _Input, message: Message) -> bool:
@@ -664,8 +731,17 @@ class Lane:
         if self._is_settled(self._inputs[message.kafka_topic], message):
             return False
         self._under_way[message.kafka_topic, message.offset] = message
+        self._take_place(message.topic)
         handed.append(message)
         return True
+
+    def _take_place(self, topic: str) -> None:
+        self._places[topic] = self._places.get(topic, 0) + 1
+
+    def _give_back(self, topic: str) -> None:
+        self._places[topic] -= 1
+        if not self._places[topic]:
+            del self._places[topic]
 
     def _marked(self, offset: int, entry: Entry) -> None:
         """A mark has been read: note it, and hand its message out if it was waiting for it."""
@@ -674,6 +750,7 @@ class Lane:
         self._marks[name] = (first, max(level, entry.level))
         message = self._marking.pop(name, None)
         if message is not None:
+            self._give_back(message.topic)
             self._marked_now.append(message)
 
     # -- the cut ---------------------------------------------------------------------------------------------------

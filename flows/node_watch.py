@@ -87,7 +87,9 @@ class NodeWatch:
     def wait_s(self, call: Call) -> float | None:
         """Say how long a call would wait for a seat; None where its node is not asked now."""
         gate = self.gates.get(call.node)
-        return gate.wait_s(time.monotonic()) if gate is not None and gate.is_open(call.model) else None
+        if gate is None or not gate.is_open(call.model):
+            return None
+        return gate.wait_s(time.monotonic(), call.topic)
 
     # -- every two seconds -----------------------------------------------------------------------------------------
 

@@ -18,7 +18,16 @@ from schemas.blob import REFERENCE_START
 from schemas.decision import Decision, DecisionKind
 from schemas.errors import BadRecordError
 from schemas.ids import home_lane
-from schemas.task import AWAY, PayloadView, Redrive, TaskDescriptor, read_digest, read_task, redriven_text
+from schemas.task import (
+    AWAY,
+    DEFAULT_PRIORITY,
+    PayloadView,
+    Redrive,
+    TaskDescriptor,
+    read_digest,
+    read_task,
+    redriven_text,
+)
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +109,9 @@ def classify(reading: Reading, kafka_topic: str, offset: int, value: bytes | Non
             kafka_topic=kafka_topic,
             offset=offset,
             task_id="bad-" + hashlib.sha256(value).hexdigest()[:32] if referring is None else referring.task_id,
+            topic="" if referring is None else referring.topic,
             cause=cause if referring is not None else None,
+            priority=DEFAULT_PRIORITY if referring is None else referring.priority,
             size=min(len(value), RAW_LIMIT),
             verdict="bad_input",
             lane=reading.lane,
@@ -110,6 +121,7 @@ def classify(reading: Reading, kafka_topic: str, offset: int, value: bytes | Non
         kafka_topic=kafka_topic,
         offset=offset,
         task_id=task.task_id,
+        topic=task.topic,
         cause=cause,
         priority=task.priority,
         due_at=due_at,

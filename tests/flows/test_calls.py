@@ -21,7 +21,7 @@ from flows.steps.intake import Work
 from flows.steps.route import Routed
 from schemas.errors import TryAgainError
 from schemas.node import Answer, Call, NodeCapabilities, NodeHealth, NodeReport
-from schemas.task import Allowance, read_task
+from schemas.task import Allowance, TaskDescriptor, read_task
 
 TIMEOUT_S = 0.1
 TASK, VIEW = read_task(b'{"topic": "math", "logical_id": "a", "payload": {"prompt": "?"}}')
@@ -430,6 +430,123 @@ def test_nodes_that_are_all_at_full_load_are_all_waited_for() -> None:
         found = answered(runner, *[routed(*(call(i, node=f"n{n}") for n in range(3))) for i in range(300)])
     assert {a.status for f in found for a in f.answers} == {"ok"}
     assert [n.tries for n in nodes] == [300, 300, 300]
+
+
+# -- topics take turns ---------------------------------------------------------------------------------------------
+
+
+class SharedNode(ScriptedNode):
+    """Notes the topics of its calls as they begin."""
+
+    def __init__(self, seats: int, call_s: float = 0.02) -> None:
+        super().__init__(takes(call_s), max_concurrency=seats, timeout_s=60, adaptive=False)
+        self.begun: list[str] = []
+
+    async def ask(self, call: Call) -> Answer:
+        """Note it, and take a while."""
+        self.begun.append(call.topic)
+        return await super().ask(call)
+
+
+def takes(seconds: float) -> Callable[[], Awaitable[Answer]]:
+    """A part of a script."""
+
+    async def part() -> Answer:
+        await asyncio.sleep(seconds)
+        return OK
+
+    return part
+
+
+def round_of(topic: str, number: int, **fields: Any) -> Routed:
+    """A round with one call of a topic."""
+    task, view = read_task(msgspec.json.encode({"topic": topic, "logical_id": str(number), "payload": {"prompt": "?"}}))
+    message = Message(kafka_topic="t", offset=number, task_id=task.task_id, body=Work(task, view))
+    named = msgspec.structs.replace(call(), topic=topic, logical_id=str(number))
+    return Routed(message, 0.0, (named,), **fields)
+
+
+def waits_of(topic: str, seats: int, load: Mapping[str, int]) -> list[int]:
+    """For each call of a topic, how many others began while it waited; all of the rest is there before."""
+    node = SharedNode(seats)
+    opened: dict[str, int] = {}
+
+    def note(task: TaskDescriptor) -> bool:
+        """Asked in the loop's thread, when a round is opened: another thread would see more begin before that."""
+        opened[task.logical_id] = len(node.begun)
+        return False
+
+    others = [other for other, rounds in load.items() if other != topic for _ in range(rounds)]
+    rest = [round_of(other, number) for number, other in enumerate(others)]
+    waits: list[int] = []
+    with runner_of(node, tries=1, is_cancelled=note) as runner:
+        lane = runner.new_lane()
+        runner.submit(lane, rest)
+        while len(node.begun) < min(2 * seats, len(rest)):
+            time.sleep(0.001)
+        for number in range(9000, 9000 + load[topic]):
+            answered(runner, round_of(topic, number))
+            mine = [at for at, begun in enumerate(node.begun) if begun == topic][-1]
+            waits.append(mine - opened[str(number)])
+        assert len(lane.outbox) <= len(rest) / 2, "there was nothing to wait for"
+    return waits
+
+
+def test_a_rare_topic_waits_no_longer_for_a_seat_beside_one_with_nearly_all_the_load() -> None:
+    """95 of 100 calls are of one topic. Counted in calls that begin: those whose seats come free at the same moment
+    may all be ahead, and then one of each other topic; behind the queue it would be hundreds.
+    """
+    seats, load = 4, {"hot": 760, "other": 32, "rare": 8}
+    alone = waits_of("rare", seats, {"rare": load["rare"]})
+    beside = waits_of("rare", seats, load)
+    assert max(alone) == 0
+    assert len(beside) == len(alone)
+    assert max(beside) <= seats + len(load) - 1
+    assert sum(beside) / len(beside) <= len(load)
+
+
+def test_a_hot_topic_alone_has_all_seats() -> None:
+    """Turns cost nothing where nobody else waits."""
+    node = SharedNode(4)
+    with runner_of(node, tries=1) as runner:
+        lane = runner.new_lane()
+        runner.submit(lane, [round_of("hot", i) for i in range(40)])
+        while len(node.begun) < 8:
+            time.sleep(0.001)
+        assert runner._watch.gates["n"].active == 4
+
+
+def test_a_call_goes_elsewhere_for_what_is_ahead_of_it_and_not_for_what_waits_behind() -> None:
+    """Nobody does without the better model because another topic is hot."""
+    node, spare = SharedNode(1, 0.05), ScriptedNode(answers, name="spare")
+    with runner_of(node, spare, tries=1) as runner:
+        answered(runner, round_of("hot", 0))
+        runner.submit(runner.new_lane(), [round_of("hot", i) for i in range(1, 100)])
+        while len(node.begun) < 2:
+            time.sleep(0.001)
+        reserves = (call(node="spare"),)
+        rare, hot = answered(runner, round_of("rare", 100, reserves=reserves), round_of("hot", 101, reserves=reserves))
+    found = {one.routed.calls[0].topic: [a.node for a in one.answers if a.status == "ok"] for one in (rare, hot)}
+    assert found == {"rare": ["n"], "hot": ["spare"]}
+
+
+def test_calls_that_were_given_up_take_no_turns() -> None:
+    """Those of their topic that are left don't wait for them."""
+    node = SharedNode(1, 0.1)
+    cancelled = False
+    with runner_of(node, tries=1, is_cancelled=lambda task: cancelled and int(task.logical_id) < 100) as runner:
+        lane = runner.new_lane()
+        given_up, others = [round_of("a", i) for i in range(1, 100)], [round_of("b", i) for i in range(900, 930)]
+        left = round_of("a", 100)
+        runner.submit(lane, [others[0], *given_up, left, *others[1:]])
+        while not node.begun or runner._watch.gates["n"].state(time.monotonic()).queue_depth < 120:
+            time.sleep(0.001)
+        cancelled = True
+        before = len(node.begun)
+        runner.cancel()
+        while left not in [one.routed for one in list(lane.outbox)]:
+            assert len(node.begun) < before + 6, "it waits for those that were given up"
+            time.sleep(0.005)
 
 
 # -- the ledger ----------------------------------------------------------------------------------------------------

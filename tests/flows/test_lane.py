@@ -1,6 +1,10 @@
-"""Points of the lane that its simulation does not count: how much runs at a time."""
+"""Points of the lane that its simulation does not count: how much runs at a time, and in which order."""
+
+from random import Random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flows.lane import ALONE, APART, FEW, TOGETHER, Lane, Message, Owner, Sealer
 from schemas.decision import Decision, DecisionKind
@@ -33,6 +37,16 @@ def lane_with(messages: int, level: int) -> tuple[Lane, int]:
     for number in range(messages):
         lane.read(Message(kafka_topic=INPUT, offset=number, task_id=f"t{number}"))
     return lane, offset
+
+
+def reading(*messages: tuple[str, int], in_flight: int = 1 << 20) -> Lane:
+    """A lane that has read messages of these topics and priorities, in this order."""
+    lane = Lane(0, {INPUT: 1}, Nobody(), in_flight=in_flight)
+    lane.begin_reading()
+    for topic, priority in messages:
+        number = lane.position(INPUT)
+        lane.read(Message(kafka_topic=INPUT, offset=number, task_id=f"t{number}", topic=topic, priority=priority))
+    return lane
 
 
 def entry(kind: DecisionKind, number: int, level: int = 0) -> Decision:
@@ -78,6 +92,80 @@ def test_two_marks_of_one_level_are_one_step() -> None:
     lane.hand_out(0.0)
     _, (message,) = lane.hand_out(0.0)
     assert message.level == APART
+
+
+# -- which goes next -----------------------------------------------------------------------------------------------
+
+
+def test_a_rare_topic_goes_as_if_it_were_alone_with_one_turn_of_the_other_between() -> None:
+    """Although 950 of the other came before it, and 50 more between its own."""
+    lane = reading(*[("hot", 5)] * 950, ("rare", 5), *[("hot", 5)] * 50, ("rare", 5), in_flight=5)
+    handed, _ = lane.hand_out(0.0)
+    assert [m.topic for m in handed] == ["hot", "rare", "hot", "rare", "hot"]
+    assert [m.offset for m in handed] == [0, 950, 1, 1001, 2]
+
+
+def test_all_of_the_window_is_read_although_far_less_may_be_under_way() -> None:
+    """A rare topic has its turn from any place in it."""
+    lane = Lane(0, {INPUT: 1}, Nobody(), span=100, in_flight=2)
+    lane.begin_reading()
+    for number in range(99):
+        lane.read(Message(kafka_topic=INPUT, offset=number, task_id=f"t{number}", topic="hot"))
+    assert lane.room(INPUT) == 1
+    lane.read(Message(kafka_topic=INPUT, offset=99, task_id="t99", topic="rare"))
+    assert lane.room(INPUT) == 0
+    assert [m.topic for m in lane.hand_out(0.0)[0]] == ["hot", "rare"]
+
+
+def test_what_is_more_urgent_goes_first_whatever_its_topic() -> None:
+    """Turns are taken at one priority; what is no task takes them as one more topic."""
+    lane = reading(("a", 5), ("b", 5), ("a", 1), ("a", 1), ("", 5), ("b", 1), ("a", 5))
+    handed, _ = lane.hand_out(0.0)
+    assert [m.offset for m in handed] == [2, 5, 3, 0, 1, 4, 6]
+
+
+def test_one_topic_gets_nearly_all_places_and_another_one_at_once() -> None:
+    """A topic whose calls hang keeps nobody else out, and what is less urgent neither."""
+    lane = reading(*[("hot", 0)] * 1000, in_flight=90)
+    assert len(lane.hand_out(0.0)[0]) == 81
+    for number in range(1000, 1003):
+        lane.read(Message(kafka_topic=INPUT, offset=number, task_id=f"t{number}", topic="rare", priority=9))
+    assert [m.offset for m in lane.hand_out(0.0)[0]] == [1000, 1001, 1002]
+    for number in (0, 1001, 1, 1002):
+        lane.log(number, entry(DecisionKind.CONVERGED, number))
+    assert lane.under_way == 80
+    assert [m.topic for m in lane.hand_out(0.0)[0]] == ["hot"]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["", "a", "b", "c"]), st.integers(0, 2)), max_size=80),
+    st.integers(1, 40),
+    st.randoms(use_true_random=False),
+)
+def test_each_message_is_handed_out_once_and_topics_take_turns(
+    messages: list[tuple[str, int]], in_flight: int, random: Random
+) -> None:
+    """By priority and offset within a topic, as many at a time as there may be; none waits for ever."""
+    lane = reading(*messages, in_flight=in_flight)
+    under_way: list[Message] = []
+    handed: list[Message] = []
+    offset = 0
+    while len(handed) < len(messages) or under_way:
+        now, _ = lane.hand_out(0.0)
+        assert now or under_way, "nothing is under way, and nothing goes"
+        handed += now
+        under_way += now
+        assert len(under_way) == lane.under_way <= in_flight
+        random.shuffle(under_way)
+        for message in under_way[: random.randint(1, 5)]:
+            lane.log(offset, entry(DecisionKind.CONVERGED, message.offset))
+            under_way.remove(message)
+            offset += 1
+    assert sorted(m.offset for m in handed) == list(range(len(messages)))
+    for topic in ("", "a", "b", "c"):
+        own = [(m.priority, m.offset) for m in handed if m.topic == topic]
+        assert own == sorted(own)
+    assert lane.hand_out(0.0) == ([], [])
 
 
 def test_a_seal_holds_for_its_own_message_and_place_only() -> None:

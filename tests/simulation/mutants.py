@@ -446,8 +446,7 @@ class NobodyRunsAlone(Lane):
         for queue in (self._few, self._alone):
             while queue:
                 message = queue.popleft()
-                self._marking[message.kafka_topic, message.offset] = message
-                marks.append(message)
+                self._ask_mark((message.kafka_topic, message.offset), message, marks)
         return handed, marks
 
 
@@ -495,8 +494,7 @@ class MarksBeforeItsTurn(Lane):
         handed, marks = super().hand_out(now, may_run_alone=may_run_alone)
         while self._alone:
             message = self._alone.popleft()
-            self._marking[message.kafka_topic, message.offset] = message
-            marks.append(message)
+            self._ask_mark((message.kafka_topic, message.offset), message, marks)
         while self._turns and self._lone is None and may_run_alone and not self._under_way and not self._marking:
             message = self._turns.popleft()
             if self._start(message, handed):

@@ -130,6 +130,8 @@ class Schedule:
         self.conflict = 0.5 * draw() if draw() < 0.5 else 0.0
         self.odd = 0.12 if draw() < 0.4 else 0.0
         self.messages = 4 + int(draw() * 14)
+        self.priorities = 1 + seed % 3
+        """Where there is one, only turns between topics change the order."""
         self.faults = 0 if self.kind == "poison" else int(draw() * 7) if self.kind == "general" else int(draw() * 3)
         self.cancelling = Random(seed ^ 0xCA9CE1)
         """Apart from the rest, so that a schedule is what it was without cancels."""
@@ -227,7 +229,7 @@ class Schedule:
             name,
             "d1" if draw() < self.conflict else "d0",
             int(draw() < 0.05),
-            priority=int(draw() * 3),
+            priority=int(draw() * self.priorities),
             poison=draw() < self.poison,
         )
         if self.odd and draw() < self.odd:
@@ -529,7 +531,7 @@ class Schedule:
                 self.world.failures.append(
                     f"lane {number} is at rest, yet would resume from {cut.resume_from} of {cut.log}"
                 )
-            kept = [lane._waiting, lane._under_way, lane._marks, lane._marking]
+            kept = [lane._waiting, lane._under_way, lane._places, lane._marks, lane._marking]
             for source in lane._inputs.values():
                 kept += [source.decided, source.done, source.window]
             if any(kept) or lane.under_way:

@@ -619,6 +619,7 @@ class Cell:
                             kafka_topic=kafka_topic,
                             offset=at,
                             task_id=parsed.task_id,
+                            topic="" if parsed.verdict == "bad_input" else task.topic,
                             cause=parsed.cause,
                             key=parsed.key,
                             digest=task.digest,
