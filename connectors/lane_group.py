@@ -14,13 +14,15 @@ from typing import Any
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 
 from connectors.cut_commits import CutCommits
-from connectors.kafka import ASK_LIMIT_S, ClientConfig, new_consumer
+from connectors.kafka import ASK_LIMIT_S, ClientConfig
 from schemas.errors import AureonError, RefusedError
 
 log = logging.getLogger(__name__)
 
 SESSION_S = 8.0
 """A cell that was not heard of for so long has lost its lanes. Kafka asks for 6 at least, and a restart takes 2."""
+MARGIN_S = 2.0
+"""A process that stood still for so much less than that has lost nothing."""
 POLL_S = 0.05
 HERE_LIMIT_S = 15.0
 """How long after its start a process may be given lanes for which it has no place."""
@@ -43,13 +45,19 @@ class FixedLanes:
     to, and costs calls, not exactness. Replay: nothing.
 
     Args:
+        config: from `client_config`.
+        group: in which cuts are committed; it has no members.
         lanes: their numbers.
     """
 
     is_sure = True
 
-    def __init__(self, lanes: Collection[int]) -> None:
+    def __init__(self, config: ClientConfig, group: str, lanes: Collection[int]) -> None:
         self._lanes = frozenset(lanes)
+        self.commits = CutCommits(config, group)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="aureon-cuts", daemon=True)
+        self._thread.start()
 
     def tenure(self, lane: int) -> int:
         """One for each lane that the cell has."""
@@ -66,6 +74,16 @@ class FixedLanes:
     def expect(self, lane: int) -> None:
         """Any may be worked on here."""
 
+    def close(self) -> None:
+        """Commit nothing more."""
+        self._over.set()
+        self._thread.join(timeout=ASK_LIMIT_S)
+        self.commits.close()
+
+    def _run(self) -> None:
+        while not self._over.wait(POLL_S):
+            self.commits.run()
+
 
 class LaneGroup:
     """The lanes that a consumer group hands out to this process.
@@ -73,7 +91,8 @@ class LaneGroup:
     - **Unit of parallelism:** the cell: one process, one member.
     - **Guarantee:** each lane has one member as soon as the group is at rest. A lane that moves between living cells is
       left by one before the other begins; one whose cell died is free after the session timeout, and until then is its
-      own again when it comes back. A process that was stopped, or cut off, is not `is_sure` when it wakes.
+      own again when it comes back. One that is cut off loses its lanes after the same time. A process that was stopped
+      for so long is not `is_sure` when it wakes.
     - **Replay:** joins again, under the same name.
 
     Args:
@@ -86,7 +105,7 @@ class LaneGroup:
 
     def __init__(self, config: ClientConfig, group: str, name: str, kafka_topic: str, drain_s: float) -> None:
         settings = {**_MEMBER, **config, "group.instance.id": name}
-        self._lease_s = int(settings["session.timeout.ms"]) / 1000
+        self._stopped_s = int(settings["session.timeout.ms"]) / 1000 - MARGIN_S
         # a member that lets lanes go does not poll meanwhile
         settings["max.poll.interval.ms"] = int(max(300.0, 2 * drain_s + 60.0) * 1000)
         self._name = name
@@ -98,10 +117,11 @@ class LaneGroup:
         self._here: set[int] = set()
         self._elsewhere_since: float | None = None
         self._failed: AureonError | None = None
+        self._ticked_at = time.monotonic()
+        self._doubted_at = -float("inf")
         self._over = threading.Event()
-        self.consumer: Consumer = new_consumer(settings, group, committed_only=False)
-        self.commits = CutCommits(self.consumer, group, renews=True)
-        self.consumer.subscribe(
+        self.commits = CutCommits(settings, group)
+        self.commits.consumer.subscribe(
             [kafka_topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
         self._thread = threading.Thread(target=self._run, name="aureon-group", daemon=True)
@@ -134,8 +154,14 @@ class LaneGroup:
 
     @property
     def is_sure(self) -> bool:
-        """Tell whether the group's coordinator has counted this process in not long ago."""
-        return time.monotonic() < self.commits.confirmed_at + self._lease_s
+        """Tell whether this process may think that its lanes are its own.
+
+        The library notices when it is cut off, but not at once when it wakes: a process that was stopped for as long
+        as the group waits asks before it goes on.
+        """
+        if time.monotonic() - self._ticked_at > self._stopped_s:
+            return False
+        return self.commits.confirmed_at >= self._doubted_at
 
     def close(self) -> None:
         """Leave off; the group keeps the lanes for this cell until the session timeout is over."""
@@ -144,15 +170,14 @@ class LaneGroup:
             self._changed.notify_all()
         self._thread.join(timeout=ASK_LIMIT_S)
         self.commits.close()
-        self.consumer.close()
 
     # -- in the thread of the group --------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        # The library lets one thread at a time into a consumer: one that waits inside keeps all others out for good.
         while not self._over.wait(POLL_S):
             try:
-                message = self.consumer.poll(0)
+                self._tick()
+                message = self.commits.run(renew=self.commits.confirmed_at < self._doubted_at)
                 error = message.error() if message is not None else None
                 if error is not None and error.fatal():
                     self._fail(error)
@@ -165,6 +190,15 @@ class LaneGroup:
                 log.exception("the group of cells")
                 self._failed = RefusedError(f"the group of cells: {type(unexpected).__name__}: {unexpected}")
                 return
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if now - self._ticked_at > self._stopped_s:
+            log.warning(
+                "this process stood still for %.1f s; it asks whether it still has its lanes", now - self._ticked_at
+            )
+            self._doubted_at = now
+        self._ticked_at = now
 
     def _fail(self, error: KafkaError) -> None:
         if error.code() in (KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED, KafkaError._FATAL):
@@ -208,6 +242,7 @@ class LaneGroup:
             self._leaving |= lanes & self._tenures.keys()
             while self._leaving & lanes and not self._over.is_set() and time.monotonic() < deadline:
                 self._changed.wait(POLL_S)
+                self._tick()
         self._gone(consumer, partitions)
 
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:

@@ -20,7 +20,7 @@ from connectors.cut_commits import CutCommits, Places
 from connectors.embedded import EmbeddedBroker
 from connectors.heads import publish_head
 from connectors.heartbeats import HeartbeatWriter
-from connectors.kafka import CheckedProducer, client_config, new_consumer, preflight
+from connectors.kafka import CheckedProducer, client_config, preflight
 from connectors.lane_group import FixedLanes, LaneGroup
 from connectors.lane_reader import LaneReader, Watermarks
 from connectors.ledger import CallLedger
@@ -359,30 +359,21 @@ class _Connected:
         )
 
     @cached_property
-    def _group(self) -> LaneGroup | None:
-        """The group that hands out lanes, unless they are fixed: by hand, or on the embedded broker.
-
-        That one does not notice when a member dies.
+    def ownership(self) -> LaneGroup | FixedLanes:
+        """Which lanes this cell has: those that the group hands out, unless they are fixed, by hand or on the embedded
+        broker, which does not notice when a member dies.
         """
         settings = self._settings
-        if settings.cell or not self.topics.committed_only:
-            return None
-        name = member_name(settings.state_dir)
-        return LaneGroup(self.config, settings.group, name, RESULTS, settings.drain_s)
+        share, shares = settings.cell_share
+        if not settings.cell and self.topics.committed_only:
+            name = member_name(settings.state_dir)
+            return LaneGroup(self.config, settings.group, name, RESULTS, settings.drain_s)
+        mine = [lane for lane in range(self.topics.lanes) if lane % shares == share - 1]
+        return FixedLanes(self.config, settings.group, mine)
 
-    @cached_property
-    def ownership(self) -> LaneGroup | FixedLanes:
-        """Which lanes this cell has."""
-        share, shares = self._settings.cell_share
-        lanes = range(self.topics.lanes)
-        return self._group or FixedLanes([lane for lane in lanes if lane % shares == share - 1])
-
-    @cached_property
+    @property
     def _commits(self) -> CutCommits:
-        if self._group is not None:
-            return self._group.commits
-        self._committer = new_consumer(self.config, self._settings.group, committed_only=False)
-        return CutCommits(self._committer, self._settings.group, renews=False)
+        return self.ownership.commits
 
     def owners(self, lane: int) -> OwnerIndex:
         """Open the index of ids of a lane; one that is new, or far behind, takes from the lake what that has."""
@@ -453,11 +444,8 @@ class _Connected:
         self.heartbeats.close()
         self._watermarks.close()
         self.producer.close()
-        if "_group" in vars(self) and self._group is not None:
-            self._group.close()
-        elif "_commits" in vars(self):
-            self._commits.close()
-            self._committer.close()
+        if "ownership" in vars(self):
+            self.ownership.close()
 
 
 def _places(cut: Cut) -> Places:

@@ -9,7 +9,8 @@ import pytest
 from confluent_kafka import TopicPartition
 
 from connectors.cut_commits import CutCommits
-from connectors.kafka import client_config, new_consumer
+from connectors.kafka import client_config
+from connectors.lane_group import FixedLanes
 from connectors.topics import RESULTS, ensure_topics
 from schemas.errors import TryAgainError
 from tests.brokers import Broker
@@ -18,13 +19,11 @@ FIRST, SECOND = TopicPartition(RESULTS, 0), TopicPartition(RESULTS, 1)
 
 
 @contextmanager
-def commits_on(broker: Broker, *, renews: bool = False) -> Iterator[CutCommits]:
+def commits_on(broker: Broker) -> Iterator[CutCommits]:
     """Commit for a group without members."""
-    consumer = new_consumer(client_config(broker.brokers), "aureon", committed_only=False)
-    commits = CutCommits(consumer, "aureon", renews=renews)
-    yield commits
-    commits.close()
-    consumer.close()
+    fixed = FixedLanes(client_config(broker.brokers), "aureon", [0, 1])
+    yield fixed.commits
+    fixed.close()
 
 
 def wait_until(condition: Callable[[], object], limit_s: float = 30.0) -> None:
@@ -54,7 +53,7 @@ def test_cut_comes_back_from_the_group_as_it_was_committed(own_broker: Broker) -
 def test_nothing_of_a_lane_is_committed_after_its_end(own_broker: Broker) -> None:
     """Whoever has it next has the last word."""
     ensure_topics(client_config(own_broker.brokers), 2)
-    with commits_on(own_broker, renews=True) as mine, commits_on(own_broker) as others:
+    with commits_on(own_broker) as mine, commits_on(own_broker) as others:
         mine.begin(0, {FIRST: (5, "mine")})
         mine.keep(0, {FIRST: (6, "mine, later")})
         mine.end(0, {FIRST: (7, "the end")})
@@ -63,23 +62,6 @@ def test_nothing_of_a_lane_is_committed_after_its_end(own_broker: Broker) -> Non
         others.begin(0, {FIRST: (8, "theirs")})
         time.sleep(2.5)
         assert others.committed_cut([FIRST]) == {FIRST: (8, "theirs")}
-
-
-def test_who_renews_is_confirmed_again_and_again(own_broker: Broker) -> None:
-    """As long as the broker answers, and no longer."""
-    ensure_topics(client_config(own_broker.brokers), 2)
-    with commits_on(own_broker, renews=True) as commits:
-        assert commits.confirmed_at < 0
-        commits.begin(0, {FIRST: (5, "cut")})
-        first = commits.confirmed_at
-        wait_until(lambda: commits.confirmed_at > first + 1)
-
-        own_broker.stop()
-        stopped = time.monotonic()
-        time.sleep(3)
-        assert commits.confirmed_at < stopped
-        own_broker.start()
-        wait_until(lambda: commits.confirmed_at > stopped)
 
 
 def test_cut_that_is_too_long_is_left_out_and_logged(own_broker: Broker, caplog: pytest.LogCaptureFixture) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from flows.settings import make_object
+from flows.settings import make_object, read_settings
 from schemas.errors import RefusedError
 
 
@@ -45,3 +45,16 @@ def test_what_is_none_is_refused(make: Any, told: str) -> None:
     with pytest.raises(RefusedError) as refused:
         make_object(make, "it", "judge", 7)
     assert str(refused.value) == told
+
+
+@pytest.mark.parametrize("given, share", [("", (1, 1)), ("1/1", (1, 1)), ("2/3", (2, 3))])
+def test_a_cell_is_told_which_one_it_is(given: str, share: tuple[int, int]) -> None:
+    """From 1 on, of how many."""
+    assert read_settings({"cell": given}, {}).cell_share == share
+
+
+@pytest.mark.parametrize("given", ["0/3", "4/3", "3", "a/b", "1/3/5", "-1/3"])
+def test_a_cell_that_is_none_is_refused(given: str) -> None:
+    """With an example."""
+    with pytest.raises(RefusedError, match="expected i/n, such as 2/3"):
+        _ = read_settings({"cell": given}, {}).cell_share
