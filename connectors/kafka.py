@@ -133,6 +133,12 @@ def client_config(brokers: str, extra: Mapping[str, str] | None = None) -> dict[
         # the library forgets how often it has failed.
         "reconnect.backoff.ms": 250,
         "reconnect.backoff.max.ms": 1000,
+        # A broker whose machine is gone says nothing more, and does not close its connections either: so long it is
+        # waited for, before anybody asks who leads its partitions now. The library's own is a minute.
+        "socket.timeout.ms": 10_000,
+        # When a broker dies, whoever is asked who leads now may not know it yet, or name the dead one; the library then
+        # may not ask again before this is over. Its own is five minutes.
+        "topic.metadata.refresh.interval.ms": 3000,
         "socket.keepalive.enable": True,
         "allow.auto.create.topics": False,
         "logger": library_log,
