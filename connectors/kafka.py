@@ -130,6 +130,12 @@ def client_config(brokers: str, extra: Mapping[str, str] | None = None) -> dict[
         # the library forgets how often it has failed.
         "reconnect.backoff.ms": 250,
         "reconnect.backoff.max.ms": 1000,
+        # A broker whose machine is gone says nothing more, and does not close its connections either: so long it is
+        # waited for, before anybody asks who leads its partitions now. The library's own is a minute.
+        "socket.timeout.ms": 10_000,
+        # When a broker dies, whoever is asked who leads now may not know it yet, or name the dead one; the library then
+        # may not ask again before this is over. Its own is five minutes.
+        "topic.metadata.refresh.interval.ms": 3000,
         "socket.keepalive.enable": True,
         "allow.auto.create.topics": False,
         "logger": library_log,
@@ -162,17 +168,35 @@ def preflight(config: ClientConfig, timeout_s: float = PREFLIGHT_LIMIT_S) -> Non
     Raises:
         RefusedError: it does not answer in time; names the address and what the library saw.
     """
-    reasons: list[str] = []
-    client = admin_client({**config, "error_cb": lambda error: reasons.append(error.str())})
+    errors: list[KafkaError] = []
+    client = admin_client({**config, "error_cb": errors.append})
     try:
         client.list_topics(timeout=timeout_s)
     except KafkaException as error:
         client.poll(0)
-        last = next((r for r in reversed(reasons) if "brokers are down" not in r), error.args[0].str())
-        raise RefusedError(
-            f"no Kafka answers at {config['bootstrap.servers']} ({last}); "
-            "set AUREON_BROKERS to the address of yours (host:port, several with commas)"
-        ) from None
+        told = [e for e in errors if e.code() != KafkaError._ALL_BROKERS_DOWN]
+        raise _unreachable(config["bootstrap.servers"], told[-1] if told else error.args[0]) from None
+
+
+def _unreachable(brokers: str, error: KafkaError) -> RefusedError:
+    """Say what is in the way, and what to change."""
+    if error.code() == KafkaError._AUTHENTICATION:
+        return RefusedError(
+            f"Kafka at {brokers} refuses this user ({error.str()}); "
+            "set sasl.mechanisms, sasl.username and sasl.password in AUREON_KAFKA_CONFIG to what it expects"
+        )
+    # A broker that misses the client's certificate says so at the first answer, and not where TLS begins.
+    if error.code() == KafkaError._SSL or "SSL routines" in error.str():
+        return RefusedError(
+            f"no TLS with Kafka at {brokers} ({error.str()}); set ssl.ca.location in AUREON_KAFKA_CONFIG to the "
+            "certificate of the authority that signed the broker's, and ssl.certificate.location and ssl.key.location "
+            "to your own where the broker asks for one"
+        )
+    return RefusedError(
+        f"no Kafka answers at {brokers} ({error.str()}); "
+        "set AUREON_BROKERS to the address of yours (host:port, several with commas), and security.protocol in "
+        "AUREON_KAFKA_CONFIG where it wants TLS or SASL"
+    )
 
 
 def read_to_end(

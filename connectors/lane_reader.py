@@ -1,6 +1,5 @@
 """Reading one partition as a lane does: in order, as far as it is asked to, and asleep at the end."""
 
-import contextlib
 import logging
 import threading
 import time
@@ -30,6 +29,10 @@ LONGEST_SILENCE_S = 15.0
 each time. After a broker was away, the library now and then goes on without fetching, and says nothing."""
 
 
+UNKNOWN = -1
+"""Of a partition's end: no offset, so a reader that sleeps there wakes and asks itself."""
+
+
 class _Watch:
     """What is known of one partition where a reader sleeps."""
 
@@ -51,22 +54,29 @@ class Watermarks:
     something does happen.
 
     - **Unit of parallelism:** one a process.
-    - **Guarantee:** none is needed: a reader goes on from its own position, whatever it is told and when.
+    - **Guarantee:** none is needed: a reader goes on from its own position, whatever it is told and when. Where the
+      question has no answer no reader sleeps: of several brokers one that is away leaves it open for all partitions,
+      while those of the others, and soon its own, can be read.
     - **Replay:** nothing.
     """
 
     SHORTEST_S = 0.005
     LONGEST_S = 0.05
+    ASK_S = 1.0
+    """How long the brokers may take to answer."""
+    AFTER_FAILURE_S = 1.0
     BUSY_S = 0.25
     """How long after the last sign of life it looks every 5 ms."""
 
     def __init__(self, config: ClientConfig) -> None:
-        self._brokers = config["bootstrap.servers"]
+        self._config = config
         self._client = admin_client(config)
         self._watches: set[_Watch] = set()
         self._lock = threading.Lock()
         self._look = threading.Event()
         self._stopped = False
+        self._is_blind = False
+        """Whether the last question had no answer."""
         self._last_sign = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="aureon-watermarks", daemon=True)
         self._thread.start()
@@ -74,6 +84,8 @@ class Watermarks:
     def watch(self, kafka_topic: str, partition: int, position: int, *, committed_only: bool) -> _Watch:
         """Look at one partition from now on."""
         watch = _Watch(kafka_topic, partition, position, committed_only=committed_only)
+        if self._is_blind:
+            watch.end = UNKNOWN
         with self._lock:
             self._watches.add(watch)
         # A reader that falls asleep has just seen something, and more often comes soon.
@@ -115,17 +127,18 @@ class Watermarks:
                 self._ask(watches)
             except (KafkaException, TimeoutError) as error:
                 # whatever it is, the thread goes on: without it no reader wakes
-                away.goes_on(f"{self._brokers} does not tell where its partitions end: {error}")
-                pause = 0.5
-                self._refresh()
+                away.goes_on(f"{self._config['bootstrap.servers']} does not tell where its partitions end: {error}")
+                self._is_blind = True
+                for watch in watches:
+                    watch.end = UNKNOWN
+                # A client goes on asking the broker that led a partition, and connects to it, away or not, without a
+                # pause: a core's worth. A new one learns who leads now.
+                self._client = admin_client(self._config)
+                pause = self.AFTER_FAILURE_S
                 continue
+            self._is_blind = False
             busy = time.monotonic() - self._last_sign < self.BUSY_S
             pause = self.SHORTEST_S if busy else min(pause * 1.5, self.LONGEST_S)
-
-    def _refresh(self) -> None:
-        """Have the client learn anew who leads which partition; a question about offsets does not make it do so."""
-        with contextlib.suppress(KafkaException):
-            self._client.list_topics(timeout=2.0)
 
     def _ask(self, watches: list[_Watch]) -> None:
         self._client.poll(0)
@@ -135,7 +148,7 @@ class Watermarks:
                 continue
             level = IsolationLevel.READ_COMMITTED if committed_only else IsolationLevel.READ_UNCOMMITTED
             found = self._client.list_offsets(
-                {p: OffsetSpec.latest() for p in some}, isolation_level=level, request_timeout=5.0
+                {p: OffsetSpec.latest() for p in some}, isolation_level=level, request_timeout=self.ASK_S
             )
             for asked, future in found.items():
                 watch = some[asked]

@@ -257,7 +257,11 @@ def _agree_on_lanes(there: dict[str, int], lanes: int | None) -> int:
 
 
 def _new_topic(name: str, lanes: int, replication: int) -> NewTopic:
-    return NewTopic(name, lanes if name in LANE_TOPICS else 1, replication, config=_SETTINGS[name])
+    settings = dict(_SETTINGS[name])
+    if replication > 1:
+        # One broker may be away, and what is acknowledged is still on two; of two brokers, on one.
+        settings["min.insync.replicas"] = str(replication - 1)
+    return NewTopic(name, lanes if name in LANE_TOPICS else 1, replication, config=settings)
 
 
 def _create(client: AdminClient, topics: list[NewTopic]) -> None:
@@ -343,5 +347,7 @@ def _check_settings(client: AdminClient, replication: int) -> int:
         if name in LANE_TOPICS:
             largest = min(largest, int(settings.get("max.message.bytes") or largest))
         if replication > 1 and settings.get("min.insync.replicas") == "1":
-            log.warning("%s: min.insync.replicas=1 lets an acknowledged message be on one broker only; set 2", name)
+            log.warning(
+                "%s: min.insync.replicas=1 lets an acknowledged message be on one broker only; of three, set 2", name
+            )
     return largest

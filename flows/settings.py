@@ -28,7 +28,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     home: Annotated[str, Meta(description="folder that holds all below")] = ".aureon"
     brokers: Annotated[str, Meta(description="bootstrap servers of Kafka, host:port,…; empty: the embedded one")] = ""
-    kafka_config: Annotated[str, Meta(description="more client properties for librdkafka, key=value;key=value")] = ""
+    kafka_config: Annotated[
+        str, Meta(description="more client properties for librdkafka: key=value;key=value, or @FILE with one a line")
+    ] = ""
     state: Annotated[str, Meta(description="state folder of this cell; empty: <home>/state")] = ""
     lake: Annotated[str, Meta(description="folder of ONE, the lake; empty: <home>/lake")] = ""
     blobs: Annotated[
@@ -192,23 +194,36 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def kafka_properties(self) -> dict[str, str]:
-        """`kafka_config`, taken apart.
+        """`kafka_config`, taken apart; a file is read each time.
 
         Raises:
-            RefusedError: a part of it has no `=`.
+            RefusedError: a part of it has no `=`, or the file cannot be read; names file and line.
         """
-        properties = {}
-        for part in filter(None, (p.strip() for p in self.kafka_config.split(";"))):
-            key, separator, value = part.partition("=")
-            if not separator:
-                raise RefusedError(f"{PREFIX}KAFKA_CONFIG: {part!r} is not key=value")
-            properties[key.strip()] = value.strip()
-        return properties
+        variable = f"{PREFIX}KAFKA_CONFIG"
+        if not self.kafka_config.startswith("@"):
+            cure = "; a value with a semicolon in it needs a file (@FILE)"
+            parts = enumerate(self.kafka_config.split(";"), 1)
+            return dict(_property(part, f"{variable}, part {n}", cure) for n, part in parts if part.strip())
+        path = Path(self.kafka_config.removeprefix("@"))
+        try:
+            lines = path.read_text().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise RefusedError(f"{variable}: {path} cannot be read: {error}") from None
+        told = [(n, line.strip()) for n, line in enumerate(lines, 1)]
+        return dict(_property(line, f"{path}:{n}") for n, line in told if line and line[0] not in "#!")
 
     def __repr__(self) -> str:
         """Leave out what may hold a password."""
         shown = ", ".join(f"{f}={getattr(self, f)!r}" for f in self.__struct_fields__ if f not in _SECRET)
         return f"Settings({shown})"
+
+
+def _property(text: str, place: str, cure: str = "") -> tuple[str, str]:
+    """Take `key=value` apart. What is wrong is told without it: it may be half of a password."""
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        raise RefusedError(f"{place}: expected key=value, and there is no `=` behind a key{cure}")
+    return key.strip(), value.strip()
 
 
 _SECRET = frozenset({"kafka_config", "blobs"})

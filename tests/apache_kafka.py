@@ -1,4 +1,4 @@
-"""Apache Kafka for the tests: one node, from Maven Central's jars, on 127.0.0.1.
+"""Apache Kafka for the tests: one node or three, from Maven Central's jars, on 127.0.0.1.
 
 The embedded broker is quick and forgets what it acknowledged when it is killed. What has to hold on a broker that
 does not is tested here.
@@ -14,9 +14,14 @@ import socket
 import subprocess
 import time
 import uuid
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from connectors.kafka import answers
+import msgspec
+from msgspec import Struct
+
+from connectors.kafka import admin_client, answers, client_config
 
 PROJECT = Path(__file__).parent.parent
 CACHE = PROJECT / ".kafka"
@@ -40,27 +45,28 @@ Configuration:
 
 PROPERTIES = """
 process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller_port}
+node.id={number}
+controller.quorum.voters={voters}
 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 controller.listener.names=CONTROLLER
 log.dirs={folder}/data
 auto.create.topics.enable=false
 message.max.bytes=33554432
-# One node: nothing to replicate to.
-offsets.topic.replication.factor=1
+# All that is acknowledged is on all nodes but one; of one node, on that one.
+min.insync.replicas={in_sync}
+offsets.topic.replication.factor={nodes}
 offsets.topic.num.partitions=1
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
+transaction.state.log.replication.factor={nodes}
+transaction.state.log.min.isr={in_sync}
 transaction.state.log.num.partitions=1
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.replication.factor={nodes}
+share.coordinator.state.topic.min.isr={in_sync}
 share.coordinator.state.topic.num.partitions=1
 # A test waits for nobody.
 group.initial.rebalance.delay.ms=0
 # After a kill the controller holds the broker's place for this long.
-broker.session.timeout.ms=1500
+broker.session.timeout.ms={session_ms}
 broker.heartbeat.interval.ms=250
 log.segment.delete.delay.ms=1000
 num.network.threads=2
@@ -73,37 +79,68 @@ class MissingToolError(RuntimeError):
     """Java or Maven is missing; the message says how to get it. The tests fail then, and never skip."""
 
 
+class Place(Struct, frozen=True):
+    """Where one node of a cluster listens."""
+
+    number: int
+    port: int
+    controller_port: int
+
+
 class ApacheKafka:
-    """One node of Apache Kafka in one folder: it keeps its port and its data from start to start."""
+    """One node of Apache Kafka in one folder: it keeps its port and its data from start to start.
+
+    Args:
+        folder: its own.
+        place: where it listens, and its number in the cluster; free ports by default.
+        cluster: the places of all nodes; without it the node is alone.
+        cluster_id: the same for all nodes.
+    """
 
     name = "Apache Kafka"
     survives_kill = True
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, place: Place | None = None, cluster: Sequence[Place] = (), cluster_id: str | None = None
+    ) -> None:
         self.folder = folder.absolute()
-        self._port, self._controller_port = _free_ports(2)
+        self.place = place or free_places(1)[0]
+        self._cluster = cluster or [self.place]
+        self._cluster_id = cluster_id or new_cluster_id()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def brokers(self) -> str:
         """The address, as clients want it."""
-        return f"127.0.0.1:{self._port}"
+        return f"127.0.0.1:{self.place.port}"
 
     def start(self) -> str:
         """Start it, if it does not run, and wait until it answers. Returns its address."""
-        if self._process is not None:
-            return self.brokers
+        if self._process is None:
+            self.launch()
+            self.wait_until_it_answers()
+        return self.brokers
+
+    def launch(self) -> None:
+        """Start it, and wait for nothing: one node of a cluster alone does not answer."""
         java, jars = find_java(), fetch_jars()
         properties = self.folder / "server.properties"
         if not properties.exists():
             self._format(java, jars, properties)
         self._process = self._run(java, jars, "kafka.Kafka", str(properties))
+
+    def wait_until_it_answers(self) -> None:
+        """Wait for the end of its start.
+
+        Raises:
+            RuntimeError: it ended, or takes too long; with its last words.
+        """
         deadline = time.monotonic() + START_LIMIT_S
         while time.monotonic() < deadline:
-            if self._process.poll() is not None:
+            if self._process is None or self._process.poll() is not None:
                 raise RuntimeError(f"Apache Kafka ended at once:\n{self._last_words()}")
-            if _listens(self._port) and answers(self.brokers, 5.0):
-                return self.brokers
+            if _listens(self.place.port) and answers(self.brokers, 5.0):
+                return
             time.sleep(0.05)
         raise RuntimeError(f"Apache Kafka did not answer within {START_LIMIT_S:.0f} s:\n{self._last_words()}")
 
@@ -120,6 +157,37 @@ class ApacheKafka:
         self.stop()
         self.start()
 
+    def freeze(self) -> None:
+        """Have it answer nothing any more while its connections stay, as a machine that lost its power does."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._signal(signal.SIGCONT)
+
+    def properties(self) -> str:
+        """Its configuration."""
+        nodes = len(self._cluster)
+        return PROPERTIES.format(
+            folder=self.folder,
+            number=self.place.number,
+            port=self.place.port,
+            controller_port=self.place.controller_port,
+            voters=",".join(f"{p.number}@127.0.0.1:{p.controller_port}" for p in self._cluster),
+            nodes=nodes,
+            # Of several, one that has no processor for a while should not lose its partitions.
+            session_ms=1500 if nodes == 1 else 3000,
+            in_sync=max(1, nodes - 1),
+        )
+
+    def format_options(self) -> list[str]:
+        """What else its storage is formatted with."""
+        return []
+
+    def _signal(self, what: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(what)
+
     def _end(self, how: signal.Signals) -> None:
         if self._process is None:
             return
@@ -135,10 +203,9 @@ class ApacheKafka:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "log4j2.yaml").write_text(LOG4J)
         draft = self.folder / "server.properties.new"
-        draft.write_text(PROPERTIES.format(folder=self.folder, port=self._port, controller_port=self._controller_port))
-        # Kafka's own form of a UUID; it may not begin with a dash, which reads as an option.
-        cluster_id = "A" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
-        tool = self._run(java, jars, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(draft))
+        draft.write_text(self.properties())
+        command = ("format", "-t", self._cluster_id, "-c", str(draft), *self.format_options())
+        tool = self._run(java, jars, "kafka.tools.StorageTool", *command)
         if tool.wait(START_LIMIT_S) != 0:
             raise RuntimeError(f"Kafka's storage could not be formatted:\n{self._last_words()}")
         draft.rename(properties)
@@ -161,6 +228,96 @@ class ApacheKafka:
 
     def _last_words(self) -> str:
         return (self.folder / "kafka.log").read_bytes()[-3000:].decode(errors="replace")
+
+
+class ApacheKafkaCluster:
+    """Nodes of which each is broker and controller, and may be killed alone: what is acknowledged is on two of three.
+
+    Args:
+        folder: that of all.
+    """
+
+    NODES = 3
+
+    def __init__(self, folder: Path) -> None:
+        places, cluster_id = free_places(self.NODES), new_cluster_id()
+        self.nodes = {p.number: ApacheKafka(folder / f"node-{p.number}", p, places, cluster_id) for p in places}
+
+    @property
+    def brokers(self) -> str:
+        """The addresses, as clients want them."""
+        return ",".join(node.brokers for node in self.nodes.values())
+
+    def start(self) -> None:
+        """Start those that do not run, and wait until all answer and hold all."""
+        with ThreadPoolExecutor(self.NODES) as pool:
+            list(pool.map(ApacheKafka.launch, self.nodes.values()))
+        for node in self.nodes.values():
+            node.wait_until_it_answers()
+        self.wait_until_in_sync()
+
+    def stop(self) -> None:
+        """End them all; what they hold is nobody's any more."""
+        for node in self.nodes.values():
+            node.kill()
+
+    def wait_until_in_sync(self) -> None:
+        """Wait until every partition is on as many nodes as it should be.
+
+        Raises:
+            TimeoutError: names what is not.
+        """
+        client = admin_client(client_config(self.brokers))
+        deadline = time.monotonic() + START_LIMIT_S
+        looks = 0
+        # One answer may be that of a node which has not heard of the last change yet.
+        while looks < self.NODES:
+            found = client.list_topics(timeout=10)
+            behind = [
+                f"{topic.topic}[{number}]"
+                for topic in found.topics.values()
+                for number, partition in topic.partitions.items()
+                if len(partition.isrs) < len(partition.replicas)
+            ]
+            looks = 0 if behind or len(found.brokers) < self.NODES else looks + 1
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{len(found.brokers)} brokers, and not in sync: {', '.join(behind)}")
+            time.sleep(0.3)
+
+    def controller(self) -> int:
+        """Tell which node leads the controllers, as they have written it down; brokers name any to their clients."""
+        votes = [
+            msgspec.json.decode((node.folder / "data/__cluster_metadata-0/quorum-state").read_bytes(), type=_Vote)
+            for node in self.nodes.values()
+        ]
+        return max(votes, key=lambda vote: (vote.leader_epoch, vote.leader_id)).leader_id
+
+    def coordinator(self) -> int:
+        """Tell which node keeps the offsets of the consumer groups."""
+        return self.leader("__consumer_offsets", 0)
+
+    def leader(self, kafka_topic: str, partition: int) -> int:
+        """Tell which node leads a partition."""
+        found = admin_client(client_config(self.brokers)).list_topics(kafka_topic, timeout=10)
+        return int(found.topics[kafka_topic].partitions[partition].leader)
+
+
+class _Vote(Struct, rename="camel"):
+    """What a controller remembers of the last election."""
+
+    leader_id: int
+    leader_epoch: int
+
+
+def new_cluster_id() -> str:
+    """Make one in Kafka's own form of a UUID; it may not begin with a dash, which reads as an option."""
+    return "A" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
+
+
+def free_places(count: int) -> list[Place]:
+    """Find ports that are free now."""
+    ports = free_ports(2 * count)
+    return [Place(number + 1, *ports[2 * number : 2 * number + 2]) for number in range(count)]
 
 
 def find_java() -> str:
@@ -209,7 +366,8 @@ def fetch_jars() -> Path:
     return jars
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Find ports that are free now."""
     probes = [socket.socket() for _ in range(count)]
     for probe in probes:
         probe.bind(("127.0.0.1", 0))

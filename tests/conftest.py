@@ -1,8 +1,10 @@
 """Brokers and turns for the tests.
 
-A test that takes a broker is marked `kafka`, and `make test-kafka` runs it on Apache Kafka.
+A test that takes a broker is marked `kafka`, and `make test-kafka` runs it on Apache Kafka. One that is marked `apache`
+runs only there: elsewhere it is deselected.
 """
 
+import os
 from collections.abc import Callable, Generator, Iterator
 
 import pytest
@@ -18,11 +20,14 @@ def pytest_configure(config: pytest.Config) -> None:
     begin(config)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what runs on a broker."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what runs on a broker, and leave out what this run's broker is not for."""
     for item in items:
-        if BROKER_FIXTURES & set(getattr(item, "fixturenames", ())):
+        if BROKER_FIXTURES & set(getattr(item, "fixturenames", ())) or item.get_closest_marker("apache"):
             item.add_marker(pytest.mark.kafka)
+    if os.environ.get("AUREON_TEST_KAFKA") != "apache":
+        config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker("apache")])
+        items[:] = [i for i in items if not i.get_closest_marker("apache")]
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -21,7 +21,7 @@ from flows.cell import INPUTS
 from one_lake import tables
 from schemas.errors import TryAgainError
 
-LIMIT_S = 10.0
+LIMIT_S = 5.0
 
 
 def reach(config: ClientConfig, limit_s: float) -> None:
@@ -72,8 +72,8 @@ class KafkaLook:
     """
 
     def __init__(self, config: ClientConfig, group: str) -> None:
+        self._config = config
         self._client: AdminClient = admin_client(config)
-        self._brokers = config["bootstrap.servers"]
         self._group = group
 
     def figures(self) -> KafkaFigures | None:
@@ -92,7 +92,10 @@ class KafkaLook:
             begins = self._offsets(places, OffsetSpec.earliest())
             low = self._committed(places)
         except KafkaException as error:
-            raise TryAgainError(f"{self._brokers} does not answer: {error.args[0].str()}") from None
+            # One that goes on would ask the broker that was there, without a pause; a new one learns who leads now.
+            self._client = admin_client(self._config)
+            brokers = self._config["bootstrap.servers"]
+            raise TryAgainError(f"{brokers} does not answer: {error.args[0].str()}") from None
         inputs = {}
         for name in INPUTS:
             end = sum(ends[name, lane] for lane in range(lanes))
@@ -104,13 +107,13 @@ class KafkaLook:
         asked = self._client.list_offsets(
             dict.fromkeys(places, which), isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=LIMIT_S
         )
-        return {(place.topic, place.partition): future.result(LIMIT_S).offset for place, future in asked.items()}
+        return {(place.topic, place.partition): future.result(2 * LIMIT_S).offset for place, future in asked.items()}
 
     def _committed(self, places: list[TopicPartition]) -> dict[tuple[str, int], int]:
         asked = self._client.list_consumer_group_offsets(
             [ConsumerGroupTopicPartitions(self._group, places)], request_timeout=LIMIT_S
         )
-        found = asked[self._group].result(LIMIT_S).topic_partitions or []
+        found = asked[self._group].result(2 * LIMIT_S).topic_partitions or []
         return {(p.topic, p.partition): p.offset for p in found if p.offset >= 0}
 
 

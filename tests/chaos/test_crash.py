@@ -32,8 +32,15 @@ FROZEN = {7, 13}
 
 
 def send_tasks(brokers: str, rng: random.Random, numbers: range) -> None:
-    """Send tasks; some twice, in another class of priority or to another lane."""
+    """Send tasks, and wait until they have arrived."""
     producer = CheckedProducer(client_config(brokers))
+    hand_over(producer, rng, numbers)
+    producer.flush()
+    producer.close()
+
+
+def hand_over(producer: CheckedProducer, rng: random.Random, numbers: range) -> None:
+    """Send tasks; some twice, in another class of priority or to another lane."""
     for number in numbers:
         logical_id = f"task-{number}"
         home = home_lane(logical_id, LANES)
@@ -48,8 +55,6 @@ def send_tasks(brokers: str, rng: random.Random, numbers: range) -> None:
                 "priority": 1 if kafka_topic == TASKS_HIGH else rng.randint(3, 9),
             }
             producer.send(kafka_topic, lane, [msgspec.json.encode(task)], [logical_id.encode()])
-    producer.flush()
-    producer.close()
 
 
 def end_life(cell: CrashingCell, rng: random.Random, kill: int) -> None:

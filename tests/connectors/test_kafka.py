@@ -194,6 +194,25 @@ def test_reader_survives_a_broker_that_is_away(own_broker: Broker, producer: Che
         assert values(take(sleepless, 100)) == numbers(100, 200)
 
 
+def test_reader_that_sleeps_while_the_broker_is_away_costs_little(
+    own_broker: Broker, producer: CheckedProducer
+) -> None:
+    """The library, asked about a partition whose leader is away, connects to it thousands of times a second."""
+    producer.send(TASKS, 0, numbers(0, 10))
+    producer.flush()
+    with reading(own_broker, sleep_after_s=0.02) as reader:
+        take(reader, 10)
+        fall_asleep(reader)
+        own_broker.stop()
+        until = time.monotonic() + 2
+        while time.monotonic() < until:
+            assert reader.poll(10) == []
+            time.sleep(0.02)
+        began = time.process_time()
+        time.sleep(2)
+        assert time.process_time() - began < 0.5
+
+
 def test_reader_that_hears_nothing_fetches_anew(
     own_broker: Broker, producer: CheckedProducer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,11 +1,12 @@
-"""What users name makes objects: what they make has to be one."""
+"""What users name makes objects: what they make has to be one. And what is told to the Kafka client."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from flows.settings import make_object, read_settings
+from flows.settings import Settings, make_object, read_settings
 from schemas.errors import RefusedError
 
 
@@ -58,3 +59,33 @@ def test_a_cell_that_is_none_is_refused(given: str) -> None:
     """With an example."""
     with pytest.raises(RefusedError, match="expected i/n, such as 2/3"):
         _ = read_settings({"cell": given}, {}).cell_share
+
+
+def test_client_properties_come_from_a_variable_or_from_a_file(tmp_path: Path) -> None:
+    """In the file a value may hold what separates them in the variable; it has comments, and no escapes."""
+    assert Settings(kafka_config="a=1; b = x=y ;").kafka_properties == {"a": "1", "b": "x=y"}
+    path = tmp_path / "client.properties"
+    path.write_text("# comment\n\n  ! another\nsasl.password = p;a=s\\n#s \nsasl.username=me\n")
+    properties = Settings(kafka_config=f"@{path}").kafka_properties
+    assert properties == {"sasl.password": "p;a=s\\n#s", "sasl.username": "me"}
+
+
+def test_what_is_wrong_in_client_properties_is_told_with_its_place_and_without_itself(tmp_path: Path) -> None:
+    """It may be half of a password."""
+    with pytest.raises(RefusedError) as refused:
+        _ = Settings(kafka_config="sasl.password=hun;ter2").kafka_properties
+    assert str(refused.value) == (
+        "AUREON_KAFKA_CONFIG, part 2: expected key=value, and there is no `=` behind a key; "
+        "a value with a semicolon in it needs a file (@FILE)"
+    )
+    path = tmp_path / "client.properties"
+    path.write_text("sasl.username=me\n\nhunter2\n")
+    with pytest.raises(RefusedError) as refused:
+        _ = Settings(kafka_config=f"@{path}").kafka_properties
+    assert str(refused.value) == f"{path}:3: expected key=value, and there is no `=` behind a key"
+
+
+def test_client_properties_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    """By name."""
+    with pytest.raises(RefusedError, match=r"AUREON_KAFKA_CONFIG: \S+missing cannot be read"):
+        _ = Settings(kafka_config=f"@{tmp_path}/missing").kafka_properties
