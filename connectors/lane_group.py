@@ -13,8 +13,7 @@ from typing import Any
 
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 
-from connectors.cut_commits import CutCommits
-from connectors.kafka import ASK_LIMIT_S, ClientConfig
+from connectors.kafka import ASK_LIMIT_S, ClientConfig, new_consumer
 from schemas.errors import AureonError, RefusedError
 
 log = logging.getLogger(__name__)
@@ -45,19 +44,13 @@ class FixedLanes:
     to, and costs calls, not exactness. Replay: nothing.
 
     Args:
-        config: from `client_config`.
-        group: in which cuts are committed; it has no members.
         lanes: their numbers.
     """
 
     is_sure = True
 
-    def __init__(self, config: ClientConfig, group: str, lanes: Collection[int]) -> None:
+    def __init__(self, lanes: Collection[int]) -> None:
         self._lanes = frozenset(lanes)
-        self.commits = CutCommits(config, group)
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="aureon-cuts", daemon=True)
-        self._thread.start()
 
     def tenure(self, lane: int) -> int:
         """One for each lane that the cell has."""
@@ -75,14 +68,7 @@ class FixedLanes:
         """Any may be worked on here."""
 
     def close(self) -> None:
-        """Commit nothing more."""
-        self._over.set()
-        self._thread.join(timeout=ASK_LIMIT_S)
-        self.commits.close()
-
-    def _run(self) -> None:
-        while not self._over.wait(POLL_S):
-            self.commits.run()
+        """Nothing is open."""
 
 
 class LaneGroup:
@@ -91,8 +77,8 @@ class LaneGroup:
     - **Unit of parallelism:** the cell: one process, one member.
     - **Guarantee:** each lane has one member as soon as the group is at rest. A lane that moves between living cells is
       left by one before the other begins; one whose cell died is free after the session timeout, and until then is its
-      own again when it comes back. One that is cut off loses its lanes after the same time. A process that was stopped
-      for so long is not `is_sure` when it wakes.
+      own again when it comes back. One that is cut off loses its lanes after the same time, and one that stood still
+      for so long begins anew with what it then has.
     - **Replay:** joins again, under the same name.
 
     Args:
@@ -104,10 +90,10 @@ class LaneGroup:
     """
 
     def __init__(self, config: ClientConfig, group: str, name: str, kafka_topic: str, drain_s: float) -> None:
-        settings = {**_MEMBER, **config, "group.instance.id": name}
-        self._stopped_s = int(settings["session.timeout.ms"]) / 1000 - MARGIN_S
         # a member that lets lanes go does not poll meanwhile
-        settings["max.poll.interval.ms"] = int(max(300.0, 2 * drain_s + 60.0) * 1000)
+        patient = int(max(300.0, 2 * drain_s + 60.0) * 1000)
+        settings = {**_MEMBER, "group.instance.id": name, "max.poll.interval.ms": patient, **config}
+        self._still_s = int(settings["session.timeout.ms"]) / 1000 - MARGIN_S
         self._name = name
         self._leave_limit_s = drain_s + ASK_LIMIT_S
         self._changed = threading.Condition()
@@ -118,10 +104,9 @@ class LaneGroup:
         self._elsewhere_since: float | None = None
         self._failed: AureonError | None = None
         self._ticked_at = time.monotonic()
-        self._doubted_at = -float("inf")
         self._over = threading.Event()
-        self.commits = CutCommits(settings, group)
-        self.commits.consumer.subscribe(
+        self._consumer: Consumer = new_consumer(settings, group, committed_only=False)
+        self._consumer.subscribe(
             [kafka_topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
         self._thread = threading.Thread(target=self._run, name="aureon-group", daemon=True)
@@ -154,14 +139,8 @@ class LaneGroup:
 
     @property
     def is_sure(self) -> bool:
-        """Tell whether this process may think that its lanes are its own.
-
-        The library notices when it is cut off, but not at once when it wakes: a process that was stopped for as long
-        as the group waits asks before it goes on.
-        """
-        if time.monotonic() - self._ticked_at > self._stopped_s:
-            return False
-        return self.commits.confirmed_at >= self._doubted_at
+        """Tell whether this process may think that its lanes are its own: not if it has just woken."""
+        return time.monotonic() - self._ticked_at <= self._still_s
 
     def close(self) -> None:
         """Leave off; the group keeps the lanes for this cell until the session timeout is over."""
@@ -169,7 +148,7 @@ class LaneGroup:
         with self._changed:
             self._changed.notify_all()
         self._thread.join(timeout=ASK_LIMIT_S)
-        self.commits.close()
+        self._consumer.close()
 
     # -- in the thread of the group --------------------------------------------------------------------------------
 
@@ -177,7 +156,7 @@ class LaneGroup:
         while not self._over.wait(POLL_S):
             try:
                 self._tick()
-                message = self.commits.run(renew=self.commits.confirmed_at < self._doubted_at)
+                message = self._consumer.poll(0)
                 error = message.error() if message is not None else None
                 if error is not None and error.fatal():
                     self._fail(error)
@@ -192,12 +171,16 @@ class LaneGroup:
                 return
 
     def _tick(self) -> None:
+        """Notice that the process stood still for as long as the group waits: others may have its lanes by now, and the
+        library says so a moment too late. All are dropped, and opened anew if they are still here.
+        """
         now = time.monotonic()
-        if now - self._ticked_at > self._stopped_s:
-            log.warning(
-                "this process stood still for %.1f s; it asks whether it still has its lanes", now - self._ticked_at
-            )
-            self._doubted_at = now
+        stood_s = now - self._ticked_at
+        if stood_s > self._still_s:
+            log.warning("this process stood still for %.1f s; it begins anew with the lanes that it still has", stood_s)
+            self._given += 1
+            with self._changed:
+                self._tenures = dict.fromkeys(self._tenures, self._given)
         self._ticked_at = now
 
     def _fail(self, error: KafkaError) -> None:

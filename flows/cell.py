@@ -78,6 +78,9 @@ INPUTS: Mapping[str, int] = {TASKS_HIGH: 8, TASKS_NEXT: 4, RETRY: 2, TASKS: 1}
 FAR_BEHIND = 20_000
 """So many entries of its log a lane reads in a second or two; beyond, the lake fills its index of ids faster."""
 
+CELLS = "-cells"
+"""The group whose members are the cells is named like that of the cuts, with this behind it."""
+
 _NO_STATES: Mapping[str, NodeState] = {}
 
 
@@ -367,13 +370,13 @@ class _Connected:
         share, shares = settings.cell_share
         if not settings.cell and self.topics.committed_only:
             name = member_name(settings.state_dir)
-            return LaneGroup(self.config, settings.group, name, RESULTS, settings.drain_s)
+            return LaneGroup(self.config, settings.group + CELLS, name, RESULTS, settings.drain_s)
         mine = [lane for lane in range(self.topics.lanes) if lane % shares == share - 1]
-        return FixedLanes(self.config, settings.group, mine)
+        return FixedLanes(mine)
 
-    @property
+    @cached_property
     def _commits(self) -> CutCommits:
-        return self.ownership.commits
+        return CutCommits(self.config, self._settings.group)
 
     def owners(self, lane: int) -> OwnerIndex:
         """Open the index of ids of a lane; one that is new, or far behind, takes from the lake what that has."""
@@ -446,6 +449,8 @@ class _Connected:
         self.producer.close()
         if "ownership" in vars(self):
             self.ownership.close()
+        if "_commits" in vars(self):
+            self._commits.close()
 
 
 def _places(cut: Cut) -> Places:

@@ -10,7 +10,6 @@ from confluent_kafka import TopicPartition
 
 from connectors.cut_commits import CutCommits
 from connectors.kafka import client_config
-from connectors.lane_group import FixedLanes
 from connectors.topics import RESULTS, ensure_topics
 from schemas.errors import TryAgainError
 from tests.brokers import Broker
@@ -21,9 +20,9 @@ FIRST, SECOND = TopicPartition(RESULTS, 0), TopicPartition(RESULTS, 1)
 @contextmanager
 def commits_on(broker: Broker) -> Iterator[CutCommits]:
     """Commit for a group without members."""
-    fixed = FixedLanes(client_config(broker.brokers), "aureon", [0, 1])
-    yield fixed.commits
-    fixed.close()
+    commits = CutCommits(client_config(broker.brokers), "aureon")
+    yield commits
+    commits.close()
 
 
 def wait_until(condition: Callable[[], object], limit_s: float = 30.0) -> None:

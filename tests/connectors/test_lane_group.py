@@ -1,17 +1,17 @@
 """Lanes that a consumer group hands out, on Apache Kafka; and those that are fixed."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from confluent_kafka import TopicPartition
 
 from connectors import lane_group
 from connectors.kafka import client_config
 from connectors.lane_group import FixedLanes, LaneGroup
 from connectors.topics import RESULTS, ensure_topics
-from schemas.errors import RefusedError, TryAgainError
+from schemas.errors import RefusedError
 from tests.brokers import Broker
 
 LANES = 6
@@ -114,27 +114,19 @@ def test_who_is_cut_off_has_no_lanes_after_a_while(join: Join, own_broker: Broke
 
 
 @pytest.mark.apache
-def test_who_stood_still_asks_before_it_goes_on(join: Join, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that was stopped; it is sure again when a commit was taken."""
+def test_who_stood_still_begins_anew(join: Join, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was stopped does not know what has become of its lanes."""
     member = join("first")
     wait_until(lambda: len(lanes_of(member)) == LANES)
-    member.commits.begin(0, {TopicPartition(RESULTS, 0): (0, "cut")})
+    before = {lane: member.tenure(lane) for lane in range(LANES)}
     assert member.is_sure
 
-    run = member.commits.run
-    monkeypatch.setattr(member.commits, "run", lambda **_: time.sleep(lane_group.SESSION_S))
-    wait_until(lambda: not member.is_sure, lane_group.SESSION_S + 5.0)
-    assert lanes_of(member)
-    asked: list[bool] = []
-
-    def asks(*, renew: bool) -> object:
-        asked.append(renew)
-        return run(renew=renew)
-
-    monkeypatch.setattr(member.commits, "run", asks)
+    still = threading.Event()
+    monkeypatch.setattr(member, "_check_places", lambda: still.wait(lane_group.SESSION_S))
+    wait_until(lambda: not member.is_sure, lane_group.SESSION_S)
+    monkeypatch.undo()
     wait_until(lambda: member.is_sure)
-    assert asked[0]
-    wait_until(lambda: not asked[-1])
+    assert all(member.tenure(lane) > before[lane] for lane in range(LANES))
 
 
 @pytest.mark.apache
@@ -146,8 +138,6 @@ def test_two_cells_with_one_state_folder_are_told_apart(join: Join) -> None:
     wait_until(lambda: len(lanes_of(second)) == LANES)
     with pytest.raises(RefusedError, match=r"another process has joined as this cell, same: .* state folder"):
         wait_until(lambda: not first.tenure(0) and False, 10.0)
-    with pytest.raises(TryAgainError, match="group aureon"):
-        first.commits.begin(0, {TopicPartition(RESULTS, 0): (0, "cut")})
 
 
 @pytest.mark.apache
@@ -165,10 +155,9 @@ def test_lanes_without_a_place_in_the_process_are_an_error(own_broker: Broker, m
         member.close()
 
 
-def test_fixed_lanes_are_there_for_good(own_broker: Broker) -> None:
+def test_fixed_lanes_are_there_for_good() -> None:
     """And no others."""
-    fixed = FixedLanes(client_config(own_broker.brokers), "aureon", [1, 3])
+    fixed = FixedLanes([1, 3])
     assert [fixed.tenure(lane) for lane in range(4)] == [0, 1, 0, 1]
     assert fixed.is_sure
     assert not fixed.is_leaving(1)
-    fixed.close()
