@@ -1,23 +1,15 @@
-"""Which tasks are cancelled: a compacted Kafka topic, read to its end before anything is handed out, and followed."""
+"""Which tasks are cancelled: one kind of directive."""
 
-import logging
-import threading
-import time
 from collections.abc import Callable
 
 import msgspec
 from msgspec import Struct
 
 from connectors.kafka import CheckedProducer, ClientConfig
-from connectors.lane_reader import LaneReader
 from connectors.topics import DIRECTIVES
 from schemas.task import TaskDescriptor
 
-log = logging.getLogger(__name__)
-
 CANCEL_KEY = b"cancel/"
-FOLLOW_EVERY_S = 0.1
-READ_BATCH = 500
 CONFIRM_LIMIT_S = 30.0
 
 
@@ -51,40 +43,32 @@ def send_cancel(config: ClientConfig, cancel: Cancel) -> None:
 
 
 class Cancels:
-    """The cancelled tasks, as one process knows them.
+    """The cancelled tasks, as one process knows them from the directives."""
 
-    Unit of parallelism: the process. Guarantee: what was on the topic when this was made is known; what comes later is
-    known soon. Replay: reads the topic from its beginning.
-
-    Args:
-        reader: of the topic's only partition, from its beginning.
-
-    Raises:
-        TryAgainError: the broker does not answer.
-    """
-
-    def __init__(self, reader: LaneReader) -> None:
-        self._reader = reader
+    def __init__(self) -> None:
         self.on_change: Callable[[], None] = lambda: None
         """Called, in a thread of its own, when more tasks were cancelled."""
         self._cancelled: frozenset[tuple[str, str]] = frozenset()
-        self._failed: Exception | None = None
-        end = reader.end_offset()
-        while reader.position < end:
-            if not self._read():
-                time.sleep(0.005)
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="aureon-cancels", daemon=True)
-        self._thread.start()
+        self._more: set[tuple[str, str]] = set()
 
-    def covers(self, task: TaskDescriptor) -> bool:
-        """Tell whether a task, or one that it came of, is cancelled.
+    def take(self, value: bytes) -> None:
+        """Take in an order.
 
         Raises:
-            Exception: what ended the following; without it tasks would go on that are cancelled by now.
+            msgspec.DecodeError: it is none.
         """
-        if self._failed is not None:
-            raise self._failed
+        cancel = msgspec.json.decode(value, type=Cancel)
+        self._more.add((cancel.topic, cancel.logical_id))
+
+    def settle(self) -> None:
+        """Have what was taken in count."""
+        more, self._more = self._more, set()
+        if more - self._cancelled:
+            self._cancelled |= more
+            self.on_change()
+
+    def covers(self, task: TaskDescriptor) -> bool:
+        """Tell whether a task, or one that it came of, is cancelled."""
         cancelled = self._cancelled
         if not cancelled:
             return False
@@ -92,40 +76,3 @@ class Cancels:
             return True
         ancestors = task.origin.ancestors if task.origin is not None else ()
         return any((a.topic, a.logical_id) in cancelled for a in ancestors)
-
-    def close(self) -> None:
-        """Follow no more."""
-        self._over.set()
-        self._thread.join(timeout=10)
-        self._reader.close()
-
-    def _follow(self) -> None:
-        while not self._over.wait(FOLLOW_EVERY_S):
-            try:
-                before = self._cancelled
-                while self._read():
-                    pass
-                if self._cancelled is not before:
-                    self.on_change()
-            except Exception as error:
-                log.exception("%s cannot be read any more", DIRECTIVES)
-                self._failed = error
-                return
-
-    def _read(self) -> bool:
-        """Take in what is there; tell whether there was anything."""
-        records = self._reader.poll(READ_BATCH)
-        found = set()
-        for record in records:
-            key, value = record.key() or b"", record.value()
-            if not key.startswith(CANCEL_KEY) or value is None:
-                continue
-            try:
-                cancel = msgspec.json.decode(value, type=Cancel)
-            except msgspec.DecodeError as error:
-                log.warning("%s@%s: no cancel: %s; ignored", DIRECTIVES, record.offset(), error)
-                continue
-            found.add((cancel.topic, cancel.logical_id))
-        if found - self._cancelled:
-            self._cancelled |= found
-        return bool(records)

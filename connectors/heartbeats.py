@@ -1,4 +1,4 @@
-"""How the nodes are: every cell says it on `nodes.heartbeat`, and whoever wants to know reads the last of it."""
+"""How cells and nodes are: every cell says it on `nodes.heartbeat`, and whoever wants to know reads the last of it."""
 
 import contextlib
 import logging
@@ -11,6 +11,7 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from connectors.kafka import ASK_LIMIT_S, ClientConfig, new_consumer, watermarks_of
 from connectors.topics import HEARTBEATS
 from schemas.node import NodeState
+from schemas.supervision import CellState
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +27,21 @@ _PRODUCER = {
 }
 
 
+_cell = msgspec.json.Decoder(CellState).decode
+_node = msgspec.json.Decoder(NodeState).decode
+
+
+def read_state(value: bytes) -> CellState | NodeState:
+    """Read one heartbeat.
+
+    Raises:
+        msgspec.DecodeError: it is none.
+    """
+    return _node(value) if b'"node"' in value else _cell(value)
+
+
 class HeartbeatWriter:
-    """Says how the nodes are; never waits, and drops what the broker does not take.
+    """Says how a cell and its nodes are; never waits, and drops what the broker does not take.
 
     Unit of parallelism: the process. Guarantee: none. Replay: says it again.
     """
@@ -35,10 +49,10 @@ class HeartbeatWriter:
     def __init__(self, config: ClientConfig) -> None:
         self._producer = Producer({**config, **_PRODUCER})
 
-    def publish(self, states: Sequence[NodeState]) -> None:
+    def publish(self, states: Sequence[CellState | NodeState]) -> None:
         """Write the states, keyed by cell and node."""
         for state in states:
-            key = f"{state.cell}/{state.node}"
+            key = f"{state.cell}/{state.node}" if isinstance(state, NodeState) else state.cell
             with contextlib.suppress(BufferError, KafkaException):
                 self._producer.produce(HEARTBEATS, msgspec.json.encode(state), key, partition=0)
         self._producer.poll(0)
@@ -48,8 +62,8 @@ class HeartbeatWriter:
         self._producer.flush(1.0)
 
 
-def latest_states(config: ClientConfig, since: float) -> list[NodeState]:
-    """Read what was said last of each node by each cell, if it was said since a time.
+def latest_states(config: ClientConfig, since: float) -> tuple[list[CellState], list[NodeState]]:
+    """Read what each cell said last of itself and of each node, if it was said since a time.
 
     Args:
         config: from `client_config`.
@@ -59,7 +73,7 @@ def latest_states(config: ClientConfig, since: float) -> list[NodeState]:
         TryAgainError: the broker does not answer.
     """
     consumer: Consumer = new_consumer(config, "aureon-heartbeats", committed_only=False)
-    found: dict[tuple[str, str], NodeState] = {}
+    found: dict[tuple[str, str], CellState | NodeState] = {}
     try:
         low, high = watermarks_of(consumer, HEARTBEATS, 0, ASK_LIMIT_S)
         position = max(low, high - LAST_MESSAGES)
@@ -72,11 +86,13 @@ def latest_states(config: ClientConfig, since: float) -> list[NodeState]:
                     continue
                 position = (message.offset() or 0) + 1
                 try:
-                    state = msgspec.json.decode(message.value() or b"", type=NodeState)
+                    state = read_state(message.value() or b"")
                 except msgspec.DecodeError as error:
                     log.warning("%s@%s: %s; ignored", HEARTBEATS, message.offset(), error)
                     continue
-                found[state.cell, state.node] = state
+                found[state.cell, state.node if isinstance(state, NodeState) else ""] = state
     finally:
         consumer.close()
-    return sorted((s for s in found.values() if s.at >= since), key=lambda s: (s.node, s.cell))
+    fresh = [s for s in found.values() if s.at >= since]
+    nodes = sorted((s for s in fresh if isinstance(s, NodeState)), key=lambda s: (s.node, s.cell))
+    return sorted((s for s in fresh if isinstance(s, CellState)), key=lambda s: s.cell), nodes

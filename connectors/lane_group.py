@@ -93,6 +93,7 @@ class LaneGroup:
         # a member that lets lanes go does not poll meanwhile
         patient = int(max(300.0, 2 * drain_s + 60.0) * 1000)
         settings = {**_MEMBER, "group.instance.id": name, "max.poll.interval.ms": patient, **config}
+        settings["error_cb"] = self._on_error
         self._still_s = int(settings["session.timeout.ms"]) / 1000 - MARGIN_S
         self._name = name
         self._leave_limit_s = drain_s + ASK_LIMIT_S
@@ -156,11 +157,7 @@ class LaneGroup:
         while not self._over.wait(POLL_S):
             try:
                 self._tick()
-                message = self._consumer.poll(0)
-                error = message.error() if message is not None else None
-                if error is not None and error.fatal():
-                    self._fail(error)
-                    return
+                self._consumer.poll(0)
                 self._check_places()
             except KafkaException as failure:
                 self._fail(failure.args[0])
@@ -182,6 +179,10 @@ class LaneGroup:
             with self._changed:
                 self._tenures = dict.fromkeys(self._tenures, self._given)
         self._ticked_at = now
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.fatal():  # all others the library mends itself
+            self._fail(error)
 
     def _fail(self, error: KafkaError) -> None:
         if error.code() in (KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED, KafkaError._FATAL):

@@ -184,6 +184,25 @@ class Affinities:
         topic = self._topics[decision.topic] = Topic(decision.decided_at)
         return topic
 
+    def adopt(self, counts: TopicCounts) -> None:
+        """Take over what the whole cluster knows of a topic; of the examples each cell has its own."""
+        with self._lock:
+            topic = self._topics.get(counts.topic)
+            if topic is None:
+                if len(self._topics) >= MAX_TOPICS:
+                    self._examples -= len(self._topics.popitem(last=False)[1].examples)
+                topic = self._topics[counts.topic] = Topic(counts.at)
+            self._topics.move_to_end(counts.topic)
+            topic.at = counts.at
+            topic.models = {(c.node, c.model): c for c in counts.models[-MAX_MODELS:]}
+            topic.pairs = {_pair(p.first, p.second): p for p in counts.pairs}
+            topic.seen = max(topic.seen, counts.seen)
+            topic.fresh += max(0, counts.taught - topic.taught)
+            topic.taught = max(topic.taught, counts.taught)
+            if topic.is_stale(counts.at):
+                self._make_votes(topic, counts.topic, counts.at)
+            self.changes += 1
+
     # -- what is known ---------------------------------------------------------------------------------------------
 
     def votes(self, topic: str, now: float) -> Votes | None:

@@ -243,6 +243,11 @@ class CallRunner:
         """How the nodes are; the same object as long as nothing has changed."""
         return _NO_STATES if self._loop is None else self._watch.states
 
+    @property
+    def open_rounds(self) -> int:
+        """How many rounds are not answered."""
+        return sum(len(lane.open) for lane in tuple(self._lanes))
+
     def start(self) -> None:
         """Start the loop, once."""
         with self._lock:

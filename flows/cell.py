@@ -7,6 +7,7 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +16,9 @@ import msgspec
 from confluent_kafka import TopicPartition
 
 from connectors.blobs import BlobStore
-from connectors.cancels import Cancels
+from connectors.cancels import CANCEL_KEY, Cancels
 from connectors.cut_commits import CutCommits, Places
+from connectors.directives import AFFINITY_KEY, QUARANTINE_KEY, Directives
 from connectors.embedded import EmbeddedBroker
 from connectors.heads import publish_head
 from connectors.heartbeats import HeartbeatWriter
@@ -41,6 +43,7 @@ from connectors.topics import (
 from connectors.whole_files import ANYBODY, make_once
 from flows.accepted import AcceptedRecords
 from flows.affinity import Affinities
+from flows.beat import Beat
 from flows.branched import BranchedContents
 from flows.branching import Branching, make_planner
 from flows.budget import Budgets
@@ -48,6 +51,7 @@ from flows.calls import CallRunner, RetryPolicy, RunnerParts
 from flows.lane import Cut, Owner, Sealer, decode_cut, encode_cut, id_key
 from flows.lane_source import LaneParts
 from flows.learning import Learning, Memories
+from flows.orders import Orders
 from flows.outlook import Outlooks
 from flows.overflow import Overflow
 from flows.policies import SimpleThresholdPolicy, value_of
@@ -68,6 +72,7 @@ from one_lake.sink import LakeWriter
 from schemas.errors import OutcomeUnknownError, RefusedError
 from schemas.head import Head
 from schemas.node import NodeCapabilities, NodeState
+from schemas.supervision import CellState
 from schemas.task import PayloadView, PromptMessage, TaskDescriptor
 
 log = logging.getLogger(__name__)
@@ -100,6 +105,9 @@ class Cell:
         self._runner: CallRunner | None = None
         self._router: Router | None = None
         self._learning: Learning | None = None
+        self._beat: Beat | None = None
+        self.decided = 0
+        """Decisions that this process has read back."""
         self._capabilities: tuple[int, Sequence[NodeCapabilities]] = (0, ())
 
     # -- what the flow is built from -------------------------------------------------------------------------------
@@ -110,7 +118,7 @@ class Cell:
         return LaneParts(
             lanes=lambda: self.connect().topics.lanes,
             connections=self.connect,
-            ownership=lambda: self.connect().ownership,
+            ownership=self._ownership,
             reading=self._reading,
             drop=self._drop,
             inputs=INPUTS,
@@ -131,6 +139,26 @@ class Cell:
             retry_topic=RETRY,
             retry_delay_s=self.settings.retry_delay_s,
             overflow=self.overflow,
+        )
+
+    def _ownership(self) -> LaneGroup | FixedLanes:
+        """Which lanes this cell has; from now on it says how it is."""
+        with self._lock:
+            connected = self.connect()
+            if self._beat is None:
+                self._beat = Beat(self._state, connected.heartbeats.publish).start()
+            return connected.ownership
+
+    def _state(self) -> CellState:
+        connected, runner = self.connect(), self._runner
+        ownership = connected.ownership
+        return CellState(
+            cell=connected.member,
+            process=cell_name(),
+            lanes=tuple([lane for lane in range(connected.topics.lanes) if ownership.tenure(lane)]),
+            under_way=runner.open_rounds if runner is not None else 0,
+            decided=self.decided,
+            at=round(time.time(), 3),
         )
 
     def _drop(self, lane: int) -> None:
@@ -176,7 +204,7 @@ class Cell:
                         enough=self.router().enough,
                         check=self.router().check,
                         check_s=settings.verifier_s,
-                        is_cancelled=connected.cancels.covers,
+                        is_cancelled=connected.is_cancelled,
                         may_ask=lambda: connected.ownership.is_sure,
                         publish=connected.heartbeats.publish,
                         cell=cell_name(),
@@ -221,6 +249,7 @@ class Cell:
                     pays=value.pays if value is not None else None,
                     by=Comparison(alike=self.rules.comparison.alike),  # without proofs: calls must not wait for them
                     stopped=self.learning().memories.supervision.stopped,
+                    orders=self.connect().orders,
                 )
             return self._router
 
@@ -239,6 +268,7 @@ class Cell:
                     branched=BranchedContents(),
                 )
                 self._learning = Learning(memories, settings.state_dir, settings.lake_dir)
+                self.connect().orders.on_affinity(memories.affinities.adopt)
             return self._learning
 
     def supervision(self) -> Supervision:
@@ -323,10 +353,10 @@ class Cell:
     def close(self) -> None:
         """Let go of everything."""
         with self._lock, contextlib.ExitStack() as parts:  # one that cannot be closed keeps none of the others open
-            for part in (self.rules, self._connected, self._learning, self._runner):
+            for part in (self.rules, self._connected, self._learning, self._runner, self._beat):
                 if part is not None:
                     parts.callback(part.close)
-            self._runner = self._router = self._learning = self._connected = None
+            self._runner = self._router = self._learning = self._connected = self._beat = None
 
 
 class _Connected:
@@ -346,7 +376,13 @@ class _Connected:
         self.producer = CheckedProducer(self.config, should_stop, idempotent=self.topics.committed_only)
         self._watermarks = Watermarks(self.config)
         self.heartbeats = HeartbeatWriter(self.config)
-        self.cancels = Cancels(self.reader(DIRECTIVES, 0, 0))
+        self.cancels, self.orders = Cancels(), Orders()
+        takers = {
+            CANCEL_KEY: self.cancels.take,
+            QUARANTINE_KEY: self.orders.take_quarantine,
+            AFFINITY_KEY: self.orders.take_affinity,
+        }
+        self._directives = Directives(self.reader(DIRECTIVES, 0, 0), takers, self.cancels.settle)
 
     def reader(self, kafka_topic: str, lane: int, offset: int) -> LaneReader:
         """Open one partition for reading."""
@@ -362,6 +398,11 @@ class _Connected:
         )
 
     @cached_property
+    def member(self) -> str:
+        """The name of this cell."""
+        return member_name(self._settings.state_dir)
+
+    @cached_property
     def ownership(self) -> LaneGroup | FixedLanes:
         """Which lanes this cell has: those that the group hands out, unless they are fixed, by hand or on the embedded
         broker, which does not notice when a member dies.
@@ -369,8 +410,7 @@ class _Connected:
         settings = self._settings
         share, shares = settings.cell_share
         if not settings.cell and self.topics.committed_only:
-            name = member_name(settings.state_dir)
-            return LaneGroup(self.config, settings.group + CELLS, name, RESULTS, settings.drain_s)
+            return LaneGroup(self.config, settings.group + CELLS, self.member, RESULTS, settings.drain_s)
         mine = [lane for lane in range(self.topics.lanes) if lane % shares == share - 1]
         return FixedLanes(mine)
 
@@ -434,7 +474,12 @@ class _Connected:
         self._commits.forget(lane)
 
     def is_cancelled(self, task: TaskDescriptor) -> bool:
-        """Tell whether a task, or one that it came of, is cancelled."""
+        """Tell whether a task, or one that it came of, is cancelled.
+
+        Raises:
+            Exception: nobody can tell any more.
+        """
+        self._directives.check()
         return self.cancels.covers(task)
 
     def flush(self) -> None:
@@ -443,7 +488,7 @@ class _Connected:
 
     def close(self) -> None:
         """Let go of Kafka."""
-        self.cancels.close()
+        self._directives.close()
         self.heartbeats.close()
         self._watermarks.close()
         self.producer.close()

@@ -147,6 +147,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     _demo(commands)
     _run_command(commands)
+    _supervise(commands)
     _broker(commands)
     _submit(commands)
     _cancel(commands)
@@ -221,6 +222,20 @@ def _run_command(commands: Any) -> None:
     )
     _logging_flags(run)
     _settings_flags(run, _EVERYTHING)
+
+
+def _supervise(commands: Any) -> None:
+    supervise = commands.add_parser(
+        "supervise",
+        help="run the supervision root: who is there, which nodes answer noise, what is known of them",
+        description="Run the supervision root in this process until it is asked to stop. It hears the cells, reads all "
+        "decisions, keeps nodes that answer wrong where others answer right out of a topic until they are fit again, "
+        "tells every cell what the whole cluster has learned of the models, and notes it all in the lake (SELECT * "
+        "FROM supervision). One is enough; while it is down the cells go on with what it said last. Its state folder "
+        "is <home>/root unless --state says otherwise.",
+    )
+    _logging_flags(supervise)
+    _settings_flags(supervise, (*_KAFKA, "lanes", "replication", "state", "lake", "drain_s"))
 
 
 def _broker(commands: Any) -> None:

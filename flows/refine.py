@@ -136,6 +136,7 @@ class Steps:
     def derive(self, decided: Decided) -> Derived:
         """Carry winning decisions out, and learn from them."""
         self._learning.learn(decided, time.time())
+        self._cell.decided += len(decided.decisions)
         connected = self._cell.connect()
         return derive(decided, connected.sealer, connected.cluster.cluster_id)
 

@@ -32,6 +32,7 @@ from flows.commands.engine import muffled_engine
 from flows.commands.figures import KafkaFigures, KafkaLook, LakeCounts, LakeLook, Rate, reach
 from flows.refine import cell_flow
 from flows.settings import Settings
+from flows.stopping import Stopping
 from schemas.errors import AureonError, RefusedError, step_log
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ def prepared(settings: Settings) -> Iterator[tuple[Cell, "Interrupts"]]:
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     cell = Cell(settings)
-    with Interrupts(cell) as interrupts, locked(settings.state_dir), broker_of(settings):
+    with Interrupts(cell.stopping) as interrupts, locked(settings.state_dir), broker_of(settings):
         try:
             cell.connect()
             # What the settings name by import path: a wrong one ends the start, not the first task.
@@ -197,8 +198,8 @@ class Interrupts:
     one ends at once, as a crash would.
     """
 
-    def __init__(self, cell: Cell) -> None:
-        self._cell = cell
+    def __init__(self, stopping: Stopping) -> None:
+        self._stopping = stopping
         self._asked = 0
         self._graceful = False
 
@@ -229,9 +230,9 @@ class Interrupts:
         if not self._graceful or self._asked > 2:  # the third time
             raise KeyboardInterrupt
         if self._asked == 1:
-            limit = self._cell.settings.drain_s
+            limit = self._stopping.drain_s
             say(f"stopping: waiting up to {limit:g} s for the calls in flight; again to stop without waiting")
-        self._cell.stopping.ask()
+        self._stopping.ask()
 
 
 # -- beside the flow -----------------------------------------------------------------------------------------------

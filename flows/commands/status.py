@@ -30,6 +30,7 @@ from flows.commands.run import running_pid
 from flows.settings import Settings
 from schemas.errors import AureonError, RefusedError
 from schemas.node import NodeState
+from schemas.supervision import CellState
 
 PREFLIGHT_S = 3.0
 """A broker that takes longer is reported as away: whoever asks for the status wants it now."""
@@ -54,6 +55,8 @@ class Status(Struct, frozen=True, kw_only=True):
     lake_error: str | None = None
     lake_bytes: int = 0
     lake_files: int = 0
+    cells: list[CellState] = []
+    """The cells that there are, as each said in the last seconds."""
     nodes: list[NodeState] = []
     """How the nodes are, as each cell said in the last seconds."""
     total: TopicFigures = TopicFigures()
@@ -95,7 +98,7 @@ def gather(settings: Settings) -> Status:
         kafka = KafkaLook(config, settings.group).figures()
         found["kafka"], found["waiting"] = kafka, kafka.waiting if kafka else None
         if kafka is not None:
-            found["nodes"] = latest_states(config, time.time() - HEARD_WITHIN_S)
+            found["cells"], found["nodes"] = latest_states(config, time.time() - HEARD_WITHIN_S)
     except AureonError as error:
         found["broker_error"] = str(error)
     try:

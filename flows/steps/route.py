@@ -7,7 +7,8 @@
 How well a model does is drawn from what is known of it (Thompson sampling), so that what is little known is tried, and
 now and then one is asked though it does badly, or all are: a node that recovers is found again. The draw depends on the
 task alone. Models on nodes that are down, or whose circuit breaker is open, come last, but for one try a second that
-finds out whether they are back; quarantined nodes are not asked.
+finds out whether they are back. Those that the supervision root keeps out of a topic are asked in a share of the
+rounds, to learn whether they are fit again.
 """
 
 import hashlib
@@ -23,6 +24,7 @@ from flows.budget import Purse, expected
 from flows.checks import Checks
 from flows.judgement import BUDGET_SPENT
 from flows.lane import Message
+from flows.orders import Orders
 from flows.outlook import gain_of_answers
 from flows.steps.equivalence import EXACT, Comparison
 from flows.steps.intake import Work
@@ -45,6 +47,8 @@ KNOWN_WRONG = 0.15
 PRESUMED_BEST = 0.9
 """How often the dearest node of a cascade is expected to be right, where its file says nothing."""
 PROBED_EVERY_S = 1.0
+QUARANTINE_PROBES = 0.1
+"""Of the rounds: in these a node that the root keeps out of the topic is asked besides, to learn whether it is back."""
 MAX_ROUTING = 300
 """Characters of the reason that is kept with a decision."""
 MAX_TOPICS = 10_000
@@ -153,6 +157,7 @@ class Router:
         pays: whether an expected gain in right answers is worth its price; with it, a cascade stops where no further
             answer is.
         by: how a cascade compares answers.
+        orders: tells which nodes the supervision root keeps out of a topic.
     """
 
     def __init__(
@@ -166,8 +171,11 @@ class Router:
         pays: Callable[[float, float], bool] | None = None,
         stopped: Callable[[str, float], str] | None = None,
         by: Comparison = EXACT,
+        orders: Orders | None = None,
     ) -> None:
         self._get_nodes = nodes
+        self._orders = orders
+        self._orders_version = 0
         self._pays = pays
         self._by = by
         self._verifiers = verifiers
@@ -197,7 +205,7 @@ class Router:
             refusal = TOPIC_STOPPED, why
         serving = self._serving(task.topic)
         if refusal is None and not serving.ready and not serving.troubled:
-            refusal = "no_node", self._nobody(task.topic, serving)
+            refusal = "no_node", self._nobody(task.topic)
         if refusal is not None:
             return Routed(message, handed_at, (), refusal=refusal)
         origin = task.origin
@@ -209,6 +217,8 @@ class Router:
         choice = self._choose(serving, task, write, handed_at)
         if serving.ready and serving.troubled:
             choice = self._probing(choice, serving.troubled, handed_at)
+        if serving.quarantined:
+            choice = _examining(choice, serving.quarantined, task)
         if allowance is not None:
             kept = _within(choice, allowance, write)
             if not kept.now:
@@ -287,6 +297,8 @@ class Router:
             states = self._get_states()
             if states is not self._states:
                 self._states, self._by_topic = states, {}
+        if self._orders is not None and self._orders.version != self._orders_version:
+            self._orders_version, self._by_topic = self._orders.version, {}
         found = self._by_topic.get(topic)
         if found is None:
             found = self._sort(topic)
@@ -296,6 +308,7 @@ class Router:
 
     def _sort(self, topic: str) -> _Serving:
         ready, troubled, quarantined, cold, why = [], [], [], set(), []
+        kept_out = self._orders.quarantined(topic) if self._orders is not None else ()
         place = 0
         for node in self._nodes:
             if not node.serves(topic):
@@ -304,10 +317,10 @@ class Router:
             for model in node.models:
                 place += 1
                 offer = _Offer((node.node, model), node, place)
-                if state is None:
-                    ready.append(offer)
-                elif state.health == NodeHealth.QUARANTINED:
+                if node.node in kept_out:
                     quarantined.append(offer)
+                elif state is None:
+                    ready.append(offer)
                 elif state.health == NodeHealth.UNHEALTHY or model in state.open:
                     troubled.append(offer)
                     why.append(f"{offer} ({'unhealthy' if state.health == NodeHealth.UNHEALTHY else 'breaker open'})")
@@ -315,6 +328,8 @@ class Router:
                     ready.append(offer)
                 if state is not None and model not in state.loaded and (state.loaded or node.load_cost):
                     cold.add(offer.name)
+        if not ready and not troubled:  # whatever they are worth, they are all there is
+            ready, quarantined = quarantined, []
         text = f"all {len(ready)}: {_named(ready)}" if ready else f"nobody else serves: {_named(troubled)}"
         aside = "; reserve " + ", ".join(why) if ready and why else ""
         aside += f"; quarantined: {_named(quarantined)}" if quarantined else ""
@@ -322,9 +337,7 @@ class Router:
         every = _Choice(tuple(now), tuple(later), escalates=False, routing=_short(text, aside))
         return _Serving(tuple(ready), tuple(troubled), frozenset(cold), tuple(quarantined), every)
 
-    def _nobody(self, topic: str, serving: _Serving) -> str:
-        if serving.quarantined:
-            return f"all that serve the topic {topic!r} are quarantined: {_named(serving.quarantined)}"
+    def _nobody(self, topic: str) -> str:
         known = ", ".join(sorted({t for n in self._nodes for t in n.topics}))
         return f"no node serves the topic {topic!r}; there are nodes for: {known}"
 
@@ -485,6 +498,17 @@ def _within(choice: _Choice, allowance: Allowance, write: "_Writer") -> _Choice:
     spared = [o for o in choice.now if o.name not in paid]
     routing = _short(choice.routing, f"; not in the budget: {_named(spared)}") if spared else choice.routing
     return _Choice(now, later, choice.escalates, routing)
+
+
+def _examining(choice: _Choice, quarantined: Sequence[_Offer], task: TaskDescriptor) -> _Choice:
+    """In a share of the rounds ask one of those in quarantine besides; which ones, depends on the task alone."""
+    seed = f"quarantine\0{task.topic}\0{task.task_id}\0{task.attempt}"
+    drawn = int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=8).digest()) / 2**64
+    if drawn >= QUARANTINE_PROBES * len(quarantined):
+        return choice
+    offer = quarantined[int(drawn / QUARANTINE_PROBES)]
+    text = _short(choice.routing, f"; is {offer} fit again?")
+    return _Choice((*choice.now, offer), choice.later, choice.escalates, text)
 
 
 def _cheapest(choice: _Choice, write: "_Writer") -> str:

@@ -1,4 +1,4 @@
-"""Cancels, as one process knows them."""
+"""Directives, as they reach those whom they are for; cancels among them."""
 
 import time
 from types import SimpleNamespace
@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from connectors.cancels import Cancels, cancel_key
+from connectors.cancels import CANCEL_KEY, Cancels, cancel_key
+from connectors.directives import Directives
 from schemas.errors import RefusedError
 from schemas.task import read_task
 
@@ -50,26 +51,34 @@ def cancel_of(topic: str, logical_id: str) -> Any:
     return record(cancel_key(topic, logical_id), text.encode())
 
 
+def follow(cancels: Cancels, reader: ScriptedReader) -> Directives:
+    """Hand on what the script says."""
+    return Directives(reader, {CANCEL_KEY: cancels.take}, cancels.settle)  # type: ignore[arg-type]
+
+
 def test_orders_are_known_from_the_start_and_as_they_come() -> None:
     """What is no order is left out."""
     changes: list[int] = []
-    reader = ScriptedReader([cancel_of("math", "b")], [record(b"cancel/x", b"{"), record(b"cluster", b"{}")])
-    cancels = Cancels(reader)  # type: ignore[arg-type]
+    reader = ScriptedReader([cancel_of("math", "b")], [record(b"cancel/x", b"{"), record(b"cluster/1", b"{}")])
+    cancels = Cancels()
     cancels.on_change = lambda: changes.append(1)
+    directives = follow(cancels, reader)
+    assert changes
     assert not cancels.covers(TASK)
     reader._batches.append([cancel_of("math", "a")])
     deadline = time.monotonic() + 5
-    while not changes:
+    while len(changes) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert cancels.covers(TASK)
-    cancels.close()
+    directives.check()
+    directives.close()
 
 
 def test_where_orders_cannot_be_read_no_task_goes_on() -> None:
     """One that is cancelled by now would."""
-    cancels = Cancels(ScriptedReader([], then=RefusedError("no right to read")))  # type: ignore[arg-type]
+    directives = follow(Cancels(), ScriptedReader([], then=RefusedError("no right to read")))
     time.sleep(0.5)
     with pytest.raises(RefusedError, match="no right to read"):
-        cancels.covers(TASK)
-    cancels.close()
+        directives.check()
+    directives.close()

@@ -1,0 +1,243 @@
+"""The supervision root as a pure state machine: heartbeats and winning decisions in; directives, alerts and notes out.
+
+heartbeats ─► registry ───────────────┬─► alerts
+decisions ──┬► affinities ─► quarantine ─► directives
+            └► topics                 └─► notes for the lake
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
+
+import msgspec
+from msgspec import Struct
+
+from connectors.directives import AFFINITY_KEY, QUARANTINE_KEY
+from flows.affinity import Affinities
+from flows.counts import TopicCounts
+from flows.quarantine import Kept, fared_of, judge
+from flows.registry import Known, Registry
+from schemas.decision import Decision, DecisionKind
+from schemas.node import NodeState
+from schemas.supervision import Alert, CellState, Noted, Quarantine, Stage, quarantine_key
+
+STATE_VERSION = 1
+AFFINITY_EVERY_S = 5.0
+"""How often what was learned of a topic is published, if anything was."""
+NOTES_EVERY_S = 60.0
+MEMORY = 0.99
+"""What each decision of a topic leaves of those before it, in its figures."""
+DYING = 0.5
+"""Of the tasks of a topic that ended of late: so many dead ones are worth an alert; it is over at half of that."""
+FEWEST_ENDED = 20.0
+MAX_TOPICS = 1000
+MAX_ALERTS = 1000
+
+_ALERTS = {Stage.QUARANTINED: "quarantined", Stage.PROBATION: "probation", Stage.FREE: "returned"}
+
+
+class TopicFigures(Struct, kw_only=True):
+    """How a topic fares of late: decisions, each counting less the longer ago it was."""
+
+    topic: str
+    decided: int = 0
+    """All of them, since the root knows the topic."""
+    converged: float = 0.0
+    forced: float = 0.0
+    """Of the converged."""
+    dead: float = 0.0
+    rounds: float = 0.0
+    """Of the converged: their rounds, added up."""
+    dying: bool = False
+
+    def count(self, decision: Decision) -> None:
+        """Take in one decision."""
+        self.decided += 1
+        converged, dead = decision.kind is DecisionKind.CONVERGED, decision.kind is DecisionKind.DEAD
+        if not (converged or dead):
+            return
+        self.converged = self.converged * MEMORY + converged
+        self.forced = self.forced * MEMORY + (converged and decision.forced)
+        self.dead = self.dead * MEMORY + dead
+        self.rounds = self.rounds * MEMORY + (decision.round_index + 1 if converged else 0)
+
+
+class RootState(Struct, kw_only=True):
+    """All that the root remembers."""
+
+    version: int = STATE_VERSION
+    affinities: bytes
+    kept: list[Kept]
+    topics: list[TopicFigures]
+    cells: list[CellState]
+    nodes: list[NodeState]
+    known_cells: list[Known]
+    known_nodes: list[Known]
+
+
+class Told(Struct, frozen=True, gc=False):
+    """What came of a look."""
+
+    directives: list[tuple[bytes, bytes]]
+    alerts: list[Alert]
+    notes: list[Noted]
+
+
+class Root:
+    """What the root knows.
+
+    Args:
+        state: what `encoded` wrote in an earlier life.
+        standing: orders that stand on Kafka, for a life without a memory.
+
+    Raises:
+        ValueError: the state is nothing that `encoded` wrote, or of another version.
+    """
+
+    def __init__(self, state: bytes | None = None, standing: Iterable[Quarantine] = ()) -> None:
+        self.registry = Registry()
+        self.affinities = Affinities()
+        self.kept: dict[tuple[str, str], Kept] = {}
+        """By topic and node."""
+        self.topics: OrderedDict[str, TopicFigures] = OrderedDict()
+        self._published: dict[str, int] = {}
+        """By topic, how many rounds had taught when its affinities were published."""
+        self._published_at = self._noted_at = 0.0
+        self._alerts: deque[Alert] = deque(maxlen=MAX_ALERTS)
+        """Those not noted yet."""
+        if state is not None:
+            self._restore(msgspec.msgpack.decode(state, type=RootState))
+        else:
+            for order in standing:
+                if order.stage is not Stage.FREE:
+                    self.kept[order.topic, order.node] = Kept(order, 0)
+
+    def hear(self, states: Iterable[CellState | NodeState]) -> None:
+        """Take heartbeats."""
+        self.registry.hear(states)
+
+    def learn(self, lane: int, decisions: Sequence[tuple[int, Decision]]) -> None:
+        """Take winning decisions of a lane, in log order."""
+        self.affinities.learn(lane, decisions)
+        for _, decision in decisions:
+            topic = self.topics.get(decision.topic)
+            if topic is None:
+                if len(self.topics) >= MAX_TOPICS:
+                    self.topics.popitem(last=False)
+                topic = self.topics[decision.topic] = TopicFigures(topic=decision.topic)
+            self.topics.move_to_end(decision.topic)
+            topic.count(decision)
+
+    def look(self, now: float) -> Told:
+        """Judge what is known, about once a second.
+
+        Args:
+            now: seconds since the epoch.
+        """
+        alerts = self.registry.look(now)
+        known = {counts.topic: counts for counts in self.affinities.state().topics}
+        orders = self._judge(known.values(), now)
+        alerts += [Alert(kind=_ALERTS[o.stage], subject=o.node, text=f"on {o.topic}: {o.why}", at=now) for o in orders]
+        alerts += self._dying(now)
+        self._alerts += alerts
+        directives = [
+            (QUARANTINE_KEY + quarantine_key(o.node, o.topic).encode(), msgspec.json.encode(o)) for o in orders
+        ]
+        if now - self._published_at >= AFFINITY_EVERY_S:
+            self._published_at = now
+            directives += self._affinities_to_tell(known.values())
+        notes = []
+        if alerts or now - self._noted_at >= NOTES_EVERY_S:
+            self._noted_at = now
+            notes = self._notes(known, now)
+        return Told(directives, alerts, notes)
+
+    def _judge(self, known: Iterable[TopicCounts], now: float) -> list[Quarantine]:
+        orders = []
+        for counts in known:
+            of_topic = {node: kept for (topic, node), kept in self.kept.items() if topic == counts.topic}
+            for order in judge(counts, of_topic, now):
+                orders.append(order)
+                if order.stage is Stage.FREE:
+                    del self.kept[order.topic, order.node]
+                else:
+                    self.kept[order.topic, order.node] = Kept(order, counts.taught)
+        return orders
+
+    def _dying(self, now: float) -> list[Alert]:
+        alerts = []
+        for topic in self.topics.values():
+            ended = topic.converged + topic.dead
+            share = topic.dead / ended if ended >= FEWEST_ENDED else 0.0
+            if share > DYING and not topic.dying:
+                topic.dying = True
+                text = f"of the tasks that ended of late, {share:.0%} are dead letters"
+                alerts.append(Alert(kind="topic_dying", subject=topic.topic, text=text, at=now))
+            elif share < DYING / 2:
+                topic.dying = False
+        return alerts
+
+    def _affinities_to_tell(self, known: Iterable[TopicCounts]) -> list[tuple[bytes, bytes]]:
+        told = []
+        for counts in known:
+            if self._published.get(counts.topic) != counts.taught:
+                self._published[counts.topic] = counts.taught
+                lean = msgspec.structs.replace(counts, examples=[])  # which each cell has of its own
+                told.append((AFFINITY_KEY + counts.topic.encode(), msgspec.json.encode(lean)))
+        return told
+
+    def _notes(self, known: dict[str, TopicCounts], now: float) -> list[Noted]:
+        notes: list[Noted] = []
+
+        def note(kind: str, subject: str, topic: str, state: str, detail: object) -> None:
+            text = msgspec.json.encode(detail).decode()
+            row = Noted(
+                number=int(now * 1000), at=now, kind=kind, subject=subject, topic=topic, state=state, detail=text
+            )
+            notes.append(row)
+
+        registry = self.registry
+        for name, cell in registry.cells.items():
+            note("cell", name, "", _word(registry.known_cells.get(name)), cell)
+        for (cell_name, name), node in registry.nodes.items():
+            note("node", name, "", node.health.value, {"cell": cell_name, "state": node})
+        for kept in self.kept.values():
+            note("quarantine", kept.order.node, kept.order.topic, kept.order.stage.value, kept.order)
+        for counts in known.values():
+            for name, fared in fared_of(counts).items():
+                note("affinity", name, counts.topic, "", {"quality": fared.quality, "outcomes": fared.outcomes})
+        for figures in self.topics.values():
+            note("topic", "", figures.topic, "dying" if figures.dying else "", figures)
+        while self._alerts:
+            alert = self._alerts.popleft()
+            note("alert", alert.subject, "", alert.kind, alert)
+        return notes
+
+    # -- keeping it ------------------------------------------------------------------------------------------------
+
+    def encoded(self) -> bytes:
+        """Write down what is known."""
+        registry = self.registry
+        state = RootState(
+            affinities=self.affinities.encoded(),
+            kept=list(self.kept.values()),
+            topics=list(self.topics.values()),
+            cells=list(registry.cells.values()),
+            nodes=list(registry.nodes.values()),
+            known_cells=list(registry.known_cells.values()),
+            known_nodes=list(registry.known_nodes.values()),
+        )
+        return msgspec.msgpack.encode(state)
+
+    def _restore(self, state: RootState) -> None:
+        if state.version != STATE_VERSION:
+            raise ValueError(f"the root's snapshot has version {state.version}; this software reads {STATE_VERSION}")
+        self.affinities.restore(state.affinities)
+        self.kept = {(k.order.topic, k.order.node): k for k in state.kept}
+        self.topics = OrderedDict((f.topic, f) for f in state.topics)
+        self.registry.hear([*state.cells, *state.nodes])
+        self.registry.known_cells = {k.name: k for k in state.known_cells}
+        self.registry.known_nodes = {k.name: k for k in state.known_nodes}
+
+
+def _word(known: Known | None) -> str:
+    return "silent" if known is not None and not known.healthy else "healthy"

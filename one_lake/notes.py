@@ -1,0 +1,65 @@
+"""What the supervision root noted, in a table of the lake of its own: `supervision`.
+
+It is no part of what is verified: nobody's record rests on it.
+
+- **Unit of parallelism:** one root. **Guarantee:** the rows of a look are visible together, each once. **Replay:** a
+  look that is there already is left out; looks are numbered, and the table's log carries the last one.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import DeltaError
+
+from one_lake import tables
+from schemas.one import arrow_schema
+from schemas.supervision import Noted
+
+TABLE = "supervision"
+_APPLICATION = "root"
+COMPACT_EVERY = 100
+"""Commits; one comes a minute, and with each alert."""
+
+
+class NoteWriter:
+    """Adds what was noted.
+
+    Args:
+        lake_dir: the lake's folder; the table is made when the first note comes.
+    """
+
+    def __init__(self, lake_dir: str | Path) -> None:
+        self._path = tables.folder(lake_dir, TABLE)
+        self._table: DeltaTable | None = None
+
+    def add(self, notes: Sequence[Noted]) -> None:
+        """Write notes, in the order of their numbers.
+
+        Raises:
+            OSError: the lake cannot be written.
+        """
+        try:
+            self._add(notes)
+        except DeltaError as error:
+            raise OSError(f"{self._path}: {error}") from error
+
+    def _add(self, notes: Sequence[Noted]) -> None:
+        if self._table is None:
+            schema = arrow_schema(Noted)
+            self._path.mkdir(parents=True, exist_ok=True)
+            self._table = DeltaTable.create(str(self._path), schema, mode="ignore")
+        table = self._table
+        table.update_incremental()
+        there = table.transaction_version(_APPLICATION)
+        new = [n for n in notes if there is None or n.number > there]
+        if not new:
+            return
+        rows = pa.Table.from_pylist([msgspec.to_builtins(n) for n in new], schema=arrow_schema(Noted))
+        properties = CommitProperties(app_transactions=[Transaction(_APPLICATION, new[-1].number)])
+        write_deltalake(table, rows, mode="append", commit_properties=properties)
+        table.update_incremental()
+        if table.version() % COMPACT_EVERY == 0:
+            table.optimize.compact()
