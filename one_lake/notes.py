@@ -24,6 +24,19 @@ COMPACT_EVERY = 100
 """Commits; one comes a minute, and with each alert."""
 
 
+def view(lake_dir: str | Path) -> str:
+    """The query for all notes; none where no root has noted anything."""
+    path, schema = tables.folder(lake_dir, TABLE), arrow_schema(Noted)
+    files = DeltaTable(str(path)).file_uris() if DeltaTable.is_deltatable(str(path)) else []
+    if not files:
+        types = {"int64": "BIGINT", "double": "DOUBLE"}
+        columns = [f'NULL::{types.get(str(f.type), "VARCHAR")} AS "{f.name}"' for f in schema]
+        return f"SELECT {', '.join(columns)} WHERE false"
+    listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
+    rest = ", ".join(f'"{name}"' for name in schema.names if name != "at")
+    return f"SELECT make_timestamptz((at * 1e6)::BIGINT) AS at, {rest} FROM read_parquet([{listed}])"  # noqa: S608
+
+
 class NoteWriter:
     """Adds what was noted.
 

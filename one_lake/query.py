@@ -24,7 +24,7 @@ import pyarrow as pa
 from msgspec import Struct
 
 from connectors.blobs import BlobStore
-from one_lake import tables
+from one_lake import notes, tables
 from one_lake.as_of import Moment, moment, names_as_of
 from one_lake.views import VIEWS
 from schemas.blob import REFERENCE_START, reference_in
@@ -121,6 +121,7 @@ def connect(
         refresh(connection)
         for view in VIEWS:
             connection.execute(view)
+        connection.execute(f"CREATE OR REPLACE VIEW supervision AS {notes.view(lake)}")
     except BaseException:
         connection.close()
         raise

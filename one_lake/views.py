@@ -6,6 +6,7 @@ nodes               how each model of each node did, by topic
 agreement           how often two models say the same, by topic
 costs               what was spent, by day and topic
 sources             which records were made from which
+supervision         what the supervision root noted: cells, nodes, quarantines, affinities, topics, alerts
 weights             how much a record can be relied on
 conflicts           which records gave way to another in a merge, and how the two compare
 run(name)           what a replay came to

@@ -14,7 +14,6 @@ class NodeHealth(enum.StrEnum):
     HEALTHY = "healthy"
     DEGRADED = "degraded"
     UNHEALTHY = "unhealthy"
-    QUARANTINED = "quarantined"
 
 
 class NodeCapabilities(Struct, frozen=True, gc=False, kw_only=True):

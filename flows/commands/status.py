@@ -121,6 +121,9 @@ def _print(status: Status) -> None:
     if status.kafka is not None:
         console.print()
         console.print(_inputs_table(status.kafka))
+    if status.cells:
+        console.print()
+        console.print(_cells_table(status.cells))
     if status.nodes:
         console.print()
         console.print(_nodes_table(status.nodes))
@@ -167,6 +170,14 @@ def _topics_table(status: Status) -> Table:
     for name, f in [*rows, ("total", status.total)] if len(rows) > 1 else rows:
         counts = (f.converged, f.forced, f.dead, f.cancelled, f.open, f.branches, f.rounds, f.calls)
         table.add_row(name or "(no task)", *(f"{n:,}" for n in counts), end_section=name == rows[-1][0])
+    return table
+
+
+def _cells_table(cells: Sequence[CellState]) -> Table:
+    table = _table("cell", "process", "lanes", "under way", "decided")
+    for cell in cells:
+        lanes = ", ".join(map(str, cell.lanes)) or "none"
+        table.add_row(cell.cell, cell.process, lanes, f"{cell.under_way:,}", f"{cell.decided:,}")
     return table
 
 

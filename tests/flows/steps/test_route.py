@@ -14,12 +14,14 @@ from flows.affinity import Affinities
 from flows.budget import expected
 from flows.judgement import BUDGET_SPENT
 from flows.lane import Message, Sealer
+from flows.orders import Orders
 from flows.policies import Value
 from flows.steps.intake import Reading, classify
 from flows.steps.route import LEARNING, MAX_ROUTING, Routed, Router, Strategy, read_strategy
 from flows.steps.validate import built_in_verifiers
 from schemas.errors import RefusedError
 from schemas.node import Answer, Call, NodeCapabilities, NodeHealth, NodeState
+from schemas.supervision import Quarantine, Stage
 from schemas.task import Allowance
 from tests.flows.ensemble import Ensemble
 
@@ -230,15 +232,47 @@ def test_where_all_are_in_trouble_all_are_asked() -> None:
     assert round_.routing == "nobody else serves: a/m, b/m, c/m"
 
 
-def test_a_quarantined_node_is_never_asked() -> None:
-    """Not as a reserve either; where there is no other, the task ends with that reason."""
-    round_ = routed(states={"b": state("b", NodeHealth.QUARANTINED)})
-    assert (names(round_.calls), names(round_.reserves)) == ("ac", "")
-    assert round_.routing.endswith("; quarantined: b/m")
-    none = routed(states={n: state(n, NodeHealth.QUARANTINED) for n in "abc"})
-    assert none.refusal is not None
-    assert none.refusal[0] == "no_node"
-    assert "quarantined" in none.refusal[1]
+def quarantined(*nodes: str, stage: Stage = Stage.QUARANTINED) -> list[bytes]:
+    """Orders about nodes on the topic."""
+    return [
+        msgspec.json.encode(Quarantine(node=node, topic="math", stage=stage, why="noise", since=1.0)) for node in nodes
+    ]
+
+
+def test_a_quarantined_node_is_asked_in_a_tenth_of_the_rounds_to_learn_whether_it_is_fit() -> None:
+    """Not as a reserve either; and the same task draws the same again."""
+    orders = Orders()
+    asked = Router(lambda: (1, NODES), VERIFIERS, orders=orders)
+    assert names(asked.route(message(), 100.0).calls) == "abc"
+    for order in quarantined("b"):
+        orders.take_quarantine(order)
+    rounds = [asked.route(message(f"t{i}"), 100.0) for i in range(1000)]
+    assert {names(r.calls) for r in rounds} == {"ac", "acb"}
+    probes = [r for r in rounds if names(r.calls) == "acb"]
+    assert 70 < len(probes) < 130
+    assert not any(r.reserves for r in rounds)
+    assert rounds[0].routing.partition("; is ")[0].endswith("; quarantined: b/m")
+    assert probes[0].routing.endswith("; is b/m fit again?")
+    again = [asked.route(message(f"t{i}"), 200.0) for i in range(1000)]
+    assert [names(r.calls) for r in again] == [names(r.calls) for r in rounds]
+
+
+def test_a_node_that_is_free_or_on_probation_is_asked_as_any_other() -> None:
+    """Also after it was in quarantine."""
+    for stage in (Stage.PROBATION, Stage.FREE):
+        orders = Orders()
+        asked = Router(lambda: (1, NODES), VERIFIERS, orders=orders)
+        for order in (*quarantined("b"), *quarantined("b", stage=stage)):
+            orders.take_quarantine(order)
+        assert names(asked.route(message(), 100.0).calls) == "abc"
+
+
+def test_where_all_are_quarantined_all_are_asked() -> None:
+    """Whatever they are worth, they are all there is."""
+    orders = Orders()
+    for order in quarantined("a", "b", "c"):
+        orders.take_quarantine(order)
+    assert names(Router(lambda: (1, NODES), VERIFIERS, orders=orders).route(message(), 100.0).calls) == "abc"
 
 
 def test_a_model_that_has_to_be_loaded_costs_more_and_loses_ties() -> None:

@@ -1,0 +1,120 @@
+"""The supervision root, told of rounds whose truth is known."""
+
+import random
+
+import msgspec
+import pytest
+
+from flows.affinity import Affinities
+from flows.orders import Orders
+from flows.root import NOTES_EVERY_S, Root, Told
+from schemas.decision import Decision
+from schemas.supervision import Quarantine, Stage
+from tests.flows.test_registry import cell, node
+from tests.flows.voters import answers_of, verdict_on
+
+
+def rounds(*, lies: bool, count: int, seed: int = 1) -> list[Decision]:
+    """Rounds in which two nodes are nearly always right, and a third is as long as it does not lie."""
+    rng = random.Random(seed)
+    found = []
+    for _ in range(count):
+        rights = [rng.random() < 0.95, rng.random() < 0.95, not lies and rng.random() < 0.95]
+        found.append(verdict_on(answers_of(rights), rights))
+    return found
+
+
+class Cluster:
+    """A root that is told decision by decision, and a cell that follows it."""
+
+    def __init__(self, root: Root | None = None) -> None:
+        self.root = root or Root()
+        self.orders = Orders()
+        self.now = 100.0
+        self._offset = 0
+
+    def judge(self, decisions: list[Decision]) -> list[Told]:
+        """Take decisions, with a look after each."""
+        told = []
+        for decision in decisions:
+            self.root.learn(0, [(self._offset, decision)])
+            self._offset += 1
+            self.now += 1.0
+            told.append(self.look())
+        return told
+
+    def look(self) -> Told:
+        """Look, and follow."""
+        told = self.root.look(self.now)
+        for key, value in told.directives:
+            take = self.orders.take_quarantine if key.startswith(b"quarantine/") else self.orders.take_affinity
+            take(value)
+        return told
+
+
+def test_a_node_that_begins_to_lie_is_kept_out_and_comes_back_when_it_does_not() -> None:
+    """Every change is an order and an alert."""
+    cluster = Cluster()
+    cluster.judge(rounds(lies=False, count=50))
+    assert not cluster.orders.quarantined("math")
+    told = cluster.judge(rounds(lies=True, count=30))
+    assert [a.kind for t in told for a in t.alerts] == ["quarantined"]
+    assert set(cluster.orders.quarantined("math")) == {"n2"}
+    told = cluster.judge(rounds(lies=False, count=120))
+    assert [a.kind for t in told for a in t.alerts] == ["probation", "returned"]
+    assert not cluster.orders.quarantined("math")
+
+
+def test_a_root_goes_on_from_its_snapshot() -> None:
+    """With all that it knew."""
+    cluster = Cluster()
+    cluster.root.hear([cell("one", 100.0, 0), node("one", "n2", 100.0)])
+    cluster.judge(rounds(lies=True, count=30))
+    again = Root(cluster.root.encoded())
+    assert again.kept.keys() == {("math", "n2")}
+    assert again.affinities.figures("math", 130.0) == cluster.root.affinities.figures("math", 130.0)
+    assert again.registry.cells == cluster.root.registry.cells
+    assert again.topics["math"].decided == 30
+
+
+def test_a_root_without_a_memory_takes_the_orders_that_stand() -> None:
+    """Otherwise nobody would ever let those nodes in again."""
+    order = Quarantine(node="n2", topic="math", stage=Stage.QUARANTINED, why="it lied", since=1.0)
+    free = Quarantine(node="n1", topic="math", stage=Stage.FREE, why="fit", since=1.0)
+    cluster = Cluster(Root(standing=[order, free]))
+    told = cluster.judge(rounds(lies=False, count=40))
+    assert next(a.kind for t in told for a in t.alerts) == "probation"
+
+
+def test_a_state_of_another_version_is_refused() -> None:
+    """And not read as something else."""
+    state = msgspec.msgpack.decode(Root().encoded())
+    state["version"] = 99
+    with pytest.raises(ValueError, match="version 99"):
+        Root(msgspec.msgpack.encode(state))
+
+
+def test_cells_learn_what_the_cluster_knows() -> None:
+    """One that has seen nothing of a topic asks as one that has seen all."""
+    cluster = Cluster()
+    affinities = Affinities()
+    cluster.orders.on_affinity(affinities.adopt)
+    cluster.judge(rounds(lies=True, count=40))
+    cluster.now += 10
+    cluster.look()
+    names = [("n0", "m"), ("n2", "m")]
+    assert affinities.chances("math", names, cluster.now) == cluster.root.affinities.chances("math", names, cluster.now)
+    assert affinities.seen("math") == 40
+
+
+def test_notes_tell_of_everything_now_and_then() -> None:
+    """Every minute, and with each alert."""
+    cluster = Cluster()
+    cluster.root.hear([cell("one", 100.0, 0), node("one", "n2", 100.0)])
+    cluster.judge(rounds(lies=True, count=5))
+    cluster.now += NOTES_EVERY_S
+    cluster.root.hear([cell("one", cluster.now, 0)])
+    notes = cluster.look().notes
+    assert {n.kind for n in notes} >= {"cell", "node", "affinity", "topic"}
+    assert len({n.number for n in notes}) == 1
+    assert not cluster.look().notes
