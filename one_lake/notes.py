@@ -34,7 +34,7 @@ def view(lake_dir: str | Path) -> str:
         return f"SELECT {', '.join(columns)} WHERE false"
     listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
     rest = ", ".join(f'"{name}"' for name in schema.names if name != "at")
-    return f"SELECT make_timestamptz((at * 1e6)::BIGINT) AS at, {rest} FROM read_parquet([{listed}])"  # noqa: S608
+    return f"SELECT to_timestamp(at) AS at, {rest} FROM read_parquet([{listed}])"  # noqa: S608
 
 
 class NoteWriter:

@@ -170,6 +170,7 @@ def test_a_node_that_lies_is_kept_out_and_comes_back_when_it_does_not(own_broker
         cluster.until("c", Stage.FREE, 200)
 
         told = aureon("status", "--json", "--home", tmp_path, cwd=tmp_path, AUREON_BROKERS=own_broker.brokers)
+        assert told.returncode == 0, told.stderr
         (cell,) = json.loads(told.stdout)["cells"]
         assert cell["lanes"] == [0, 1]
         assert cell["decided"] >= cluster.sent
