@@ -191,7 +191,7 @@ class Root:
         def note(kind: str, subject: str, topic: str, state: str, detail: object) -> None:
             text = msgspec.json.encode(detail).decode()
             row = Noted(
-                number=int(now * 1000), at=now, kind=kind, subject=subject, topic=topic, state=state, detail=text
+                number=int(now * 1000), noted_at=now, kind=kind, subject=subject, topic=topic, state=state, detail=text
             )
             notes.append(row)
 

@@ -33,8 +33,8 @@ def view(lake_dir: str | Path) -> str:
         columns = [f'NULL::{types.get(str(f.type), "VARCHAR")} AS "{f.name}"' for f in schema]
         return f"SELECT {', '.join(columns)} WHERE false"
     listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
-    rest = ", ".join(f'"{name}"' for name in schema.names if name != "at")
-    return f"SELECT to_timestamp(at) AS at, {rest} FROM read_parquet([{listed}])"  # noqa: S608
+    rest = ", ".join(f'"{name}"' for name in schema.names if name != "noted_at")
+    return f"SELECT to_timestamp(noted_at) AS noted_at, {rest} FROM read_parquet([{listed}])"  # noqa: S608
 
 
 class NoteWriter:

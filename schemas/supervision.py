@@ -59,7 +59,8 @@ class Noted(Struct, frozen=True, gc=False, kw_only=True):
 
     number: int
     """Of the look at which it was noted: milliseconds since the epoch."""
-    at: float
+    noted_at: float
+    """Seconds since the epoch; in SQL a time."""
     kind: str
     """cell, node, quarantine, affinity, topic, alert"""
     subject: str
