@@ -62,6 +62,8 @@ class LogFollower:
         self._consumer.assign([TopicPartition(t, lane, 0) for lane in range(lanes) for t in (*INPUTS, RESULTS)])
         self.messages: dict[Name, bytes] = {}
         self.winners: dict[Name, tuple[int, Decision]] = {}
+        self.seen_at: dict[Name, float] = {}
+        """When each was appended, by the broker's clock; that of whoever decided may be off."""
 
     def poll(self) -> None:
         """Take in what has come."""
@@ -78,7 +80,9 @@ class LogFollower:
                 if kafka_topic == RESULTS:
                     decision = read_decision(message.value() or b"")
                     if decision.kind is not DecisionKind.STARTED:
-                        self.winners.setdefault((lane, decision.kafka_topic, decision.offset), (offset, decision))
+                        name = (lane, decision.kafka_topic, decision.offset)
+                        self.winners.setdefault(name, (offset, decision))
+                        self.seen_at.setdefault(name, message.timestamp()[1] / 1000)
                 else:
                     self.messages[lane, kafka_topic, offset] = message.value() or b""
 
@@ -227,12 +231,9 @@ class PollingReader:
     def look(self) -> None:
         """Take the newest snapshot of each table."""
         for name, seen in self._seen.items():
-            try:
-                table = DeltaTable(str(self._lake / name)).to_pyarrow_table()
-            except Exception as error:
-                if "Not a Delta table" in str(error) or "no log files" in str(error).lower():
-                    continue
-                raise
+            if not DeltaTable.is_deltatable(str(self._lake / name)):
+                continue
+            table = DeltaTable(str(self._lake / name)).to_pyarrow_table()
             now: dict[tuple[Any, ...], int] = {}
             for row in table.to_pylist():
                 key = (row["lane"], row["decision_offset"], row.get("index"))

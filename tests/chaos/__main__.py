@@ -1,0 +1,53 @@
+"""The loss audit: a cluster under load, a seeded schedule of faults, and then the books.
+
+    python -m tests.chaos --broker apache --each 5 --more 20 --seed 1 --page chaos.html
+
+Prints a table; its last line is one JSON object.
+"""
+
+# ruff: noqa: T201 - a command prints
+import argparse
+import random
+import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from tests.chaos.run import run
+
+
+def main() -> int:
+    """Run it, and tell."""
+    parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
+    parser.add_argument("--broker", choices=("apache", "embedded"), default="apache")
+    parser.add_argument("--seed", type=int, help="of the schedule; by default any")
+    parser.add_argument("--each", type=int, default=5, help="faults of every kind")
+    parser.add_argument("--more", type=int, default=20, help="faults besides, of any kind")
+    parser.add_argument("--rate", type=float, default=60.0, help="tasks a second")
+    parser.add_argument("--minutes", type=float, default=30.0, help="how long it is spread over, at least")
+    parser.add_argument("--page", type=Path, default=Path("chaos.html"), help="where the timeline goes")
+    parser.add_argument("--home", type=Path, help="where the cluster lives; by default a new temporary folder")
+    options = parser.parse_args()
+    seed = random.randrange(1 << 32) if options.seed is None else options.seed
+    home = options.home or Path(tempfile.mkdtemp(prefix="aureon-chaos-"))
+    print(f"seed {seed}; logs in {home}", file=sys.stderr)
+    result = run(
+        home,
+        options.broker,
+        seed,
+        each=options.each,
+        more=options.more,
+        rate=options.rate,
+        at_least_s=options.minutes * 60,
+        tell=lambda text: print(text, file=sys.stderr, flush=True),
+    )
+    options.page.write_text(result.timeline.page(f"Loss audit, {options.broker}, seed {seed}", result.table()))
+    print(result.table())
+    print(f"timeline: {options.page}")
+    print(msgspec.json.encode(result.summary()).decode())
+    return 0 if result.is_clean else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

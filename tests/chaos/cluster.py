@@ -1,0 +1,276 @@
+"""A cluster of processes: a broker, three cells, a root, a model server; whoever dies is started again, as an
+orchestrator would do.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from connectors.kafka import client_config
+from connectors.topics import ensure_topics
+from tests.apache_kafka import ApacheKafka
+from tests.brokers import Broker, Embedded
+from tests.chaos.cells import ROOT, free_ports
+from tests.chaos.models import URL, Orders
+
+CELLS = 3
+LANES = 6
+AGAIN_AFTER_S = 1.0
+"""So long an orchestrator waits before it starts a process again."""
+NAMESPACE = "aureon-chaos"
+DISK_BYTES = 64 << 20
+
+
+class Process:
+    """One process in all its lives.
+
+    Args:
+        name: of its log.
+        command: what is run.
+        environment: in which.
+        log: where its output goes.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+        self.name = name
+        self._command = list(command)
+        self._environment = dict(environment)
+        self._log = log.open("ab")
+        self._running: subprocess.Popen[bytes] | None = None
+        self._wanted = False
+        self._died_at: float | None = None
+        self.starts = 0
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Have it run from now on."""
+        with self._lock:
+            self._wanted = True
+            self._begin()
+
+    def _begin(self) -> None:
+        self.starts += 1
+        self._died_at = None
+        self._running = subprocess.Popen(
+            self._command, cwd=ROOT, env=self._environment, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
+        )
+
+    def look(self) -> None:
+        """Start it again if it died a while ago."""
+        with self._lock:
+            if not self._wanted or self._running is None or self._running.poll() is None:
+                return
+            now = time.monotonic()
+            self._died_at = self._died_at or now
+            if now - self._died_at >= AGAIN_AFTER_S:
+                self._begin()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, if it is there."""
+        with self._lock:
+            if self._running is not None and self._running.poll() is None:
+                self._running.send_signal(number)
+
+    def kill(self) -> None:
+        """End it at once; it is started again."""
+        self.signal(signal.SIGKILL)
+
+    def stop(self, limit_s: float = 40.0) -> int | None:
+        """End it in order, for good; says with what it ended."""
+        with self._lock:
+            self._wanted = False
+            running = self._running
+        if running is None:
+            return None
+        running.send_signal(signal.SIGCONT)
+        running.send_signal(signal.SIGTERM)
+        try:
+            return running.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            running.kill()
+            return running.wait()
+        finally:
+            self._log.close()
+
+
+class Cluster:
+    """All of it.
+
+    Args:
+        home: where everything is.
+        kind: of the broker, `apache` or `embedded`.
+        rights: root's: for a namespace and a disk of their own.
+    """
+
+    def __init__(self, home: Path, kind: str, *, rights: bool) -> None:
+        self.home = home
+        self.rights = rights
+        home.mkdir(parents=True, exist_ok=True)
+        self.broker: Broker = ApacheKafka(home / "broker") if kind == "apache" else Embedded(home / "broker")
+        self.kind = kind
+        self._over = threading.Event()
+        self._watch = threading.Thread(target=self._run, daemon=True)
+        self._undo = contextlib.ExitStack()
+        self.clock = home / "clock.txt"
+        self.clock.write_text("+0\n")
+        self._models_orders = home / "orders.json"
+        self.order(Orders())
+
+    def order(self, orders: Orders) -> None:
+        """Tell the models what to do."""
+        draft = self._models_orders.with_suffix(".new")
+        draft.write_bytes(msgspec.json.encode(orders))
+        draft.replace(self._models_orders)
+
+    @property
+    def answered(self) -> Path:
+        """Where answered calls are noted."""
+        return self.home / "answered.txt"
+
+    @property
+    def lake(self) -> Path:
+        """Of all cells."""
+        return self.home / "lake"
+
+    def start(self) -> None:
+        """Begin."""
+        self.broker.start()
+        self._undo.callback(self.broker.stop)
+        ensure_topics(client_config(self.broker.brokers), LANES)
+        (models_port,) = free_ports(1)
+        broker_port = int(self.broker.brokers.rpartition(":")[2])
+        python = [sys.executable, "-m"]
+        environment = self._environment(models_port)
+        serve = [*python, "tests.chaos.models", "--port", str(models_port)]
+        serve += ["--orders", str(self._models_orders), "--answered", str(self.answered)]
+        self.models = self._process("models", serve, environment)
+        self.root = self._process(
+            "root", [*python, "flows.cli", "supervise", "--state", str(self.home / "root")], environment
+        )
+        enter: list[str] = []
+        if self.rights:
+            enter = self._namespace([broker_port, models_port], environment)
+            self._disk(self.home / "state-1")
+        self.cells = []
+        for number in range(1, CELLS + 1):
+            own = {**environment, "AUREON_STATE": str(self.home / f"state-{number}")}
+            if self.kind == "embedded":
+                own["AUREON_CELL"] = f"{number}/{CELLS}"
+            if number == 2:
+                own |= self._clock()
+            cell = [*(enter if number == CELLS else []), *python, "flows.cli", "run"]
+            self.cells.append(self._process(f"cell-{number}", cell, own))
+        for process in (self.models, self.root, *self.cells):
+            process.start()
+        self._watch.start()
+
+    def stop(self) -> list[int | None]:
+        """End everything; says with what the cells ended."""
+        self._over.set()
+        if self._watch.is_alive():
+            self._watch.join()
+        codes = [cell.stop() for cell in self.cells]
+        for process in (self.root, self.models):
+            process.stop()
+        self._undo.close()
+        return codes
+
+    def log(self, name: str) -> str:
+        """The last lines of a process."""
+        return (self.home / f"{name}.log").read_text(errors="replace")[-4000:]
+
+    def fill_disk(self) -> None:
+        """Leave the first cell's state folder no room."""
+        with (self.home / "state-1" / "ballast").open("wb") as file, contextlib.suppress(OSError):
+            while True:
+                file.write(b"\0" * (1 << 16))
+                file.flush()
+
+    def free_disk(self) -> None:
+        """Give it room again."""
+        (self.home / "state-1" / "ballast").unlink(missing_ok=True)
+
+    def cut(self, *, off: bool) -> None:
+        """Cut the last cell off, or let it back."""
+        self.tunnel.signal(signal.SIGSTOP if off else signal.SIGCONT)
+
+    # -- what is needed --------------------------------------------------------------------------------------------
+
+    def _environment(self, models_port: int) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("AUREON_")}
+        return {
+            **kept,
+            "PYTHONPATH": str(ROOT),
+            "PYTHONFAULTHANDLER": "1",
+            "AUREON_HOME": str(self.home),
+            "AUREON_BROKERS": self.broker.brokers,
+            "AUREON_NODES": "tests.chaos.models:nodes",
+            "AUREON_GATE": "off",
+            "AUREON_SNAPSHOT_S": "1",
+            "AUREON_RETRY_DELAY_S": "1",
+            "AUREON_MAX_ATTEMPTS": "100",
+            "AUREON_CALL_TRIES": "2",
+            URL: f"http://127.0.0.1:{models_port}/v1",
+        }
+
+    def _process(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> Process:
+        return Process(name, command, environment, self.home / f"{name}.log")
+
+    def _clock(self) -> dict[str, str]:
+        """Have a process ask a file how far its clock is off; what measures durations stays as it is."""
+        import libfaketime  # type: ignore[import-untyped]  # noqa: PLC0415 - only here
+
+        library = Path(libfaketime.__file__).parent / "vendor" / "libfaketime" / "src" / "libfaketime.so.1"
+        return {
+            "LD_PRELOAD": str(library),
+            "FAKETIME_TIMESTAMP_FILE": str(self.clock),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+
+    def _namespace(self, ports: list[int], environment: Mapping[str, str]) -> list[str]:
+        """Make a network namespace with a tunnel; returns what runs a command in it."""
+        name = f"{NAMESPACE}-{os.getpid()}"
+        _run("ip", "netns", "add", name)
+        self._undo.callback(_run, "ip", "netns", "del", name)
+        enter = ["ip", "netns", "exec", name]
+        _run(*enter, "ip", "link", "set", "lo", "up")
+        folder = self.home / "tunnel"
+        folder.mkdir()
+        numbers = [str(port) for port in ports]
+        tunnel = [sys.executable, "-m", "tests.chaos.tunnel"]
+        outer = self._process("tunnel-outside", [*tunnel, "outside", str(folder), *numbers], environment)
+        self.tunnel = self._process("tunnel", [*enter, *tunnel, "inside", str(folder), *numbers], environment)
+        for end in (outer, self.tunnel):
+            end.start()
+            self._undo.callback(end.stop, 1.0)
+        return enter
+
+    def _disk(self, folder: Path) -> None:
+        folder.mkdir()
+        _run("mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "none", str(folder))
+        self._undo.callback(_run, "umount", "-l", str(folder))
+
+    def _run(self) -> None:
+        while not self._over.wait(0.1):
+            for process in (self.models, self.root, *self.cells):
+                process.look()
+
+
+def has_rights() -> bool:
+    """Whether this process may make a namespace and mount a disk."""
+    return os.geteuid() == 0 and all(shutil.which(tool) for tool in ("ip", "mount"))
+
+
+def _run(*command: Any) -> None:
+    subprocess.run(command, check=True, capture_output=True)

@@ -1,0 +1,201 @@
+"""The faults of the loss audit: how each begins, how long it lasts, how it ends."""
+
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from msgspec import Struct
+
+from tests.apache_kafka import ApacheKafka
+from tests.chaos.cluster import Cluster, Process
+from tests.chaos.load import Load
+from tests.chaos.models import POISON, Orders
+
+Fault = Callable[[Cluster, Load, random.Random], AbstractContextManager[str]]
+"""Begins when it is entered, and says whom it hits; ends when it is left."""
+
+
+class Kind(Struct, frozen=True):
+    """One kind of fault."""
+
+    name: str
+    fault: Fault
+    lasts_s: tuple[float, float] = (0.0, 0.0)
+    apache: bool = False
+    """Only where the broker keeps what it acknowledged when it is killed."""
+    rights: bool = False
+    """Only where a namespace or a disk can be made."""
+
+
+def _kill(choose: Callable[[Cluster, random.Random], Process]) -> Fault:
+    @contextmanager
+    def fault(cluster: Cluster, _load: Load, rng: random.Random) -> Iterator[str]:
+        process = choose(cluster, rng)
+        process.kill()
+        yield process.name
+
+    return fault
+
+
+def _freeze(choose: Callable[[Cluster, random.Random], Process]) -> Fault:
+    @contextmanager
+    def fault(cluster: Cluster, _load: Load, rng: random.Random) -> Iterator[str]:
+        process = choose(cluster, rng)
+        process.signal(signal.SIGSTOP)
+        try:
+            yield process.name
+        finally:
+            process.signal(signal.SIGCONT)
+
+    return fault
+
+
+def _a_cell(cluster: Cluster, rng: random.Random) -> Process:
+    return rng.choice(cluster.cells)
+
+
+def _the_root(cluster: Cluster, _rng: random.Random) -> Process:
+    return cluster.root
+
+
+def _the_models(cluster: Cluster, _rng: random.Random) -> Process:
+    return cluster.models
+
+
+@contextmanager
+def broker_killed(cluster: Cluster, _load: Load, _rng: random.Random) -> Iterator[str]:
+    """Kill -9, and started again at once."""
+    cluster.broker.kill()
+    cluster.broker.start()
+    yield cluster.broker.name
+
+
+@contextmanager
+def broker_frozen(cluster: Cluster, _load: Load, _rng: random.Random) -> Iterator[str]:
+    """It keeps all connections, and says nothing."""
+    broker = cluster.broker
+    assert isinstance(broker, ApacheKafka)
+    broker.freeze()
+    try:
+        yield broker.name
+    finally:
+        broker.thaw()
+
+
+@contextmanager
+def broker_down(cluster: Cluster, _load: Load, _rng: random.Random) -> Iterator[str]:
+    """Stopped in order, and away for a while."""
+    cluster.broker.stop()
+    try:
+        yield cluster.broker.name
+    finally:
+        cluster.broker.start()
+
+
+@contextmanager
+def cell_cut_off(cluster: Cluster, _load: Load, _rng: random.Random) -> Iterator[str]:
+    """It lives, and reaches nobody."""
+    cluster.cut(off=True)
+    try:
+        yield cluster.cells[-1].name
+    finally:
+        cluster.cut(off=False)
+
+
+@contextmanager
+def disk_full(cluster: Cluster, _load: Load, _rng: random.Random) -> Iterator[str]:
+    """Its state folder takes nothing more."""
+    cluster.fill_disk()
+    try:
+        yield cluster.cells[0].name
+    finally:
+        cluster.free_disk()
+
+
+@contextmanager
+def clock_jumps(cluster: Cluster, _load: Load, rng: random.Random) -> Iterator[str]:
+    """By up to an hour, forth or back; and then back to what it should be."""
+    cluster.clock.write_text(f"{rng.choice([-3600, -60, 60, 3600]):+d}\n")
+    try:
+        yield cluster.cells[1].name
+    finally:
+        cluster.clock.write_text("+0\n")
+
+
+@contextmanager
+def task_is_poison(_cluster: Cluster, load: Load, _rng: random.Random) -> Iterator[str]:
+    """It takes down every process that works on it, until it is dead."""
+    yield load.send_one(POISON)
+
+
+@contextmanager
+def retry_storm(cluster: Cluster, _load: Load, _rng: random.Random) -> Iterator[str]:
+    """Most calls fail."""
+    cluster.order(Orders(failing=0.8))
+    try:
+        yield "80 % of calls"
+    finally:
+        cluster.order(Orders())
+
+
+@contextmanager
+def topic_is_hot(_cluster: Cluster, load: Load, _rng: random.Random) -> Iterator[str]:
+    """Nearly all tasks are of one topic."""
+    load.hot = True
+    try:
+        yield "topic-0"
+    finally:
+        load.hot = False
+
+
+@contextmanager
+def node_lies(cluster: Cluster, _load: Load, rng: random.Random) -> Iterator[str]:
+    """It answers at once, and wrong."""
+    liar = rng.choice(["b", "c"])
+    cluster.order(Orders(liars=[liar]))
+    try:
+        yield liar
+    finally:
+        cluster.order(Orders())
+
+
+KINDS = (
+    Kind("cell killed", _kill(_a_cell)),
+    Kind("cell stopped", _freeze(_a_cell), (2.0, 12.0)),
+    Kind("root killed", _kill(_the_root)),
+    Kind("root stopped", _freeze(_the_root), (2.0, 6.0)),
+    Kind("models killed", _kill(_the_models)),
+    Kind("models stopped", _freeze(_the_models), (2.0, 6.0)),
+    Kind("broker killed", broker_killed, apache=True),
+    Kind("broker stopped", broker_frozen, (1.0, 4.0), apache=True),
+    Kind("broker down", broker_down, (30.0, 30.0), apache=True),
+    Kind("cell cut off", cell_cut_off, (4.0, 14.0), rights=True),
+    Kind("disk full", disk_full, (4.0, 8.0), rights=True),
+    Kind("clock jumps", clock_jumps, (4.0, 8.0)),
+    Kind("poison", task_is_poison),
+    Kind("retry storm", retry_storm, (4.0, 8.0)),
+    Kind("hot topic", topic_is_hot, (5.0, 10.0)),
+    Kind("node lies", node_lies, (4.0, 10.0)),
+)
+
+
+def schedule(rng: random.Random, kinds: tuple[Kind, ...], each: int, more: int) -> list[Kind]:
+    """So many of every kind, and more at random, in any order."""
+    plan = [kind for kind in kinds for _ in range(each)]
+    plan += rng.choices(kinds, k=more)
+    rng.shuffle(plan)
+    return plan
+
+
+def possible(*, apache: bool, rights: bool) -> tuple[Kind, ...]:
+    """Those that can be had here."""
+    return tuple([kind for kind in KINDS if (apache or not kind.apache) and (rights or not kind.rights)])
+
+
+def last(kind: Kind, rng: random.Random) -> float:
+    """How long one of a kind lasts, in seconds."""
+    lasts = rng.uniform(*kind.lasts_s)
+    time.sleep(lasts)
+    return lasts

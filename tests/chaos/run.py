@@ -1,0 +1,207 @@
+"""One loss audit: the cluster, the load and the faults, and what Kafka and the lake say afterwards."""
+
+import contextlib
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from tests.chaos.audit import Audit, LogFollower, PollingReader, audit, undecided
+from tests.chaos.cluster import LANES, Cluster, has_rights
+from tests.chaos.faults import last, possible, schedule
+from tests.chaos.load import Load
+from tests.chaos.timeline import Happened, Timeline
+
+CALM_S = (4.0, 9.0)
+"""Between the end of a fault and the next."""
+WARM_UP_S = 20.0
+SETTLE_LIMIT_S = 300.0
+
+
+class Result(Struct):
+    """What came of it."""
+
+    seed: int
+    tasks: int
+    audit: Audit
+    vanished: int
+    repeated_calls: int
+    calls: int
+    timeline: Timeline
+    codes: list[int | None]
+    """With what the cells ended."""
+
+    @property
+    def is_clean(self) -> bool:
+        """Nothing lost, nothing doubled, nothing gone."""
+        return not (self.audit.faults() or self.vanished or any(self.codes))
+
+    def summary(self) -> dict[str, Any]:
+        """The last line."""
+        recoveries = self.timeline.recoveries()
+        found = self.audit
+        return {
+            "seed": self.seed,
+            "faults": len(self.timeline.faults),
+            "tasks": self.tasks,
+            "lost": found.lost + found.undecided + found.missing_rows,
+            "duplicates": found.two_winners + found.two_records + found.wrong_records,
+            "vanished": self.vanished,
+            "calls": self.calls,
+            "repeated_calls": self.repeated_calls,
+            "longest_interruption_s": round(self.timeline.longest_gap(), 1),
+            "recovery_p50_s": _quantile(recoveries, 0.5),
+            "recovery_p99_s": _quantile(recoveries, 0.99),
+        }
+
+    def table(self) -> str:
+        """By kind of fault, and what is wrong."""
+        self.timeline.recoveries()
+        lines = [f"{'fault':<16} {'times':>5} {'recovery p50':>13} {'longest':>8} {'not back':>9}"]
+        by_kind: dict[str, list[Happened]] = {}
+        for fault in self.timeline.faults:
+            by_kind.setdefault(fault.kind, []).append(fault)
+        for kind, faults in sorted(by_kind.items()):
+            times = sorted(f.recovery_s for f in faults if f.recovery_s is not None)
+            shown = (f"{_quantile(times, 0.5)} s", f"{_quantile(times, 1.0)} s") if times else ("", "")
+            lines.append(f"{kind:<16} {len(faults):>5} {shown[0]:>13} {shown[1]:>8} {len(faults) - len(times):>9}")
+        lines += ["", *(f"{name:<24} {value}" for name, value in self.summary().items())]
+        lines += ["", *self.audit.examples[:20]]
+        return "\n".join(lines)
+
+
+def run(
+    home: Path,
+    kind: str,
+    seed: int,
+    *,
+    each: int,
+    more: int,
+    rate: float,
+    at_least_s: float = 0.0,
+    tell: Callable[[str], None] = lambda _text: None,
+) -> Result:
+    """Run one.
+
+    Args:
+        home: where the cluster lives.
+        kind: of the broker.
+        seed: of the schedule.
+        each: faults of every kind.
+        more: faults besides.
+        rate: tasks a second.
+        at_least_s: how long it is spread over.
+        tell: told what happens.
+    """
+    rng = random.Random(seed)
+    cluster = Cluster(home, kind, rights=has_rights())
+    plan = schedule(rng, possible(apache=kind == "apache", rights=cluster.rights), each, more)
+    timeline = Timeline()
+    with contextlib.ExitStack() as undo:
+        cluster.start()
+        undo.callback(_end, cluster)
+        load = Load(cluster.broker.brokers, LANES, rate, seed)
+        watch = _Watch(cluster, timeline)
+        load.start()
+        undo.callback(watch.close)
+        time.sleep(WARM_UP_S)
+        for number, fault in enumerate(plan):
+            began = timeline.now
+            with fault.fault(cluster, load, rng) as whom:
+                tell(f"{began:7.1f} s  {number + 1}/{len(plan)}  {fault.name}: {whom}")
+                last(fault, rng)
+            timeline.faults.append(Happened(fault.name, whom, began, timeline.now))
+            calm = rng.uniform(*CALM_S)
+            left = (at_least_s - timeline.now) / max(1, len(plan) - number)
+            time.sleep(max(calm, min(left - fault.lasts_s[1], 30.0)))
+        tasks = load.stop()
+        tell(f"{timeline.now:7.1f} s  {tasks} tasks were sent; until all are decided …")
+        watch.until_settled(SETTLE_LIMIT_S)
+        codes = cluster.stop()
+        watch.close()
+        undo.pop_all()
+    watch.finish()
+    found = audit(watch.follower, cluster.lake)
+    calls, repeated = _repeated(cluster.answered, watch.follower)
+    return Result(seed, tasks, found, watch.reader.vanished, repeated, calls, timeline, codes)
+
+
+class _Watch:
+    """Looks at Kafka and the lake while it goes on."""
+
+    def __init__(self, cluster: Cluster, timeline: Timeline) -> None:
+        self.follower = LogFollower(cluster.broker.brokers, LANES)
+        self.reader = PollingReader(cluster.lake)
+        self._timeline = timeline
+        self._told = 0
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def until_settled(self, limit_s: float) -> None:
+        """Wait until every message is decided, and nothing new comes."""
+        deadline = time.monotonic() + limit_s
+        quiet = 0
+        before = (-1, -1)
+        while quiet < 3 and time.monotonic() < deadline:
+            time.sleep(1.5)
+            with self._lock:
+                now = (len(self.follower.messages), len(self.follower.winners))
+                quiet = quiet + 1 if now == before and not undecided(self.follower) else 0
+            before = now
+
+    def close(self) -> None:
+        """Look no more."""
+        self._over.set()
+        self._thread.join(30)
+
+    def finish(self) -> None:
+        """Tell of all decisions when each was made, by the broker's clock."""
+        self.reader.look()
+
+    def _run(self) -> None:
+        looked = 0.0
+        while not self._over.wait(0.3):
+            with self._lock, contextlib.suppress(Exception):
+                self.follower.poll()
+                self._tell()
+            if time.monotonic() - looked > 5.0:
+                looked = time.monotonic()
+                with contextlib.suppress(OSError):
+                    self.reader.look()
+
+    def _tell(self) -> None:
+        names = list(self.follower.winners)
+        for name in names[self._told :]:
+            self._timeline.note_decision(name[0], self.follower.seen_at[name])
+        self._told = len(names)
+        self._timeline.note_waiting(len(self.follower.messages) - len(names))
+
+
+def _end(cluster: Cluster) -> None:
+    with contextlib.suppress(Exception):
+        cluster.stop()
+
+
+def _repeated(answered: Path, follower: LogFollower) -> tuple[int, int]:
+    """How many calls were answered, and how many of those no decision that counts rests on."""
+    told = Counter(answered.read_text().splitlines())
+    calls = sum(told.values())
+    used = sum(
+        candidate.status == "ok"
+        for _, decision in follower.winners.values()
+        if decision.result is not None
+        for candidate in decision.result.candidates
+    )
+    return calls, calls - used
+
+
+def _quantile(values: list[float], share: float) -> float:
+    """Of sorted values."""
+    return round(values[min(len(values) - 1, int(share * len(values)))], 1) if values else 0.0
