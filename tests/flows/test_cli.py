@@ -18,6 +18,7 @@ from tests.aureon_command import AUREON, ROOT, aureon, environment
 COMMANDS = (
     "demo",
     "run",
+    "supervise",
     "broker",
     "submit",
     "cancel",
