@@ -63,7 +63,7 @@ class LogFollower:
         self.messages: dict[Name, bytes] = {}
         self.winners: dict[Name, tuple[int, Decision]] = {}
         self.seen_at: dict[Name, float] = {}
-        """When each was appended, by the broker's clock; that of whoever decided may be off."""
+        """When each was seen here, in seconds since the epoch: the clock of whoever decided may be off."""
 
     def poll(self) -> None:
         """Take in what has come."""
@@ -82,7 +82,7 @@ class LogFollower:
                     if decision.kind is not DecisionKind.STARTED:
                         name = (lane, decision.kafka_topic, decision.offset)
                         self.winners.setdefault(name, (offset, decision))
-                        self.seen_at.setdefault(name, message.timestamp()[1] / 1000)
+                        self.seen_at.setdefault(name, time.time())
                 else:
                     self.messages[lane, kafka_topic, offset] = message.value() or b""
 
