@@ -95,7 +95,7 @@ class EmbeddedBroker:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._owner_lock is None:
-            self._owner_lock = _try_lock(self.folder / "owner.lock")
+            self._owner_lock = _try_lock(self.folder / "owner.lock", tries=10)
         try:
             if self._owner_lock is not None:
                 self._start_or_adopt()
@@ -118,6 +118,13 @@ class EmbeddedBroker:
         """Tell whether this folder has a living broker process, whoever owns it."""
         return _is_locked(self.folder / "broker.lock")
 
+    def is_served(self) -> bool:
+        """Tell whether the broker answers, and belongs to a living process: whoever starts it now uses that one."""
+        running = self._remembered()
+        if running is None or not (_is_locked(self.folder / "owner.lock") and self.is_running()):
+            return False
+        return _listens(running.port) and answers(f"{HOST}:{running.port}", timeout_s=5.0)
+
     def serve(self, on_ready: Callable[[str], None] | None = None) -> None:
         """Run the broker in the foreground, until SIGINT or SIGTERM.
 
@@ -133,11 +140,12 @@ class EmbeddedBroker:
             nonlocal stop_asked
             stop_asked = True
 
-        address = self.start()
-        if not self.owned:
-            raise RefusedError(f"{self.folder}: its broker already runs at {address}, started by another process")
+        # before it is started: a signal that came in between would leave it without an owner
         before = {s: signal.signal(s, ask_to_stop) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
+            address = self.start()
+            if not self.owned:
+                raise RefusedError(f"{self.folder}: its broker already runs at {address}, started by another process")
             if on_ready is not None:
                 on_ready(address)
             while not stop_asked:

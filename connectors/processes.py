@@ -1,8 +1,17 @@
-"""Processes that work for this one."""
+"""Processes that work for this one, and end with it; and files that tell which process has something."""
 
+import ctypes
 import multiprocessing
 import os
+import select
+import signal
+import sys
 import threading
+from collections.abc import Sequence
+from typing import BinaryIO
+
+_PR_SET_PDEATHSIG = 1
+"""Linux: send a signal to this process when the thread that started it has ended; it outlives `exec`."""
 
 
 def end_with_parent() -> None:
@@ -22,3 +31,40 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+
+
+def bound(end: signal.Signals, command: Sequence[str]) -> list[str]:
+    """Say what to start for a program that gets a signal when the process that started it has ended.
+
+    Args:
+        end: the signal.
+        command: the program, by its path, and its arguments. Its standard input is to be a pipe that nobody else writes
+            to: that tells when its parent has ended already.
+    """
+    return [sys.executable, "-P", "-m", "connectors.processes", end.name, *command]
+
+
+def read_pid(file: BinaryIO) -> int:
+    """Read the process in a lock file; 0 between a lock and its first word."""
+    file.seek(0)
+    text = file.read().strip()
+    return int(text) if text.isdigit() else 0
+
+
+def write_pid(file: BinaryIO) -> None:
+    """Write this process into the lock file that it holds."""
+    file.truncate(0)
+    file.write(str(os.getpid()).encode())
+    file.flush()
+
+
+def _become(end: signal.Signals, command: list[str]) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, end, 0, 0, 0)
+    parents_pipe = select.poll()
+    parents_pipe.register(sys.stdin, 0)
+    if not parents_pipe.poll(0):  # else the parent ended before it could be watched
+        os.execv(command[0], command)  # noqa: S606 - no shell is wanted
+
+
+if __name__ == "__main__":
+    _become(signal.Signals[sys.argv[1]], sys.argv[2:])

@@ -147,6 +147,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     _demo(commands)
     _run_command(commands)
+    _up(commands)
     _supervise(commands)
     _broker(commands)
     _submit(commands)
@@ -214,14 +215,34 @@ def _run_command(commands: Any) -> None:
         description="Run a cell in this process until it is asked to stop. Ctrl-C or SIGTERM: hand nothing new out, "
         "wait for the calls in flight, commit, end with 0. Again: do not wait for the calls. A third time: end.",
     )
-    run.add_argument(
+    _until_idle(run)
+    _logging_flags(run)
+    _settings_flags(run, _EVERYTHING)
+
+
+def _up(commands: Any) -> None:
+    up = commands.add_parser(
+        "up",
+        help="run a cluster on this machine: several cells, and the embedded broker where no other is named",
+        description="Run several cells under supervisord, which starts those again that die, with a broker where "
+        "AUREON_BROKERS names no other. State folders and logs are in <home>/cells. On a Kafka of yours they share the "
+        "lanes with cells of other machines. Ctrl-C or SIGTERM: the cells stop gracefully, then the broker. Again: "
+        "the cells do not wait for their calls. A cell that is refused again and again, or does not stay alive, ends "
+        "it all.",
+    )
+    up.add_argument("--cells", type=_positive, default=3, metavar="N", help="how many cells (default: 3)")
+    _until_idle(up)
+    _logging_flags(up)
+    _settings_flags(up, [name for name in _EVERYTHING if name not in ("state", "cell")])
+
+
+def _until_idle(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--until-idle",
         type=_seconds,
         metavar="SECONDS",
         help="stop when nothing was decided and nothing was waiting for so long",
     )
-    _logging_flags(run)
-    _settings_flags(run, _EVERYTHING)
 
 
 def _supervise(commands: Any) -> None:
@@ -596,8 +617,12 @@ def settings_of(options: argparse.Namespace, environment: dict[str, str] | None 
     Raises:
         RefusedError: a value is not what its setting takes.
     """
-    flags = {name.removeprefix(_SETTING): value for name, value in vars(options).items() if name.startswith(_SETTING)}
-    return read_settings(flags, environment)
+    return read_settings(flags_of(options), environment)
+
+
+def flags_of(options: argparse.Namespace) -> dict[str, str | None]:
+    """Which settings a command was given as flags, as they were written; None for those that were not."""
+    return {name.removeprefix(_SETTING): value for name, value in vars(options).items() if name.startswith(_SETTING)}
 
 
 def _positive(text: str) -> int:

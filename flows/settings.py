@@ -16,6 +16,8 @@ from schemas.errors import RefusedError
 from schemas.task import Allowance
 
 PREFIX = "AUREON_"
+CELLS = "cells"
+"""The folder in a home where `aureon up` has the state folders of its cells, and all logs."""
 
 Positive = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]

@@ -8,7 +8,6 @@ import argparse
 import contextlib
 import fcntl
 import logging
-import os
 import shutil
 import signal
 import sys
@@ -19,13 +18,14 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import BinaryIO, Self
+from typing import Self
 
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.run import cli_main
 
 from connectors.embedded import EmbeddedBroker
 from connectors.kafka import client_config
+from connectors.processes import read_pid, write_pid
 from flows.cell import Cell
 from flows.cli import OK, say, settings_of
 from flows.commands.engine import muffled_engine
@@ -162,12 +162,10 @@ def locked(state_dir: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RefusedError(
-                f"the state folder {state_dir} is in use by process {_read_pid(file)}: stop that one, "
+                f"the state folder {state_dir} is in use by process {read_pid(file)}: stop that one, "
                 "or set AUREON_STATE to another folder"
             ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()).encode())
-        file.flush()
+        write_pid(file)
         yield
         file.truncate(0)
 
@@ -179,16 +177,10 @@ def running_pid(state_dir: Path) -> int | None:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                return _read_pid(file)
+                return read_pid(file)
     except OSError:
         pass
     return None
-
-
-def _read_pid(file: BinaryIO) -> int:
-    file.seek(0)
-    text = file.read().strip()
-    return int(text) if text.isdigit() else 0  # between its lock and its first word
 
 
 class Interrupts:

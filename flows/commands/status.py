@@ -4,6 +4,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -27,7 +28,7 @@ from flows.commands.figures import (
     total,
 )
 from flows.commands.run import running_pid
-from flows.settings import Settings
+from flows.settings import CELLS, Settings
 from schemas.errors import AureonError, RefusedError
 from schemas.node import NodeState
 from schemas.supervision import CellState
@@ -50,6 +51,8 @@ class Status(Struct, frozen=True, kw_only=True):
     """Messages of all inputs without a committed decision."""
     cell_pid: int | None = None
     """The process of `aureon run` on this state folder."""
+    cell_pids: dict[str, int] = {}
+    """The processes of the cells of `aureon up` in this home, by their numbers."""
     cluster_id: str | None = None
     lake: str
     lake_error: str | None = None
@@ -88,6 +91,7 @@ def gather(settings: Settings) -> Status:
     found: dict[str, Any] = {
         "broker": None,
         "cell_pid": running_pid(settings.state_dir),
+        "cell_pids": _cells_of_up(settings),
         "cluster_id": cluster_id(lake_dir) or cluster_id(settings.state_dir),
         "lake": str(lake_dir),
     }
@@ -108,6 +112,12 @@ def gather(settings: Settings) -> Status:
     except RefusedError as error:
         found["lake_error"] = str(error)
     return Status(**found)
+
+
+def _cells_of_up(settings: Settings) -> dict[str, int]:
+    folders = sorted(f for f in (Path(settings.home) / CELLS).glob("*") if f.name.isdecimal())
+    pids = {folder.name: running_pid(folder) for folder in folders}
+    return {number: pid for number, pid in pids.items() if pid is not None}
 
 
 def _print_json(status: Status) -> None:
@@ -140,7 +150,11 @@ def _lines(status: Status) -> list[tuple[str, str]]:
         lines.append(("broker", f"{status.broker}, without Aureon's Kafka topics yet: `aureon run` creates them"))
     else:
         lines.append(("broker", f"{status.broker}, {status.kafka.lanes} lanes"))
-    lines.append(("cell", "not running here" if status.cell_pid is None else f"running, pid {status.cell_pid}"))
+    if status.cell_pids:
+        told = ", ".join(f"{number} pid {pid}" for number, pid in status.cell_pids.items())
+        lines.append(("cells", f"{len(status.cell_pids)} of `aureon up` running: {told}"))
+    if status.cell_pid is not None or not status.cell_pids:
+        lines.append(("cell", "not running here" if status.cell_pid is None else f"running, pid {status.cell_pid}"))
     if status.cluster_id is not None:
         lines.append(("cluster", status.cluster_id))
     if status.lake_error is not None:

@@ -1,5 +1,7 @@
-"""Workers of a pool end with the process that they work for."""
+"""Processes end with the one that they work for."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -7,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from connectors.processes import end_with_parent
+from connectors.processes import bound, end_with_parent
 from tests.aureon_command import until
 
 PARENT = """
 import multiprocessing, os, time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from connectors.processes import end_with_parent
+from connectors.processes import bound, end_with_parent
 
 def begin(late_s):
     Path("begun").write_text(str(os.getpid()))
@@ -44,3 +46,35 @@ def test_only_a_process_that_was_started_has_a_parent_to_end_with() -> None:
     """Else it would end at once."""
     with pytest.raises(ValueError, match="not started"):
         end_with_parent()
+
+
+STARTER = """
+import os, signal, subprocess, sys
+from connectors.processes import bound
+
+own = "import signal, sys, time; signal.signal(signal.SIGUSR1, lambda *_: sys.exit(open('told', 'w').close())); "
+command = bound(signal.SIGUSR1, [sys.executable, "-c", own + "open('begun', 'w').close(); time.sleep(60)"])
+child = subprocess.Popen(command, stdin=subprocess.PIPE)
+while not os.path.exists("begun"):
+    pass
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_program_gets_a_signal_when_the_one_that_started_it_was_killed(tmp_path: Path) -> None:
+    """Its own, so it may end in order."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", STARTER], cwd=tmp_path, env=environment, timeout=30, check=False)
+    until((tmp_path / "told").exists)
+
+
+def test_a_program_whose_starter_has_ended_does_not_begin(tmp_path: Path) -> None:
+    """Nothing would ever tell it."""
+    command = bound(signal.SIGTERM, [sys.executable, "-c", "open('begun', 'w').close()"])
+    ours, theirs = os.pipe()
+    os.close(theirs)  # as if it had ended
+    try:
+        subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, stdin=ours, timeout=30, check=True)
+    finally:
+        os.close(ours)
+    assert not (tmp_path / "begun").exists()

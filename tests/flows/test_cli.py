@@ -18,6 +18,7 @@ from tests.aureon_command import AUREON, ROOT, aureon, environment
 COMMANDS = (
     "demo",
     "run",
+    "up",
     "supervise",
     "broker",
     "submit",
@@ -92,12 +93,14 @@ def test_readme_documents_every_command(command: str) -> None:
 
 @pytest.mark.parametrize("name", Settings.__struct_fields__)
 def test_every_setting_is_a_flag_of_run_with_its_variable_and_default(name: str) -> None:
-    """And of demo, but for those that are within its home."""
+    """And of demo, but for those that are within its home; and of up, but for those that tell its cells apart."""
     flag = "--" + name.replace("_", "-")
     options = {o: action for action in commands()["run"]._actions for o in action.option_strings}
     assert f"[AUREON_{name.upper()}" in (options[flag].help or "")
     demo = {o for action in commands()["demo"]._actions for o in action.option_strings}
     assert (flag in demo) is (name not in ("state", "lake", "blobs", "key_file"))
+    up = {o for action in commands()["up"]._actions for o in action.option_strings}
+    assert (flag in up) is (name not in ("state", "cell"))
     assert f"AUREON_{name.upper()}" in README
 
 
