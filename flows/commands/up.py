@@ -1,6 +1,7 @@
 """`aureon up`: a cluster on this machine, under supervisord.
 
     aureon up ─► supervisord ─┬─► aureon broker       where no other broker is named
+                              ├─► aureon supervise    the supervision root
                               └─► aureon run, n times
 
 supervisord starts the programs, starts those again that die, stops them in order and keeps their logs. This process
@@ -41,6 +42,7 @@ from flows.settings import CELLS, PREFIX, Settings
 from schemas.errors import AureonError, RefusedError
 
 BROKER: Final = "broker"
+ROOT: Final = "root"
 LOCK: Final = "up.lock"
 CONFIGURATION: Final = "supervisord.conf"
 SOCKET: Final = "supervisord.sock"
@@ -107,7 +109,7 @@ def main(options: argparse.Namespace) -> int:
         write_configuration(home, programs)
         broker = None if settings.brokers else EmbeddedBroker(settings.broker_dir)
         on = f"the broker {settings.brokers}" if settings.brokers else "the embedded broker"
-        say(f"aureon: {options.cells} cells on {on}, their logs in {home / CELLS}. Ctrl-C stops them all.")
+        say(f"aureon: {options.cells} cells and a root on {on}, logs in {home / CELLS}. Ctrl-C stops them all.")
         Supervised(home, programs, broker).run(lock, environment(options, settings))
     say("stopped; start it again and it goes on where it stood")
     return OK
@@ -124,6 +126,7 @@ def cluster(options: argparse.Namespace, settings: Settings) -> list[Program]:
     )
     return [
         *([] if settings.brokers else [broker]),
+        Program(kind=ROOT, arguments=("supervise", "--state", f"{_HERE}/{ROOT}"), stop_s=COMMIT_S),
         *(_cell(number, options, settings) for number in range(1, options.cells + 1)),
     ]
 

@@ -17,9 +17,9 @@ from tests.chaos.faults import last, possible, schedule
 from tests.chaos.load import Load
 from tests.chaos.timeline import Happened, Timeline
 
-CALM_S = (4.0, 9.0)
+CALM_S = (3.0, 7.0)
 """Between the end of a fault and the next."""
-WARM_UP_S = 20.0
+WARM_UP_S = 15.0
 SETTLE_LIMIT_S = 300.0
 
 

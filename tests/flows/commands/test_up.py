@@ -94,7 +94,7 @@ def test_a_killed_cell_is_back_and_nothing_is_lost(tmp_path: Path, figures: Call
     assert found.records >= TASKS
     assert "cell 2 died: killed by SIGKILL; its log is .aureon/cells/2.log\n" in said(tmp_path)
     ends = re.findall(r"^(.*) stopped$", said(tmp_path), re.MULTILINE)
-    assert (sorted(ends), ends[-1]) == (["broker", "cell 1", "cell 2", "cell 3"], "broker")
+    assert (sorted(ends), ends[-1]) == (["broker", "cell 1", "cell 2", "cell 3", "root"], "broker")
     assert processes(tmp_path) == []
 
 
@@ -203,11 +203,12 @@ def test_a_wrong_setting_is_refused_at_once(tmp_path: Path) -> None:
 
 def test_the_broker_comes_first_and_cells_have_fixed_lanes() -> None:
     """Where the broker is the embedded one."""
-    first, *cells = programs_of("--cells", "2", "--until-idle", "4", "--verbose")
+    first, root, *cells = programs_of("--cells", "2", "--until-idle", "4", "--verbose")
     assert (first.name, first.awaits_broker) == ("broker", False)
-    assert all(cell.awaits_broker for cell in cells)
-    written = configuration([first, *cells])
-    assert (written.count("autostart = true"), written.count("autostart = false")) == (1, 2)
+    assert root.arguments == ("supervise", "--state", "%(here)s/root")
+    assert all(program.awaits_broker for program in (root, *cells))
+    written = configuration([first, root, *cells])
+    assert (written.count("autostart = true"), written.count("autostart = false")) == (1, 3)
     assert cells[1].arguments == (
         *("run", "--state", "%(here)s/cells/2", "--cell", "2/2", "--until-idle", "4.0", "--verbose"),
     )
@@ -215,7 +216,7 @@ def test_the_broker_comes_first_and_cells_have_fixed_lanes() -> None:
 
 def test_on_another_broker_a_group_hands_the_lanes_out() -> None:
     """So cells elsewhere have theirs, too."""
-    cells = programs_of("--brokers", "kafka:9092", "--drain-s", "7")
+    _root, *cells = programs_of("--brokers", "kafka:9092", "--drain-s", "7")
     assert [cell.name for cell in cells] == ["cell-1", "cell-2", "cell-3"]
     assert not any("--cell" in cell.arguments for cell in cells)
     assert configuration(cells).count("autostart = true") == 3
@@ -242,7 +243,8 @@ def test_supervisord_listens_on_a_socket_of_its_owner_alone(tmp_path: Path) -> N
     assert "inet_http_server" not in parser
     assert dict(parser["unix_http_server"]) == {"file": "%(here)s/supervisord.sock", "chmod": "0700"}
     assert dict(parser["group:broker"]) == {"programs": "broker", "priority": "0"}
-    assert dict(parser["group:cell"]) == {"programs": "cell-1,cell-2", "priority": "1"}
+    assert dict(parser["group:root"]) == {"programs": "root", "priority": "1"}
+    assert dict(parser["group:cell"]) == {"programs": "cell-1,cell-2", "priority": "2"}
     assert parser["program:cell-1"]["stdout_logfile"] == "%(here)s/cells/1.log"
 
 
