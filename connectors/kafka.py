@@ -157,7 +157,7 @@ def answers(brokers: str, timeout_s: float) -> bool:
     """Tell whether a broker without security answers within a time."""
     try:
         preflight(client_config(brokers), timeout_s)
-    except RefusedError:
+    except (RefusedError, TryAgainError):
         return False
     return True
 
@@ -166,7 +166,8 @@ def preflight(config: ClientConfig, timeout_s: float = PREFLIGHT_LIMIT_S) -> Non
     """Ask the broker for its topics, so that a wrong address ends the start and does not hang it.
 
     Raises:
-        RefusedError: it does not answer in time; names the address and what the library saw.
+        TryAgainError: it does not answer in time; names the address and what the library saw.
+        RefusedError: it answers, and wants another user or certificate.
     """
     errors: list[KafkaError] = []
     client = admin_client({**config, "error_cb": errors.append})
@@ -178,7 +179,7 @@ def preflight(config: ClientConfig, timeout_s: float = PREFLIGHT_LIMIT_S) -> Non
         raise _unreachable(config["bootstrap.servers"], told[-1] if told else error.args[0]) from None
 
 
-def _unreachable(brokers: str, error: KafkaError) -> RefusedError:
+def _unreachable(brokers: str, error: KafkaError) -> RefusedError | TryAgainError:
     """Say what is in the way, and what to change."""
     if error.code() == KafkaError._AUTHENTICATION:
         return RefusedError(
@@ -192,7 +193,8 @@ def _unreachable(brokers: str, error: KafkaError) -> RefusedError:
             "certificate of the authority that signed the broker's, and ssl.certificate.location and ssl.key.location "
             "to your own where the broker asks for one"
         )
-    return RefusedError(
+    # It may be away for a while, and whoever starts this process again is to do so.
+    return TryAgainError(
         f"no Kafka answers at {brokers} ({error.str()}); "
         "set AUREON_BROKERS to the address of yours (host:port, several with commas), and security.protocol in "
         "AUREON_KAFKA_CONFIG where it wants TLS or SASL"

@@ -343,7 +343,8 @@ class Cell:
         """Connect to Kafka, once in a process.
 
         Raises:
-            RefusedError: no broker answers, or what is there does not fit; says what to change.
+            TryAgainError: no broker answers.
+            RefusedError: what is there does not fit; says what to change.
         """
         with self._lock:
             if self._connected is None:

@@ -341,7 +341,7 @@ class RootParts:
         """Of all clients.
 
         Raises:
-            RefusedError: no broker answers.
+            TryAgainError: no broker answers.
         """
         config = client_config(brokers_of(self.settings), self.settings.kafka_properties)
         preflight(config)

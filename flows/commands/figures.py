@@ -28,7 +28,8 @@ def reach(config: ClientConfig, limit_s: float) -> None:
     """Ask the broker whether it is there. What the library would log of its attempts is in the error.
 
     Raises:
-        RefusedError: it does not answer in time.
+        TryAgainError: it does not answer in time.
+        RefusedError: it wants another user or certificate.
     """
     level = library_log.level
     library_log.setLevel(logging.CRITICAL)

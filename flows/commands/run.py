@@ -86,7 +86,8 @@ def prepared(settings: Settings) -> Iterator[tuple[Cell, "Interrupts"]]:
     """Make all that a cell needs, in order, and let go of it in the reverse order.
 
     Raises:
-        RefusedError: another process has the state folder, no broker answers, or something belongs elsewhere.
+        TryAgainError: no broker answers.
+        RefusedError: another process has the state folder, or something belongs elsewhere.
     """
     # Nodes, policies and verifiers that the user names are most often in the folder where the command is called.
     if str(Path.cwd()) not in sys.path:
@@ -127,7 +128,7 @@ def broker_of(settings: Settings) -> Iterator[None]:
     """Start the embedded broker, and stop it only if it was started here; or ask the one that the settings name.
 
     Raises:
-        RefusedError: none answers.
+        TryAgainError: none answers.
     """
     if settings.brokers:
         reach(client_config(settings.brokers, settings.kafka_properties), PREFLIGHT_S)

@@ -26,7 +26,7 @@ def test_an_unreachable_broker_is_an_error_within_ten_seconds(tmp_path: Path) ->
     began = time.monotonic()
     done = aureon("run", cwd=tmp_path, AUREON_BROKERS="127.0.0.1:1")
     assert time.monotonic() - began < 10
-    assert done.returncode == 2
+    assert done.returncode == 1, "it may answer when this is started again"
     assert done.stderr.startswith("aureon: no Kafka answers at 127.0.0.1:1")
     assert "set AUREON_BROKERS" in done.stderr
     assert "Traceback" not in done.stderr

@@ -130,5 +130,5 @@ def test_a_broker_whose_certificate_nobody_trusts_is_refused(secure: SecureKafka
 def test_who_does_not_speak_tls_is_told_where_to_say_so(secure: SecureKafka, tmp_path: Path) -> None:
     """The broker itself only hangs up."""
     done = ran(tmp_path, Access(secure.scram_brokers, ""), "run")
-    assert done.returncode == 2
+    assert done.returncode == 1, "it may as well be away"
     assert "security.protocol in AUREON_KAFKA_CONFIG" in done.stderr
