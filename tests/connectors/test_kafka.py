@@ -23,7 +23,7 @@ from connectors.kafka import (
 )
 from connectors.lane_reader import LaneReader, Watermarks
 from connectors.topics import RESULTS, TASKS, Topics, ensure_topics
-from schemas.errors import BadRecordError, LogMismatchError, OutcomeUnknownError, RefusedError
+from schemas.errors import BadRecordError, LogMismatchError, OutcomeUnknownError, RefusedError, TryAgainError
 from tests.brokers import Broker
 
 
