@@ -48,7 +48,8 @@ from flows.branched import BranchedContents
 from flows.branching import Branching, make_planner
 from flows.budget import Budgets
 from flows.calls import CallRunner, RetryPolicy, RunnerParts
-from flows.lane import Cut, Owner, Sealer, decode_cut, encode_cut, id_key
+from flows.cut import Cut, joined, pieces_of
+from flows.lane import Owner, Sealer, id_key
 from flows.lane_source import LaneParts
 from flows.learning import Learning, Memories
 from flows.orders import Orders
@@ -454,9 +455,11 @@ class _Connected:
 
     def committed_cut(self, lane: int) -> Cut | None:
         """The cut that was committed last, by whichever cell."""
-        place = TopicPartition(RESULTS, lane)
-        found = self._commits.committed_cut([place]).get(place)
-        return decode_cut(found[1].encode()) if found is not None and found[1] else None
+        places = {name: TopicPartition(name, lane) for name in (RESULTS, *INPUTS)}
+        found = self._commits.committed_cut(list(places.values()))
+        texts = {name: found.get(place, (0, ""))[1] for name, place in places.items()}
+        common = texts.pop(RESULTS)
+        return joined(common, texts) if common else None
 
     def commit_cut(self, cut: Cut) -> None:
         """Commit a cut soon."""
@@ -501,8 +504,9 @@ class _Connected:
 
 def _places(cut: Cut) -> Places:
     """What to commit of a cut: its low-waters are the group's offsets, so that the usual tools show the lag."""
-    places = {TopicPartition(name, cut.lane): (topic.low, "") for name, topic in cut.topics.items()}
-    places[TopicPartition(RESULTS, cut.lane)] = (cut.resume_from, encode_cut(cut).decode())
+    common, pieces = pieces_of(cut)
+    places = {TopicPartition(name, cut.lane): (cut.topics[name].low, piece) for name, piece in pieces.items()}
+    places[TopicPartition(RESULTS, cut.lane)] = (cut.resume_from, common)
     return places
 
 

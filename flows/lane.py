@@ -23,14 +23,13 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
-import msgspec
 from msgspec import Struct
 
+from flows.cut import Cut, TopicCut
 from flows.fair import FairQueue
 from schemas.decision import DecisionKind
 from schemas.errors import LogMismatchError
 
-CUT_VERSION = 1
 TOGETHER, APART, ALONE = 1, 2, 3
 """How a message runs after an unclean end, told by its `started` mark: with all others, among few, with none. One that
 was under way at another unclean end goes a level up; above the last one it is dead. Marks are compared by level and
@@ -134,27 +133,6 @@ class Owners(Protocol):
     def put(self, key: bytes, owner: Owner) -> None:
         """Note the owner of an id that has none yet."""
         ...
-
-
-class TopicCut(Struct, frozen=True, array_like=True):
-    """Of one input Kafka topic: the low-water, and the newest cause below it for each lane of origin."""
-
-    low: int
-    causes: dict[int, tuple[int, int]]
-
-
-class Cut(Struct, frozen=True):
-    """All that a lane remembers, taken at a log offset."""
-
-    lane: int
-    log: int
-    """D: all that follows from entries before it is delivered."""
-    resume_from: int
-    """R: the earliest entry about a message at or above a low-water, or D."""
-    topics: dict[str, TopicCut]
-    version: int = CUT_VERSION
-    orderly: bool = False
-    """The process that had the lane has let go of it: what it had under way brought nothing down."""
 
 
 def id_key(topic: str, logical_id: str, generation: int) -> bytes:
@@ -771,30 +749,6 @@ class Lane:
         return len(self._under_way)
 
 
-def encode_cut(cut: Cut) -> bytes:
-    """Write a cut down, for a snapshot or a commit."""
-    return msgspec.json.encode(cut)
-
-
 def log_start(cut: Cut | None, owners: Owners) -> int:
     """Say from where a lane reads its log."""
     return min(cut.resume_from, owners.next_offset) if cut else 0
-
-
-def newest(*cuts: Cut | None) -> Cut | None:
-    """Choose the cut that stands for most of the log: a lane that was elsewhere has an old one in its folder."""
-    return max((c for c in cuts if c is not None), key=lambda c: c.log, default=None)
-
-
-def decode_cut(data: bytes) -> Cut:
-    """Read a cut.
-
-    Raises:
-        LogMismatchError: it is of a version that this software does not know.
-    """
-    cut = msgspec.json.decode(data, type=Cut)
-    if cut.version != CUT_VERSION:
-        raise LogMismatchError(
-            f"the cut of lane {cut.lane} has version {cut.version}; this software reads {CUT_VERSION}"
-        )
-    return cut

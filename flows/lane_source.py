@@ -23,7 +23,8 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from confluent_kafka import Message as ConsumedMessage
 from msgspec import Struct
 
-from flows.lane import Cut, Lane, Owners, decode_cut, encode_cut, log_start, newest
+from flows.cut import Cut, decode_cut, encode_cut, newest
+from flows.lane import Lane, Owners, log_start
 from flows.steps.intake import Decided, Handed, Reading, Work, classify
 from flows.stopping import Stopping
 from schemas.decision import read_decision

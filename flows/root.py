@@ -181,8 +181,7 @@ class Root:
         for counts in known:
             if self._published.get(counts.topic) != counts.taught:
                 self._published[counts.topic] = counts.taught
-                lean = msgspec.structs.replace(counts, examples=[])  # which each cell has of its own
-                told.append((AFFINITY_KEY + counts.topic.encode(), msgspec.json.encode(lean)))
+                told.append((AFFINITY_KEY + counts.topic.encode(), msgspec.json.encode(_lean(counts))))
         return told
 
     def _notes(self, known: dict[str, TopicCounts], now: float) -> list[Noted]:
@@ -216,9 +215,10 @@ class Root:
 
     def encoded(self) -> bytes:
         """Write down what is known."""
-        registry = self.registry
+        registry, learned = self.registry, self.affinities.state()
+        learned.topics = [_lean(counts) for counts in learned.topics]
         state = RootState(
-            affinities=self.affinities.encoded(),
+            affinities=msgspec.json.encode(learned),
             kept=list(self.kept.values()),
             topics=list(self.topics.values()),
             cells=list(registry.cells.values()),
@@ -237,6 +237,11 @@ class Root:
         self.registry.hear([*state.cells, *state.nodes])
         self.registry.known_cells = {k.name: k for k in state.known_cells}
         self.registry.known_nodes = {k.name: k for k in state.known_nodes}
+
+
+def _lean(counts: TopicCounts) -> TopicCounts:
+    """Without the examples, of which each cell has its own."""
+    return msgspec.structs.replace(counts, examples=[])
 
 
 def _word(known: Known | None) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from flows.lane import ALONE, Cut, Entry, Lane, Message, TopicCut, encode_cut, id_key
+from flows.cut import Cut, TopicCut, encode_cut
+from flows.lane import ALONE, Entry, Lane, Message, id_key
 from schemas.decision import DecisionKind
 from tests.simulation.schedule import TRUE, Kind, Rules
 from tests.simulation.world import NEXT, RETRY, Cell, Folder, Index, Lake, Parsed, Redriver, Row, Slot, Task

@@ -12,7 +12,8 @@ from typing import Literal
 
 from msgspec import Struct
 
-from flows.lane import Lane, decode_cut, newest
+from flows.cut import decode_cut, newest
+from flows.lane import Lane
 from schemas.errors import LogMismatchError
 from tests.simulation.invariants import Check
 from tests.simulation.world import (

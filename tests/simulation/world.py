@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from flows.lane import CauseName, Cut, Lane, Message, Owner, Sealer, Verdict, decode_cut, encode_cut, id_key, newest
+from flows.cut import Cut, decode_cut, encode_cut, newest
+from flows.lane import CauseName, Lane, Message, Owner, Sealer, Verdict, id_key
 from schemas.decision import DecisionKind
 from schemas.ids import branch_id, home_lane
 

@@ -1,0 +1,94 @@
+"""The cut: all that a lane remembers, and the forms in which it is kept.
+
+In a snapshot it is one piece. In the commit of a consumer group there is a piece for each Kafka topic of the lane,
+since the metadata of each may have 4,096 bytes: some 150 lanes' causes. Whoever reads them takes them for a cut only if
+all are of one.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+from msgspec import Struct
+
+from schemas.errors import LogMismatchError
+
+VERSION = 1
+
+
+class TopicCut(Struct, frozen=True, array_like=True):
+    """Of one input Kafka topic: the low-water, and the newest cause below it for each lane of origin."""
+
+    low: int
+    causes: dict[int, tuple[int, int]]
+
+
+class Cut(Struct, frozen=True):
+    """All that a lane remembers, taken at a log offset."""
+
+    lane: int
+    log: int
+    """D: all that follows from entries before it is delivered."""
+    resume_from: int
+    """R: the earliest entry about a message at or above a low-water, or D."""
+    topics: dict[str, TopicCut]
+    version: int = VERSION
+    orderly: bool = False
+    """The process that had the lane has let go of it: what it had under way brought nothing down."""
+
+
+class _Piece(Struct, frozen=True, array_like=True):
+    """What the commit of one input says."""
+
+    log: int
+    """Of the cut that it is a piece of."""
+    cut: TopicCut
+
+
+def newest(*cuts: Cut | None) -> Cut | None:
+    """Choose the cut that stands for most of the log: a lane that was elsewhere has an old one in its folder."""
+    return max((c for c in cuts if c is not None), key=lambda c: c.log, default=None)
+
+
+def encode_cut(cut: Cut) -> bytes:
+    """Write a cut down in one piece."""
+    return msgspec.json.encode(cut)
+
+
+def decode_cut(data: bytes) -> Cut:
+    """Read a cut.
+
+    Raises:
+        LogMismatchError: it is of a version that this software does not know.
+    """
+    cut = msgspec.json.decode(data, type=Cut)
+    if cut.version != VERSION:
+        raise LogMismatchError(f"the cut of lane {cut.lane} has version {cut.version}; this software reads {VERSION}")
+    return cut
+
+
+def pieces_of(cut: Cut) -> tuple[str, dict[str, str]]:
+    """Take a cut apart: what all inputs have in common, and a piece for each."""
+    common = encode_cut(msgspec.structs.replace(cut, topics={})).decode()
+    return common, {name: msgspec.json.encode(_Piece(cut.log, topic)).decode() for name, topic in cut.topics.items()}
+
+
+def joined(common: str, pieces: Mapping[str, str]) -> Cut | None:
+    """Put a cut together again; None where a piece is missing, or is of another one.
+
+    Args:
+        common: what all inputs have in common; a whole cut, in commits from before there were pieces.
+        pieces: by input; empty where there is none.
+
+    Raises:
+        LogMismatchError: it is of a version that this software does not know.
+    """
+    cut = decode_cut(common.encode())
+    if cut.topics:
+        return cut
+    topics = {}
+    for name, text in pieces.items():
+        piece = msgspec.json.decode(text, type=_Piece) if text else None
+        if piece is None or piece.log != cut.log:
+            return None
+        topics[name] = piece.cut
+    return msgspec.structs.replace(cut, topics=topics)
