@@ -49,8 +49,9 @@ from flows.branching import Branching, make_planner
 from flows.budget import Budgets
 from flows.calls import CallRunner, RetryPolicy, RunnerParts
 from flows.lane import Cut, Owner, Sealer, decode_cut, encode_cut, id_key
-from flows.lane_source import LaneParts
+from flows.lane_source import LanePartition, LaneParts
 from flows.learning import Learning, Memories
+from flows.logs import JsonLines
 from flows.orders import Orders
 from flows.outlook import Outlooks
 from flows.overflow import Overflow
@@ -65,6 +66,7 @@ from flows.steps.route import PRESUMED_BEST, Router, read_strategy
 from flows.steps.supervise import Supervision
 from flows.stopping import Stopping
 from flows.supervision.health import TopicRecord
+from flows.tally import DecisionTally
 from flows.votes import RELIABILITY
 from one_lake.gate import QualityGate, configurations_of
 from one_lake.keys import signing_key
@@ -108,6 +110,14 @@ class Cell:
         self._beat: Beat | None = None
         self.decided = 0
         """Decisions that this process has read back."""
+        self.tallies: dict[int, DecisionTally] = {}
+        """What they were, by lane."""
+        self.places: dict[int, LanePartition] = {}
+        """The lanes that have a place in this process, open or not."""
+        self.writer: LakeWriter | None = None
+        """The lake's, once the flow has opened it."""
+        self.waited_at = 0.0
+        """When the flow last waited for the broker, by `time.monotonic`."""
         self._capabilities: tuple[int, Sequence[NodeCapabilities]] = (0, ())
 
     # -- what the flow is built from -------------------------------------------------------------------------------
@@ -127,7 +137,25 @@ class Cell:
             span=settings.span,
             in_flight=settings.in_flight,
             window_bytes=settings.window_bytes,
+            places=self.places,
         )
+
+    def tally(self, lane: int) -> DecisionTally:
+        """Where the decisions of a lane are counted."""
+        tally = self.tallies.get(lane)
+        if tally is None:
+            tally = self.tallies[lane] = DecisionTally()
+        return tally
+
+    @property
+    def connected(self) -> "_Connected | None":
+        """The connections, where there are any yet; for those who only look."""
+        return self._connected
+
+    @property
+    def running(self) -> CallRunner | None:
+        """Where the calls run, once there was one; for those who only look."""
+        return self._runner
 
     def _reading(self, lane: int) -> Reading:
         connected = self.connect()
@@ -328,7 +356,8 @@ class Cell:
         """Opens the lake for writing."""
         configurations = configurations_of(self.settings.gate)
         gate = QualityGate(configurations) if configurations is not None else None
-        return self.connect().lake_writer(gate)
+        self.writer = self.connect().lake_writer(gate)
+        return self.writer
 
     def publish_head(self, head: Head) -> None:
         """Tell of the lake's head."""
@@ -348,8 +377,14 @@ class Cell:
         """
         with self._lock:
             if self._connected is None:
-                self._connected = _Connected(self.settings, lambda: self.stopping.drained)
+                self._connected = _Connected(self.settings, self._stops_waiting)
+                JsonLines.cell = self._connected.member
             return self._connected
+
+    def _stops_waiting(self) -> bool:
+        """Asked again and again while the flow waits for the broker."""
+        self.waited_at = time.monotonic()
+        return self.stopping.drained
 
     def close(self) -> None:
         """Let go of everything."""

@@ -157,6 +157,17 @@ class Cut(Struct, frozen=True):
     """The process that had the lane has let go of it: what it had under way brought nothing down."""
 
 
+class Window(Struct, frozen=True):
+    """What a lane has of one input."""
+
+    low: int
+    """The first message without a decision."""
+    next: int
+    """The first that was not read."""
+    held: int
+    """Bytes of those between."""
+
+
 def id_key(topic: str, logical_id: str, generation: int) -> bytes:
     """Shorten (topic, logical id, generation) to 128 bits."""
     return hashlib.blake2b(f"{generation}\0{topic}\0{logical_id}".encode(), digest_size=16).digest()
@@ -769,6 +780,10 @@ class Lane:
     def under_way(self) -> int:
         """How many messages are handed out and undecided."""
         return len(self._under_way)
+
+    def windows(self) -> dict[str, Window]:
+        """How far each input is; any thread may look."""
+        return {name: Window(s.low, s.next, s.held) for name, s in self._inputs.items()}
 
 
 def encode_cut(cut: Cut) -> bytes:
