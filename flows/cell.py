@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 from confluent_kafka import TopicPartition
@@ -67,10 +68,12 @@ from flows.steps.supervise import Supervision
 from flows.stopping import Stopping
 from flows.supervision.health import TopicRecord
 from flows.tally import DecisionTally
+from flows.traces import spans_of
 from flows.votes import RELIABILITY
 from one_lake.gate import QualityGate, configurations_of
 from one_lake.keys import signing_key
 from one_lake.sink import LakeWriter
+from schemas.decision import Decision
 from schemas.errors import OutcomeUnknownError, RefusedError
 from schemas.head import Head
 from schemas.node import NodeCapabilities, NodeState
@@ -89,6 +92,21 @@ CELLS = "-cells"
 """The group whose members are the cells is named like that of the cuts, with this behind it."""
 
 _NO_STATES: Mapping[str, NodeState] = {}
+
+
+class Traces(Protocol):
+    """Takes winning decisions, each with its offset; never waits."""
+
+    sent: int
+    dropped: int
+
+    def offer(self, items: Sequence[tuple[int, Decision]]) -> None:
+        """Hand them over."""
+        ...
+
+    def close(self) -> None:
+        """Send what is left."""
+        ...
 
 
 class Cell:
@@ -116,6 +134,8 @@ class Cell:
         """The lanes that have a place in this process, open or not."""
         self.writer: LakeWriter | None = None
         """The lake's, once the flow has opened it."""
+        self.traces: Traces | None = None
+        """Where winning decisions go to become spans, if anywhere."""
         self.waited_at = 0.0
         """When the flow last waited for the broker, by `time.monotonic`."""
         self._capabilities: tuple[int, Sequence[NodeCapabilities]] = (0, ())
@@ -379,7 +399,16 @@ class Cell:
             if self._connected is None:
                 self._connected = _Connected(self.settings, self._stops_waiting)
                 JsonLines.cell = self._connected.member
+                self.traces = self._open_traces(self._connected)
             return self._connected
+
+    def _open_traces(self, connected: "_Connected") -> "Traces | None":
+        if not self.settings.traces:
+            return None
+        from connectors.otlp import SpanExport  # noqa: PLC0415 - it needs an extra
+
+        cluster = connected.cluster.cluster_id
+        return SpanExport(self.settings.traces, connected.member, lambda entry: spans_of(cluster, entry[1]))
 
     def _stops_waiting(self) -> bool:
         """Asked again and again while the flow waits for the broker."""
@@ -389,10 +418,10 @@ class Cell:
     def close(self) -> None:
         """Let go of everything."""
         with self._lock, contextlib.ExitStack() as parts:  # one that cannot be closed keeps none of the others open
-            for part in (self.rules, self._connected, self._learning, self._runner, self._beat):
+            for part in (self.traces, self.rules, self._connected, self._learning, self._runner, self._beat):
                 if part is not None:
                     parts.callback(part.close)
-            self._runner = self._router = self._learning = self._connected = self._beat = None
+            self._runner = self._router = self._learning = self._connected = self._beat = self.traces = None
 
 
 class _Connected:

@@ -104,6 +104,9 @@ class CellStatus:
         yield Sample("aureon_build_info", 1, ("cell", software_version()))
         yield Sample("aureon_broker_reachable", int(not self.ends.lacks))
         yield Sample("aureon_turn_age_seconds", round(self._turn_age_s(time.monotonic()), 3))
+        if (traces := self._cell.traces) is not None:
+            yield Sample("aureon_traced_decisions_total", traces.sent, ("sent",))
+            yield Sample("aureon_traced_decisions_total", traces.dropped, ("dropped",))
         if connected is not None:
             yield Sample("aureon_producer_queue_messages", len(connected.producer))
 

@@ -99,6 +99,8 @@ CELL = (
     Described("aureon_day_limit_calls", "gauge", "What the lanes of this cell may spend in a day; absent: no limit"),
     Described("aureon_day_limit_tokens", "gauge", "Tokens, likewise"),
     Described("aureon_day_limit_money", "gauge", "Money, likewise"),
+    # traces
+    Described("aureon_traced_decisions_total", "counter", "Decisions sent as spans: sent, dropped", ("outcome",)),
     # producer
     Described("aureon_producer_queue_messages", "gauge", "Messages to Kafka that are not acknowledged yet"),
 )

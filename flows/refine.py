@@ -145,6 +145,8 @@ class Steps:
         self._learning.learn(decided, time.time())
         self._cell.decided += len(decided.decisions)
         self._cell.tally(decided.lane).add(decided.decisions)
+        if (traces := self._cell.traces) is not None:
+            traces.offer(decided.decisions)
         if log.isEnabledFor(logging.INFO):
             for _, decision in decided.decisions:
                 level = logging.INFO if decision.kind is DecisionKind.DEAD else logging.DEBUG

@@ -144,6 +144,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     metrics: Annotated[
         str, Meta(description="address of /metrics, /healthz and /readyz, HOST:PORT, or PORT on 127.0.0.1; empty: none")
     ] = ""
+    traces: Annotated[
+        str, Meta(description="OpenTelemetry collector that takes OTLP over HTTP, http://127.0.0.1:4318; empty: none")
+    ] = ""
     log_format: Annotated[
         Literal["text", "json"], Meta(description="the log on stderr: text for people, or json, an object a line")
     ] = "text"
@@ -248,7 +251,7 @@ def _property(text: str, place: str, cure: str = "") -> tuple[str, str]:
     return key.strip(), value.strip()
 
 
-_SECRET = frozenset({"kafka_config", "blobs"})
+_SECRET = frozenset({"kafka_config", "blobs", "traces"})
 _KNOWN = frozenset(Settings.__struct_fields__)
 _FOR_TESTS = (f"{PREFIX}TEST_", f"{PREFIX}BENCH_")
 

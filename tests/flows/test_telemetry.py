@@ -81,7 +81,9 @@ def test_a_cell_tells_how_it_is_and_waits_for_its_broker_in_good_health(
     assert told == {
         name
         for metric in METRICS.values()
-        if not metric.name.startswith(("aureon_root_", "aureon_day_limit_tokens", "aureon_day_limit_money"))
+        if not metric.name.startswith(
+            ("aureon_root_", "aureon_day_limit_tokens", "aureon_day_limit_money", "aureon_traced_")
+        )
         for name in series_names(metric)
     }
     calls = sum(v for (name, labels), v in series.items() if name == "aureon_node_calls_total")
