@@ -165,6 +165,8 @@ class CallLedger:
         self._writer: asyncio.Task[None] | None = None
         self._needed: dict[int, int] = {}
         self._commits = 0
+        self.entries = self._count()
+        """Rows of the file, as far as this process knows."""
         self.failed: BaseException | None = None
         """Why nothing can be written any more; whoever waits for a call has to be told."""
         self.reused = 0
@@ -213,6 +215,15 @@ class CallLedger:
             for ended in commit.ended:
                 past.setdefault(ended.round_key, Past()).end(ended)
         return past
+
+    def _count(self) -> int:
+        (count,) = self._db.execute("SELECT count(*) FROM commits").fetchone()
+        return int(count)
+
+    def bytes_on_disk(self) -> int:
+        """How large the file is, with what SQLite keeps beside it."""
+        files = (self._path, self._path.with_name(f"{self._path.name}-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
 
     # -- the lives before ------------------------------------------------------------------------------------------
 
@@ -288,6 +299,7 @@ class CallLedger:
                 self._trim(now, position)
             if charges or trims:
                 self._db.execute("COMMIT")
+            self.entries += 1
         except sqlite3.Error as error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
@@ -297,8 +309,9 @@ class CallLedger:
     def _trim(self, now: float, newest: int) -> None:
         """Delete what nobody needs: of this life, what was decided; of all, what is too old or too much."""
         needed = min(self._needed.values(), default=newest)
-        self._db.execute("DELETE FROM commits WHERE position < ? AND writer = ?", (needed, self._writer_id))
-        self._db.execute("DELETE FROM commits WHERE at < ?", (now - self._max_age_s,))
+        gone = self._db.execute("DELETE FROM commits WHERE position < ? AND writer = ?", (needed, self._writer_id))
+        self.entries -= gone.rowcount
+        self.entries -= self._db.execute("DELETE FROM commits WHERE at < ?", (now - self._max_age_s,)).rowcount
         (size,) = self._db.execute("SELECT coalesce(sum(size), 0) FROM commits").fetchone()
         if size > self._max_bytes:
             log.warning(
@@ -308,7 +321,8 @@ class CallLedger:
                 self._max_bytes,
             )
             half = "SELECT (min(position) + max(position)) / 2 FROM commits"
-            self._db.execute(f"DELETE FROM commits WHERE position < min(({half}), ?)", (newest,))  # noqa: S608
+            gone = self._db.execute(f"DELETE FROM commits WHERE position < min(({half}), ?)", (newest,))  # noqa: S608
+            self.entries -= gone.rowcount
 
     def keep_none(self, lane: int) -> None:
         """Say that a lane needs nothing of this life."""

@@ -40,6 +40,7 @@ MAX_COUNT = 1 << 53
 """Tokens beyond are no count."""
 
 _NO_STATES: Mapping[str, NodeState] = {}
+_NO_GATES: Mapping[str, NodeGate] = {}
 _write_answer = msgspec.json.Encoder().encode
 _read_answer = msgspec.json.Decoder(Answer).decode
 
@@ -247,6 +248,26 @@ class CallRunner:
     def open_rounds(self) -> int:
         """How many rounds are not answered."""
         return sum(len(lane.open) for lane in tuple(self._lanes))
+
+    @property
+    def gates(self) -> Mapping[str, NodeGate]:
+        """The gates as they are; to be looked at, since they belong to the loop."""
+        return _NO_GATES if self._loop is None else dict(self._watch.gates)
+
+    @property
+    def ledger(self) -> CallLedger | None:
+        """The ledger, to be looked at; None before the first call."""
+        return None if self._loop is None else self._ledger
+
+    def spent_today(self) -> Spent:
+        """What the lanes of this cell have spent of the day's budget; nothing where that is not limited."""
+        if self._loop is None or not self._has_day:
+            return NOTHING
+        today = _today()
+        of_lane = {lane: Spent(*before) for lane, before in self._spent_before.items() if today == self._started_on}
+        of_lane |= {lane: day.purse.spent for lane, day in dict(self._days).items() if day.name == today}
+        parts = of_lane.values()
+        return Spent(sum(p.calls for p in parts), sum(p.tokens for p in parts), sum(p.cost for p in parts))
 
     def start(self) -> None:
         """Start the loop, once."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 from confluent_kafka import TopicPartition
@@ -50,8 +51,9 @@ from flows.budget import Budgets
 from flows.calls import CallRunner, RetryPolicy, RunnerParts
 from flows.cut import Cut, joined, pieces_of
 from flows.lane import Owner, Sealer, id_key
-from flows.lane_source import LaneParts
+from flows.lane_source import LanePartition, LaneParts
 from flows.learning import Learning, Memories
+from flows.logs import JsonLines
 from flows.orders import Orders
 from flows.outlook import Outlooks
 from flows.overflow import Overflow
@@ -66,10 +68,13 @@ from flows.steps.route import PRESUMED_BEST, Router, read_strategy
 from flows.steps.supervise import Supervision
 from flows.stopping import Stopping
 from flows.supervision.health import TopicRecord
+from flows.tally import DecisionTally
+from flows.traces import spans_of
 from flows.votes import RELIABILITY
 from one_lake.gate import QualityGate, configurations_of
 from one_lake.keys import signing_key
 from one_lake.sink import LakeWriter
+from schemas.decision import Decision
 from schemas.errors import OutcomeUnknownError, RefusedError
 from schemas.head import Head
 from schemas.node import NodeCapabilities, NodeState
@@ -88,6 +93,21 @@ CELLS = "-cells"
 """The group whose members are the cells is named like that of the cuts, with this behind it."""
 
 _NO_STATES: Mapping[str, NodeState] = {}
+
+
+class Traces(Protocol):
+    """Takes winning decisions, each with its offset; never waits."""
+
+    sent: int
+    dropped: int
+
+    def offer(self, items: Sequence[tuple[int, Decision]]) -> None:
+        """Hand them over."""
+        ...
+
+    def close(self) -> None:
+        """Send what is left."""
+        ...
 
 
 class Cell:
@@ -109,6 +129,16 @@ class Cell:
         self._beat: Beat | None = None
         self.decided = 0
         """Decisions that this process has read back."""
+        self.tallies: dict[int, DecisionTally] = {}
+        """What they were, by lane."""
+        self.places: dict[int, LanePartition] = {}
+        """The lanes that have a place in this process, open or not."""
+        self.writer: LakeWriter | None = None
+        """The lake's, once the flow has opened it."""
+        self.traces: Traces | None = None
+        """Where winning decisions go to become spans, if anywhere."""
+        self.waited_at = 0.0
+        """When the flow last waited for the broker, by `time.monotonic`."""
         self._capabilities: tuple[int, Sequence[NodeCapabilities]] = (0, ())
 
     # -- what the flow is built from -------------------------------------------------------------------------------
@@ -128,7 +158,25 @@ class Cell:
             span=settings.span,
             in_flight=settings.in_flight,
             window_bytes=settings.window_bytes,
+            places=self.places,
         )
+
+    def tally(self, lane: int) -> DecisionTally:
+        """Where the decisions of a lane are counted."""
+        tally = self.tallies.get(lane)
+        if tally is None:
+            tally = self.tallies[lane] = DecisionTally()
+        return tally
+
+    @property
+    def connected(self) -> "_Connected | None":
+        """The connections, where there are any yet; for those who only look."""
+        return self._connected
+
+    @property
+    def running(self) -> CallRunner | None:
+        """Where the calls run, once there was one; for those who only look."""
+        return self._runner
 
     def _reading(self, lane: int) -> Reading:
         connected = self.connect()
@@ -329,7 +377,8 @@ class Cell:
         """Opens the lake for writing."""
         configurations = configurations_of(self.settings.gate)
         gate = QualityGate(configurations) if configurations is not None else None
-        return self.connect().lake_writer(gate)
+        self.writer = self.connect().lake_writer(gate)
+        return self.writer
 
     def publish_head(self, head: Head) -> None:
         """Tell of the lake's head."""
@@ -349,16 +398,31 @@ class Cell:
         """
         with self._lock:
             if self._connected is None:
-                self._connected = _Connected(self.settings, lambda: self.stopping.drained)
+                self._connected = _Connected(self.settings, self._stops_waiting)
+                JsonLines.cell = self._connected.member
+                self.traces = self._open_traces(self._connected)
             return self._connected
+
+    def _open_traces(self, connected: "_Connected") -> "Traces | None":
+        if not self.settings.traces:
+            return None
+        from connectors.otlp import SpanExport  # noqa: PLC0415 - it needs an extra
+
+        cluster = connected.cluster.cluster_id
+        return SpanExport(self.settings.traces, connected.member, lambda entry: spans_of(cluster, entry[1]))
+
+    def _stops_waiting(self) -> bool:
+        """Asked again and again while the flow waits for the broker."""
+        self.waited_at = time.monotonic()
+        return self.stopping.drained
 
     def close(self) -> None:
         """Let go of everything."""
         with self._lock, contextlib.ExitStack() as parts:  # one that cannot be closed keeps none of the others open
-            for part in (self.rules, self._connected, self._learning, self._runner, self._beat):
+            for part in (self.traces, self.rules, self._connected, self._learning, self._runner, self._beat):
                 if part is not None:
                     parts.callback(part.close)
-            self._runner = self._router = self._learning = self._connected = self._beat = None
+            self._runner = self._router = self._learning = self._connected = self._beat = self.traces = None
 
 
 class _Connected:

@@ -20,10 +20,11 @@ import traceback
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
 import msgspec
 
+from flows import logs
 from flows.settings import PREFIX, Settings, read_settings
 from schemas.errors import AureonError, RefusedError
 
@@ -89,8 +90,12 @@ def _report(error: BaseException) -> int:
         full = cause.errno in (errno.ENOSPC, errno.EDQUOT)
         _say(f"{_os_error(cause)}{'; make room and start again: nothing that was decided is lost' if full else ''}")
         return FAILED
-    traceback.print_exception(error)
-    _say(f"failed: {type(chain[-1]).__name__}: {chain[-1]}")
+    failed = f"failed: {type(chain[-1]).__name__}: {chain[-1]}"
+    if logs.writes_json():
+        logs.say_as_record(failed, logging.CRITICAL, error)
+    else:
+        traceback.print_exception(error)
+        _say(failed)
     return FAILED
 
 
@@ -115,6 +120,9 @@ def _say(text: str) -> None:
 
 def say(text: str) -> None:
     """Tell the user something that is no result, on stderr."""
+    if logs.writes_json():
+        logs.say_as_record(text)
+        return
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 
@@ -256,7 +264,7 @@ def _supervise(commands: Any) -> None:
         "is <home>/root unless --state says otherwise.",
     )
     _logging_flags(supervise)
-    _settings_flags(supervise, (*_KAFKA, "lanes", "replication", "state", "lake", "drain_s"))
+    _settings_flags(supervise, (*_KAFKA, "lanes", "replication", "state", "lake", "drain_s", "metrics", "log_format"))
 
 
 def _broker(commands: Any) -> None:
@@ -642,25 +650,10 @@ def _seconds(text: str) -> float:
 # -- the log -------------------------------------------------------------------------------------------------------
 
 
-class StandardError(logging.StreamHandler[TextIO]):
-    """Writes to whatever stderr is at the time: a progress bar, or the engine's muffler, may have taken its place."""
-
-    def __init__(self) -> None:
-        logging.Handler.__init__(self)
-
-    @property
-    def stream(self) -> TextIO:  # type: ignore[override] # an attribute there, of the same type
-        """The present stderr."""
-        return sys.stderr
-
-
 def _set_up_logging(options: argparse.Namespace) -> None:
     level = options.log_level or ("info" if options.verbose else "warning")
-    handler = StandardError()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # a solver's process that ends together with this one is nothing to warn of
-    logging.getLogger("asyncio").setLevel(logging.ERROR)
+    form = getattr(options, f"{_SETTING}log_format", None) or os.environ.get(f"{PREFIX}LOG_FORMAT")
+    logs.set_up(level, "json" if form == "json" else "text")  # what is neither, the settings refuse
 
 
 if __name__ == "__main__":

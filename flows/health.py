@@ -10,6 +10,8 @@ from collections import deque
 
 from msgspec import Struct
 
+from flows.tally import Histogram
+
 TRIP_AFTER = 5
 """Failures in a row that open a breaker; or half of the last `RECENT` calls."""
 RECENT = 20
@@ -155,25 +157,32 @@ class Rates(Struct, frozen=True, gc=False):
 class Meter:
     """What the last calls of a node were like."""
 
-    __slots__ = ("_latencies", "_outcomes", "_tokens", "calls")
+    __slots__ = ("_latencies", "_outcomes", "_tokens", "calls", "errors", "seconds", "timeouts")
 
     def __init__(self) -> None:
         self._outcomes: deque[str] = deque(maxlen=100)
         self._latencies: deque[float] = deque(maxlen=100)
         self._tokens: deque[tuple[float, int]] = deque(maxlen=10_000)
-        self.calls = 0
+        self.calls = self.errors = self.timeouts = 0
+        self.seconds = Histogram()
+        """Of all that were answered."""
 
     def answered(self, now: float, latency_s: float, tokens_out: int) -> None:
         """Take in a call that was answered."""
         self.calls += 1
         self._outcomes.append("ok")
         self._latencies.append(latency_s)
+        self.seconds.add(latency_s)
         if tokens_out:
             self._tokens.append((now, tokens_out))
 
     def failed(self, *, timed_out: bool) -> None:
         """Take in one that was not."""
         self.calls += 1
+        if timed_out:
+            self.timeouts += 1
+        else:
+            self.errors += 1
         self._outcomes.append("timeout" if timed_out else "error")
 
     @property

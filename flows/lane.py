@@ -135,6 +135,17 @@ class Owners(Protocol):
         ...
 
 
+class Window(Struct, frozen=True):
+    """What a lane has of one input."""
+
+    low: int
+    """The first message without a decision."""
+    next: int
+    """The first that was not read."""
+    held: int
+    """Bytes of those between."""
+
+
 def id_key(topic: str, logical_id: str, generation: int) -> bytes:
     """Shorten (topic, logical id, generation) to 128 bits."""
     return hashlib.blake2b(f"{generation}\0{topic}\0{logical_id}".encode(), digest_size=16).digest()
@@ -747,6 +758,10 @@ class Lane:
     def under_way(self) -> int:
         """How many messages are handed out and undecided."""
         return len(self._under_way)
+
+    def windows(self) -> dict[str, Window]:
+        """How far each input is; any thread may look."""
+        return {name: Window(s.low, s.next, s.held) for name, s in self._inputs.items()}
 
 
 def log_start(cut: Cut | None, owners: Owners) -> int:

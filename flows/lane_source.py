@@ -24,7 +24,7 @@ from confluent_kafka import Message as ConsumedMessage
 from msgspec import Struct
 
 from flows.cut import Cut, decode_cut, encode_cut, newest
-from flows.lane import Lane, Owners, log_start
+from flows.lane import Lane, Owners, Window, log_start
 from flows.steps.intake import Decided, Handed, Reading, Work, classify
 from flows.stopping import Stopping
 from schemas.decision import read_decision
@@ -209,6 +209,8 @@ class LaneParts(Struct, frozen=True):
     span: int
     in_flight: int
     window_bytes: int
+    places: dict[int, "LanePartition"] = {}
+    """Where whoever wants to see how the lanes are finds them, by number."""
 
 
 @tells_errors
@@ -268,9 +270,23 @@ class LanePartition(StatefulSourcePartition[Item, bytes]):
         self._leaves_by: float | None = None
         self._closing: Future[None] | None = None
         self._idle = 0
+        self.turned_at = time.monotonic()
+        """When this lane last had its turn."""
+        parts.places[number] = self
+
+    @property
+    def tenure(self) -> int:
+        """As its ownership tells; 0 while the lane is not this cell's."""
+        return self._ownership.tenure(self._number)
+
+    @property
+    def open_lane(self) -> "OpenLane | None":
+        """The lane, while it is open; to be looked at from any thread."""
+        return self._lane
 
     def next_batch(self) -> list[Item]:
         """Go on with the lane where it is open; open it, or leave it, where that has changed."""
+        self.turned_at = time.monotonic()
         tenure = self._ownership.tenure(self._number)
         lane = self._lane
         if lane is None:
@@ -360,6 +376,7 @@ class LanePartition(StatefulSourcePartition[Item, bytes]):
 
     def close(self) -> None:
         """Let go of the lane; whether the end was an orderly one is committed."""
+        self._parts.places.pop(self._number, None)
         lane, self._lane = self._lane, None
         if self._opening is not None and not self._opening.cancel():
             with contextlib.suppress(Exception):  # the flow ends; what kept it from opening matters no more
@@ -432,7 +449,8 @@ class OpenLane:
         # before anything is handed out: from now on this life may end with messages under way
         connections.begin_cut(self.delivered)
         opened.callback(connections.forget_cut, number)
-        self._reads_inputs = False
+        self.reads_inputs = False
+        """Its log was read to where it ended when the lane was opened."""
         self._final_end: int | None = None
         self._begin_reading_at_end_of_log()
 
@@ -442,15 +460,29 @@ class OpenLane:
         return self._lane.under_way
 
     @property
+    def log_position(self) -> int:
+        """The first entry of the log that was not read."""
+        return self._lane.log_next
+
+    @property
+    def duplicates(self) -> int:
+        """Messages of this life here that were dropped, since another one had their cause or their id."""
+        return self._lane.duplicates
+
+    def windows(self) -> dict[str, Window]:
+        """How far each input is."""
+        return self._lane.windows()
+
+    @property
     def has_ended(self) -> bool:
         """Tell whether a graceful stop has come to its end here."""
         return self._final_end is not None
 
     def _begin_reading_at_end_of_log(self) -> None:
-        if self._reads_inputs or self._log.position < self._log_end:
+        if self.reads_inputs or self._log.position < self._log_end:
             return
         self._lane.begin_reading()
-        self._reads_inputs = True
+        self.reads_inputs = True
         for kafka_topic, (begin, end) in self._holds.items():
             self._lane.check_input(kafka_topic, begin, end, self._log_end)
 
@@ -467,7 +499,7 @@ class OpenLane:
         if self._parts.stopping.asked:
             if self._is_drained() and not batch:
                 raise StopIteration
-        elif self._reads_inputs and may_hand_out:
+        elif self.reads_inputs and may_hand_out:
             self._read_inputs()
             handed = self._hand_out(time.time())
             if handed.messages or handed.marks:
@@ -493,7 +525,8 @@ class OpenLane:
             try:
                 decision = read_decision(value)
             except BadRecordError as error:
-                log.warning("%s[%d]@%d: %s; ignored", self._parts.results_topic, self._number, offset, error)
+                place = self._parts.results_topic, self._number, offset
+                log.warning("%s[%d]@%d: %s; ignored", *place, error, extra={"lane": self._number})
                 continue
             if lane_log(offset, decision):
                 decided.decisions.append((offset, decision))

@@ -13,6 +13,7 @@ Run it with `aureon run`, or by itself:
 
 import atexit
 import gc
+import logging
 import signal
 import threading
 import time
@@ -27,9 +28,11 @@ from bytewax.outputs import Sink
 
 from connectors.lane_sinks import LaneSink, Outgoing
 from connectors.topics import RESULTS
+from flows import logs
 from flows.budget import Budgets, is_unlimited
 from flows.calls import Answered
 from flows.cell import Cell
+from flows.cell_status import CellStatus
 from flows.lane import Message
 from flows.lane_source import LaneSource
 from flows.learning import Learning
@@ -41,10 +44,14 @@ from flows.steps.plan import Planner
 from flows.steps.route import Routed, Router
 from flows.steps.supervise import Supervised, Supervision
 from flows.steps.validate import validate
+from flows.telemetry import Telemetry
 from flows.votes import Votes
 from one_lake.output import LaneRows, OneSink
+from schemas.decision import DecisionKind
 from schemas.errors import tells_errors
 from schemas.task import Allowance, encode
+
+log = logging.getLogger(__name__)
 
 X = TypeVar("X")
 MAX_KEPT = 10_000
@@ -137,6 +144,13 @@ class Steps:
         """Carry winning decisions out, and learn from them."""
         self._learning.learn(decided, time.time())
         self._cell.decided += len(decided.decisions)
+        self._cell.tally(decided.lane).add(decided.decisions)
+        if (traces := self._cell.traces) is not None:
+            traces.offer(decided.decisions)
+        if log.isEnabledFor(logging.INFO):
+            for _, decision in decided.decisions:
+                level = logging.INFO if decision.kind is DecisionKind.DEAD else logging.DEBUG
+                log.log(level, "%s %s", decision.kind, logs.reason_of(decision), extra=logs.about(decision))
         connected = self._cell.connect()
         return derive(decided, connected.sealer, connected.cluster.cluster_id)
 
@@ -206,7 +220,10 @@ def flow() -> Dataflow:
     SIGTERM and Ctrl-C end it gracefully; a second one does not wait for the calls in flight.
     """
     cell = Cell(read_settings())
+    if cell.settings.log_format == "json":
+        logs.set_up("warning", "json")
     atexit.register(cell.close)
+    atexit.register(Telemetry(cell.settings, CellStatus(cell)).start().close)
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: cell.stopping.ask())

@@ -5,7 +5,7 @@ decisions ──┬► affinities ─► quarantine ─► directives
             └► topics                 └─► notes for the lake
 """
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -104,6 +104,8 @@ class Root:
         self._published_at = self._noted_at = 0.0
         self._alerts: deque[Alert] = deque(maxlen=MAX_ALERTS)
         """Those not noted yet."""
+        self.alerted: Counter[str] = Counter()
+        """All of this life, by kind."""
         if state is not None:
             self._restore(msgspec.msgpack.decode(state, type=RootState))
         else:
@@ -139,6 +141,7 @@ class Root:
         alerts += [Alert(kind=_ALERTS[o.stage], subject=o.node, text=f"on {o.topic}: {o.why}", at=now) for o in orders]
         alerts += self._dying(now)
         self._alerts += alerts
+        self.alerted.update(alert.kind for alert in alerts)
         directives = [
             (QUARANTINE_KEY + quarantine_key(o.node, o.topic).encode(), msgspec.json.encode(o)) for o in orders
         ]

@@ -7,7 +7,7 @@ import importlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -141,6 +141,15 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     span: Annotated[Positive, Meta(description="how many messages a lane reads above the first undecided one")] = 8192
     window_bytes: Annotated[Positive, Meta(description="how many bytes of one input a lane holds, about")] = 1 << 25
     drain_s: Annotated[Seconds, Meta(description="how long a graceful stop waits for the calls in flight")] = 10.0
+    metrics: Annotated[
+        str, Meta(description="address of /metrics, /healthz and /readyz, HOST:PORT, or PORT on 127.0.0.1; empty: none")
+    ] = ""
+    traces: Annotated[
+        str, Meta(description="OpenTelemetry collector that takes OTLP over HTTP, http://127.0.0.1:4318; empty: none")
+    ] = ""
+    log_format: Annotated[
+        Literal["text", "json"], Meta(description="the log on stderr: text for people, or json, an object a line")
+    ] = "text"
 
     @property
     def state_dir(self) -> Path:
@@ -166,6 +175,20 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def broker_dir(self) -> Path:
         """The folder of the embedded broker."""
         return Path(self.home) / "broker"
+
+    @property
+    def metrics_address(self) -> tuple[str, int] | None:
+        """`metrics`, taken apart: host and port; None where it is empty.
+
+        Raises:
+            RefusedError: it is something else.
+        """
+        if not self.metrics:
+            return None
+        host, _, port = self.metrics.rpartition(":")
+        if not (port.isdecimal() and int(port) < 1 << 16):
+            raise RefusedError(f"{PREFIX}METRICS={self.metrics!r}: expected PORT or HOST:PORT, such as 0.0.0.0:9464")
+        return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
 
     @property
     def cell_share(self) -> tuple[int, int]:
@@ -228,7 +251,7 @@ def _property(text: str, place: str, cure: str = "") -> tuple[str, str]:
     return key.strip(), value.strip()
 
 
-_SECRET = frozenset({"kafka_config", "blobs"})
+_SECRET = frozenset({"kafka_config", "blobs", "traces"})
 _KNOWN = frozenset(Settings.__struct_fields__)
 _FOR_TESTS = (f"{PREFIX}TEST_", f"{PREFIX}BENCH_")
 

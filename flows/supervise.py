@@ -33,10 +33,12 @@ from connectors.heartbeats import read_state
 from connectors.kafka import CheckedProducer, client_config, preflight, read_to_end
 from connectors.lane_reader import LaneReader, Watermarks
 from connectors.topics import DIRECTIVES, HEARTBEATS, RESULTS, Topics, ensure_topics
+from flows import logs
 from flows.cell import brokers_of, lanes_asked
 from flows.root import Root, Told
 from flows.settings import Settings, read_settings
 from flows.stopping import Stopping
+from flows.telemetry import Telemetry
 from one_lake.notes import NoteWriter
 from schemas.decision import Decision, DecisionKind, read_decision
 from schemas.errors import BadRecordError, tells_errors
@@ -166,7 +168,7 @@ class _Partition(StatefulSourcePartition[Item, int]):
         first: int,
         take: Callable[[list[tuple[int, bytes]]], Heard | Judged | None],
     ) -> None:
-        self._stopping = parts.stopping
+        self._parts = parts
         self._take = take
         self._reader = parts.reader(kafka_topic, partition, 0)
         begin, end = self._reader.begin_offset(), self._reader.end_offset()
@@ -180,7 +182,8 @@ class _Partition(StatefulSourcePartition[Item, int]):
 
     def next_batch(self) -> list[Item]:
         """Read what is there."""
-        if self._stopping.asked:
+        self._parts.turned_at = time.monotonic()
+        if self._parts.stopping.asked:
             raise StopIteration
         records = self._reader.poll(READ_BATCH)
         self._idle = not records
@@ -330,6 +333,12 @@ class RootParts:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.stopping = Stopping(settings.drain_s)
+        self.root_now: Root | None = None
+        """The root, once the flow has it; for those who only look."""
+        self.turned_at = 0.0
+        """When the flow last had a turn, by `time.monotonic`."""
+        self.waited_at = 0.0
+        """When it last waited for the broker."""
 
     @property
     def state_dir(self) -> Path:
@@ -359,7 +368,11 @@ class RootParts:
     @cached_property
     def producer(self) -> CheckedProducer:
         """Writes directives."""
-        return CheckedProducer(self.config, lambda: self.stopping.drained, idempotent=self.topics.committed_only)
+        return CheckedProducer(self.config, self._stops_waiting, idempotent=self.topics.committed_only)
+
+    def _stops_waiting(self) -> bool:
+        self.waited_at = time.monotonic()
+        return self.stopping.drained
 
     def reader(self, kafka_topic: str, partition: int, offset: int) -> LaneReader:
         """Open one partition for reading."""
@@ -376,8 +389,10 @@ class RootParts:
 
     def root(self, state: bytes | None) -> RootLogic:
         """The root as it was, or as the orders that stand tell."""
-        if state is not None:
-            return RootLogic(Root(state))
+        self.root_now = Root(state) if state is not None else Root(standing=self._standing())
+        return RootLogic(self.root_now)
+
+    def _standing(self) -> list[Quarantine]:
         standing = []
         for message in read_to_end(self.config, DIRECTIVES):
             if (message.key() or b"").startswith(QUARANTINE_KEY):
@@ -385,7 +400,7 @@ class RootParts:
                     standing.append(msgspec.json.decode(message.value() or b"", type=Quarantine))
                 except msgspec.DecodeError as error:
                     log.warning("%s@%s: %s; ignored", DIRECTIVES, message.offset(), error)
-        return RootLogic(Root(standing=standing))
+        return standing
 
     def flow(self) -> Dataflow:
         """The flow, connected when it runs."""
@@ -401,8 +416,13 @@ class RootParts:
 
 def flow() -> Dataflow:
     """What `python -m bytewax.run flows.supervise` runs: the root that the environment describes."""
+    from flows.root_status import RootStatus  # noqa: PLC0415 - it looks at what is defined here
+
     parts = RootParts(read_settings())
+    if parts.settings.log_format == "json":
+        logs.set_up("warning", "json")
     atexit.register(parts.close)
+    atexit.register(Telemetry(parts.settings, RootStatus(parts)).start().close)
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: parts.stopping.ask())

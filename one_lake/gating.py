@@ -67,6 +67,7 @@ class Gating:
         self._waiting: list[_Waiting] = []
         self._judged: deque[Future[list[Ended]]] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="lake-gate")
+        self.judged_records = self.refused_records = 0
 
     def add(self, rows: Iterable[Ended], rounds: Iterable[RoundRow]) -> None:
         """Take rows, and the rounds of the same decisions."""
@@ -115,6 +116,8 @@ class Gating:
         if records:
             judged = self._judge(record_batch(Record, encode_rows(records)))
             refused = {_place(records[each.row]): each.expectation for each in judged.refused}
+            self.judged_records += len(records)
+            self.refused_records += len(refused)
             for alert in judged.alerts:
                 self._alert(alert)
         return [_routed(each, refused) for each in rows]

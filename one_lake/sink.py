@@ -10,6 +10,7 @@ of the decision log, so whoever hands in a row again (a replay, or a process tha
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -55,6 +56,22 @@ class Owner(NamedTuple):
     decision_offset: int
 
 
+class LakeFigures(Struct):
+    """What a writer has done so far; to be looked at from any thread."""
+
+    commits: dict[str, int]
+    rows: dict[str, int]
+    """Both by table."""
+    flushes: int = 0
+    flush_s: float = 0.0
+    """How long those took that had something to commit."""
+    committed_at: float = 0.0
+    """When the last one was through, in seconds since the epoch."""
+    judged: int = 0
+    """Records that the quality gate has judged."""
+    refused: int = 0
+
+
 class LakeWriter:
     """Adds rows to the lake, exactly once, and signs them; used from one thread.
 
@@ -84,6 +101,7 @@ class LakeWriter:
         self._gate = gate
         self._gating = None if gate is None else Gating(gate.judge, self._routes, _alert)
         self._failed: Exception | None = None
+        self._flushes, self._flush_s, self._committed_at = 0, 0.0, 0.0
 
     def begin(self, lane: int) -> None:
         """Look anew at what the lake holds of a lane, before its next rows: others may have written of it."""
@@ -117,6 +135,7 @@ class LakeWriter:
             OSError: the lake cannot be written (full disk, no permission). What is visible is whole: no table but
                 `rounds` may be ahead, and a replay adds what is missing.
         """
+        began = time.monotonic()
         with self._closing_on_error():
             if self._gating is not None:
                 for struct, some in _by_table(self._gating.drain()).items():
@@ -131,7 +150,25 @@ class LakeWriter:
             for commit in committing:
                 commit.result()
             others = {table.name: link for table in self._first if (link := table.tip) is not None}
-            return self._rounds.commit(others).result()
+            head = self._rounds.commit(others).result()
+        if head is not None:
+            self._flushes += 1
+            self._flush_s += time.monotonic() - began
+            self._committed_at = time.time()
+        return head
+
+    def figures(self) -> LakeFigures:
+        """Tell what was done so far."""
+        writers, gating = self._tables.values(), self._gating
+        return LakeFigures(
+            commits={writer.name: writer.commits for writer in writers},
+            rows={writer.name: writer.committed_rows for writer in writers},
+            flushes=self._flushes,
+            flush_s=self._flush_s,
+            committed_at=self._committed_at,
+            judged=0 if gating is None else gating.judged_records,
+            refused=0 if gating is None else gating.refused_records,
+        )
 
     def version(self, lane: int) -> int:
         """The highest decision offset that `rounds`, and so every table, holds of a lane; -1 if none.
@@ -240,6 +277,7 @@ class _TableWriter:
         self._struct = TABLES[name]
         self._schema = arrow_schema(self._struct)
         self._has_index = "index" in self._schema.names
+        self.commits = self.committed_rows = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"lake-{name}")
         self._lines: list[bytes] = []
         self._bytes = 0
@@ -352,6 +390,8 @@ class _TableWriter:
             if signed is not None:
                 seal = signed.seal
                 self._logged = seal.version
+                self.commits += 1
+                self.committed_rows += sum(map(len, staged.hashes.values()))
                 return Head(cluster=seal.cluster, version=seal.version, hash=signed.hash, key=seal.key, at=seal.at)
         return None
 

@@ -27,12 +27,14 @@ from connectors.embedded import EmbeddedBroker
 from connectors.kafka import client_config
 from connectors.processes import read_pid, write_pid
 from flows.cell import Cell
+from flows.cell_status import CellStatus
 from flows.cli import OK, say, settings_of
 from flows.commands.engine import muffled_engine
 from flows.commands.figures import KafkaFigures, KafkaLook, LakeCounts, LakeLook, Rate, reach
 from flows.refine import cell_flow
 from flows.settings import Settings
 from flows.stopping import Stopping
+from flows.telemetry import shown
 from schemas.errors import AureonError, RefusedError, step_log
 
 log = logging.getLogger(__name__)
@@ -93,8 +95,15 @@ def prepared(settings: Settings) -> Iterator[tuple[Cell, "Interrupts"]]:
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     cell = Cell(settings)
-    with Interrupts(cell.stopping) as interrupts, locked(settings.state_dir), broker_of(settings):
+    with (
+        Interrupts(cell.stopping) as interrupts,
+        locked(settings.state_dir),
+        shown(settings, CellStatus(cell)) as telemetry,
+        broker_of(settings),
+    ):
         try:
+            if telemetry.url:
+                say(f"metrics at {telemetry.url}/metrics")
             cell.connect()
             # What the settings name by import path: a wrong one ends the start, not the first task.
             cell.router()

@@ -9,7 +9,9 @@ from bytewax.run import cli_main
 from flows.cli import OK, say, settings_of
 from flows.commands.engine import muffled_engine
 from flows.commands.run import ENGINE_LOG, Interrupts, broker_of, locked, recovery_folder
+from flows.root_status import RootStatus
 from flows.supervise import RootParts
+from flows.telemetry import shown
 from schemas.errors import step_log
 
 SNAPSHOT_EVERY = timedelta(seconds=5)
@@ -19,12 +21,20 @@ def main(options: argparse.Namespace) -> int:
     """Run the root until it is asked to stop."""
     settings = settings_of(options)
     parts = RootParts(settings)
-    with Interrupts(parts.stopping) as interrupts, locked(parts.state_dir), broker_of(settings):
+    status = RootStatus(parts)
+    with (
+        Interrupts(parts.stopping) as interrupts,
+        locked(parts.state_dir),
+        shown(settings, status) as telemetry,
+        broker_of(settings),
+    ):
         try:
             brokers, lanes = parts.config["bootstrap.servers"], parts.topics.lanes
             say(
                 f"aureon: supervision root; broker {brokers}, {lanes} lanes; lake {settings.lake_dir}. Ctrl-C stops it."
             )
+            if telemetry.url:
+                say(f"metrics at {telemetry.url}/metrics")
             step_log.disabled = True  # in one process the error comes back, and is told once
             recovery = RecoveryConfig(recovery_folder(parts.state_dir), timedelta(0))
             with muffled_engine(parts.state_dir / ENGINE_LOG), interrupts.graceful():

@@ -126,13 +126,15 @@ def cluster(options: argparse.Namespace, settings: Settings) -> list[Program]:
     )
     return [
         *([] if settings.brokers else [broker]),
-        Program(kind=ROOT, arguments=("supervise", "--state", f"{_HERE}/{ROOT}"), stop_s=COMMIT_S),
+        Program(
+            kind=ROOT, arguments=("supervise", "--state", f"{_HERE}/{ROOT}", *_metrics(0, settings)), stop_s=COMMIT_S
+        ),
         *(_cell(number, options, settings) for number in range(1, options.cells + 1)),
     ]
 
 
 def _cell(number: int, options: argparse.Namespace, settings: Settings) -> Program:
-    arguments = ["run", "--state", f"{_HERE}/{CELLS}/{number}"]
+    arguments = ["run", "--state", f"{_HERE}/{CELLS}/{number}", *_metrics(number, settings)]
     if not settings.brokers:  # elsewhere the group hands the lanes out, also to cells of other machines
         arguments += ["--cell", f"{number}/{options.cells}"]
     if options.until_idle is not None:
@@ -148,6 +150,15 @@ def _cell(number: int, options: argparse.Namespace, settings: Settings) -> Progr
         stop_s=settings.drain_s + COMMIT_S,
         may_end=True,
     )
+
+
+def _metrics(number: int, settings: Settings) -> list[str]:
+    """A port for each: the root has that of the settings, and the cells those that follow."""
+    if settings.metrics_address is None:
+        return []
+    host, port = settings.metrics_address
+    host = f"[{host}]" if ":" in host else host
+    return ["--metrics", f"{host}:{port + number if port else 0}"]
 
 
 def environment(options: argparse.Namespace, settings: Settings) -> dict[str, str]:

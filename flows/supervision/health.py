@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 import msgspec
 from msgspec import Struct
 
+from flows.logs import about
 from flows.supervision.case import UNKNOWN, Health
 from schemas.decision import Decision, Finding
 
@@ -110,7 +111,10 @@ class TopicRecord:
         if until > counts.stopped_until:
             counts.stopped_until, counts.why = until, f"{finding.policy}: {finding.reason}"
             self._stopped[decision.topic] = counts
-            log.warning("the topic %r is stopped until %s: %s", decision.topic, _time(until), counts.why)
+            told = decision.topic, _time(until), finding.policy  # its reason may quote an answer
+            log.warning(
+                "the topic %r is stopped until %s by %s; rounds.findings says why", *told, extra=about(decision)
+            )
 
     def _new_topic(self, topic: str) -> _Counts:
         """Make a topic; the one that was first seen longest ago makes room for it."""

@@ -223,6 +223,15 @@ def test_on_another_broker_a_group_hands_the_lanes_out() -> None:
     assert all(cell.stop_s > 7 for cell in cells)
 
 
+def test_each_has_a_port_of_its_own_for_metrics() -> None:
+    """The root that of the settings, and the cells those that follow."""
+    _broker, *others = programs_of("--cells", "2", "--metrics", "[::1]:9464")
+    told = [program.arguments[program.arguments.index("--metrics") + 1] for program in others]
+    assert told == ["[::1]:9464", "[::1]:9465", "[::1]:9466"]
+    with pytest.raises(RefusedError, match="expected PORT or HOST:PORT"):
+        programs_of("--metrics", "everywhere")
+
+
 def test_flags_are_variables_of_the_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """A password is in no file and in no list of processes; what tells cells apart is not theirs to share."""
     monkeypatch.setenv("AUREON_CELL", "1/1")

@@ -41,7 +41,7 @@ def test_a_stopped_topic_is_told_until_its_time_is_over(caplog: pytest.LogCaptur
     record = TopicRecord()
     with caplog.at_level(logging.WARNING):
         record.learn(0, enumerate([decided("a", "reject"), decided("a", "stop_topic", at=100.0)]))
-    assert "the topic 'a' is stopped until 1970-01-01 00:02:40 UTC: mine: so" in caplog.text
+    assert "the topic 'a' is stopped until 1970-01-01 00:02:40 UTC by mine; rounds.findings says why" in caplog.text
     assert "mine: so" in record.stopped("a", 159.0)
     assert record.stopped("a", 160.0) == ""
     assert record.stopped("b", 100.0) == ""
