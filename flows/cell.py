@@ -89,7 +89,7 @@ INPUTS: Mapping[str, int] = {TASKS_HIGH: 8, TASKS_NEXT: 4, RETRY: 2, TASKS: 1}
 FAR_BEHIND = 20_000
 """So many entries of its log a lane reads in a second or two; beyond, the lake fills its index of ids faster."""
 
-CELLS = "-cells"
+MEMBERS = "-cells"
 """The group whose members are the cells is named like that of the cuts, with this behind it."""
 
 _NO_STATES: Mapping[str, NodeState] = {}
@@ -476,7 +476,7 @@ class _Connected:
         settings = self._settings
         share, shares = settings.cell_share
         if not settings.cell and self.topics.committed_only:
-            return LaneGroup(self.config, settings.group + CELLS, self.member, RESULTS, settings.drain_s)
+            return LaneGroup(self.config, settings.group + MEMBERS, self.member, RESULTS, settings.drain_s)
         mine = [lane for lane in range(self.topics.lanes) if lane % shares == share - 1]
         return FixedLanes(mine)
 
