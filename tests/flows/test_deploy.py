@@ -198,10 +198,10 @@ def test_every_file_is_told_of() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_settings_and_commands_are_those_that_there_are(path: Path) -> None:
-    """But for what comes with the supervision root and the metrics."""
+    """And no others."""
     text = path.read_text()
     variables = {name.lower() for name in re.findall(r"\bAUREON_([A-Z]\w*)", text)}
-    assert variables <= {*Settings.__struct_fields__, "metrics"}
+    assert variables <= {*Settings.__struct_fields__}
     commands = set(re.findall(r"(?:aureon,? |`aureon )([a-z]+)\b(?=[\]` ])", text))
     known = {choice for action in make_parser()._actions for choice in action.choices or ()}
-    assert commands <= {*known, "supervise"}
+    assert commands <= known
