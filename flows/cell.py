@@ -484,14 +484,15 @@ class _Connected:
     def _commits(self) -> CutCommits:
         return CutCommits(self.config, self._settings.group)
 
-    def owners(self, lane: int) -> OwnerIndex:
+    def owners(self, lane: int, resume_from: int) -> OwnerIndex:
         """Open the index of ids of a lane; one that is new, or far behind, takes from the lake what that has."""
         index = OwnerIndex(self._settings.state_dir / f"lane-{lane:04d}.sqlite")
-        try:
-            self._catch_up(index, lane)
-        except BaseException:
-            index.close()
-            raise
+        if resume_from > index.next_offset + (0 if index.is_new else FAR_BEHIND):
+            try:
+                self._catch_up(index, lane)
+            except BaseException:
+                index.close()
+                raise
         return index
 
     def lake_writer(self, gate: QualityGate | None = None) -> LakeWriter:
@@ -502,10 +503,9 @@ class _Connected:
         lake = self.lake_writer()
         try:
             version, first = lake.version(lane), index.next_offset
-            if version < first + FAR_BEHIND and not index.is_new:
-                return  # the log itself is as quick
-            if version >= first:
-                log.info("lane %d: its index of ids takes from the lake offsets %d to %d", lane, first, version)
+            if version < first:
+                return
+            log.info("lane %d: its index of ids takes from the lake offsets %d to %d", lane, first, version)
 
             def known() -> Iterator[tuple[bytes, Owner]]:
                 for batch in lake.owners(lane, first):
@@ -513,7 +513,7 @@ class _Connected:
                         owner = Owner(o.kafka_topic, o.message_offset, o.payload_digest)
                         yield id_key(o.topic, o.logical_id, o.generation), owner
 
-            index.catch_up(known() if version >= first else (), version + 1)
+            index.catch_up(known(), version + 1)
         finally:
             lake.close()
 

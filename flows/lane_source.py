@@ -90,8 +90,8 @@ class LaneConnections(Protocol):
         """Open one partition for reading."""
         ...
 
-    def owners(self, lane: int) -> OwnersIndex:
-        """Open the index of ids of a lane."""
+    def owners(self, lane: int, resume_from: int) -> OwnersIndex:
+        """Open the index of ids of a lane that goes on from an offset of its log."""
         ...
 
     def committed_cut(self, lane: int) -> Cut | None:
@@ -259,6 +259,7 @@ class LanePartition(StatefulSourcePartition[Item, bytes]):
         self._number = number
         self._solitude = solitude
         self._openers = openers
+        self._reading = parts.reading(number)
         self._ownership = parts.ownership()
         self._ownership.expect(number)
         self._kept = resume_state or b""
@@ -324,7 +325,7 @@ class LanePartition(StatefulSourcePartition[Item, bytes]):
         elif tenure and time.monotonic() >= self._open_again_at:
             self._tenure = tenure
             kept = decode_cut(self._kept) if self._kept else None
-            self._opening = self._openers.submit(OpenLane, self._parts, self._number, kept, self._solitude)
+            self._opening = self._openers.submit(OpenLane, self._parts, self._reading, kept, self._solitude)
         return []
 
     def _take_opened(self, opening: "Future[OpenLane]", tenure: int) -> list[Item]:
@@ -393,7 +394,7 @@ class OpenLane:
 
     Args:
         parts: what all lanes share.
-        number: which lane.
+        reading: which lane, and how its messages are read.
         kept: the cut of the last snapshot here.
         solitude: of the process.
 
@@ -403,13 +404,13 @@ class OpenLane:
         RefusedError: another process has the folder of the lane.
     """
 
-    def __init__(self, parts: LaneParts, number: int, kept: Cut | None, solitude: Solitude) -> None:
+    def __init__(self, parts: LaneParts, reading: Reading, kept: Cut | None, solitude: Solitude) -> None:
         self._parts = parts
-        self._key = lane_key(number)
-        self._number = number
+        self._key = lane_key(reading.lane)
+        self._number = reading.lane
         self._solitude = solitude
         self._connections = connections = parts.connections()
-        self._reading = parts.reading(number)
+        self._reading = reading
         with contextlib.ExitStack() as opened:
             self._open(connections, kept, opened)
             opened.pop_all()
@@ -420,7 +421,7 @@ class OpenLane:
         cut = newest(kept, committed)
         if cut is not None and cut.lane != number:
             raise LogMismatchError(f"the snapshot of lane {number} is that of lane {cut.lane}")
-        self._owners = connections.owners(number)
+        self._owners = connections.owners(number, cut.resume_from if cut is not None else 0)
         opened.callback(self._owners.close)
         self._log = connections.reader(parts.results_topic, number, log_start(cut, self._owners))
         opened.callback(self._log.close)
