@@ -346,7 +346,7 @@ class SnapshotBeforeFlush(Cell):
     def commit_group(self, slot: Slot) -> None:
         """Make it durable here."""
         super().commit_group(slot)
-        slot.folder.cut = slot.snapshot
+        slot.folder.cut = encode_cut(slot.lane.cut())
 
 
 class GapsStall(Lane):
@@ -631,7 +631,7 @@ _mutant(GapsStall)
 _mutant(NoSpan)
 _mutant(CancelsReadLate, schedules=1200)
 _mutant(RowsNotDropped)
-_mutant(RowsTakenTwice, schedules=4000)
+_mutant(RowsTakenTwice, schedules=1200)
 _mutant(CommitRetried, schedules=300)
 _mutant(TableByBatch)
 _mutant(RoundsFirst)
@@ -641,7 +641,7 @@ _mutant(FewForEver, ("poison",))
 _mutant(AloneInItsLaneOnly, ("poison",), schedules=300)
 _mutant(MarksBeforeItsTurn, ("poison",))
 _mutant(SuspectsByOffset, ("poison",), schedules=1000)
-_mutant(OrderlyForGood, ("poison",))
+_mutant(OrderlyForGood, schedules=700)
 _mutant(MarksOfDoublesKept, schedules=300)
 _mutant(RedrivesOtherClaims, schedules=400)
 _mutant(RedrivesWhatIsNoTask, schedules=400)

@@ -403,6 +403,8 @@ class Schedule:
             other.slots.append(other.open(number, old if old is not None else self.lost(number)))
             self.owner[number] = other
             self.owners = list(dict.fromkeys(self.owner.values()))
+            if self.random.random() < 0.5:  # and most often gets it back at once
+                self.changes_hands(other, number)
         else:
             self.note(f"{cell.name} leaves lane {number} to a new process")
             self.start({number: self.lost(number)})
