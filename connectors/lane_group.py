@@ -157,7 +157,10 @@ class LaneGroup:
         while not self._over.wait(POLL_S):
             try:
                 self._tick()
-                self._consumer.poll(0)
+                message = self._consumer.poll(0)
+                error = message.error() if message is not None else None
+                if error is not None:
+                    self._on_error(error)
                 self._check_places()
             except KafkaException as failure:
                 self._fail(failure.args[0])
@@ -181,7 +184,8 @@ class LaneGroup:
         self._ticked_at = now
 
     def _on_error(self, error: KafkaError) -> None:
-        if error.fatal():  # all others the library mends itself
+        # all others the library mends itself
+        if error.fatal() or error.code() in (KafkaError._FATAL, KafkaError.FENCED_INSTANCE_ID):
             self._fail(error)
 
     def _fail(self, error: KafkaError) -> None:
