@@ -410,6 +410,9 @@ class _Quieter(logging.Filter):
         # Experimental since 2019, and the only setting that stops at a gap.
         if "enable.gapless.guarantee is experimental" in text:
             return False
+        # A broker that has just started; it is asked again half a second later.
+        if "idempotence PID" in text and "retrying" in text:
+            return False
         now = time.monotonic()
         if now - self._said.get(text, -SAY_SO_EVERY_S) < SAY_SO_EVERY_S:
             return False
