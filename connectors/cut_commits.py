@@ -27,8 +27,8 @@ class CutCommits:
     The group is one without members, so that anybody may commit at any time; which lane is whose is another's affair.
 
     - **Unit of parallelism:** the process; a thread commits for all its lanes.
-    - **Guarantee:** none for `keep`: a failure is logged, since an older cut is as good as a newer one. What `begin`
-      and `end` were given is on the broker when they return.
+    - **Guarantee:** none for `keep`: a failure is logged, since an older cut is as good as a newer one. What `now` was
+      given is on the broker when it returns.
     - **Replay:** commits an older cut over a newer one, which costs time when it is used and nothing else.
 
     Args:
@@ -52,21 +52,23 @@ class CutCommits:
         """Commit a lane's cut soon."""
         self._newer[lane] = self._fitting(places)
 
-    def begin(self, lane: int, places: Places) -> None:
-        """Commit the first cut of a lane that this process has from now on.
+    def now(self, lane: int, places: Places) -> None:
+        """Commit a cut, the first or the last one of a lane's life here, in the place of any that is to come.
 
         Raises:
             TryAgainError: the broker did not take it in time.
         """
-        self._now(lane, self._fitting(places))
-
-    def end(self, lane: int, places: Places) -> None:
-        """Commit the last cut of a lane that this process lets go of.
-
-        Raises:
-            TryAgainError: as `begin`.
-        """
-        self._now(lane, self._fitting(places))
+        fitting = self._fitting(places)
+        deadline = time.monotonic() + NOW_LIMIT_S
+        while fitting:
+            with self._lock:
+                self._newer.pop(lane, None)
+                error = self._commit(fitting)
+            if error is None:
+                return
+            if time.monotonic() > deadline or self._over.is_set():
+                raise TryAgainError(f"group {self._group}: {error.str()}")
+            time.sleep(0.1)
 
     def forget(self, lane: int) -> None:
         """Commit nothing more of a lane."""
@@ -95,18 +97,6 @@ class CutCommits:
         self._over.set()
         self._thread.join(timeout=ASK_LIMIT_S)
         self._consumer.close()
-
-    def _now(self, lane: int, places: Places) -> None:
-        deadline = time.monotonic() + NOW_LIMIT_S
-        while places:
-            with self._lock:
-                self._newer.pop(lane, None)
-                error = self._commit(places)
-            if error is None:
-                return
-            if time.monotonic() > deadline or self._over.is_set():
-                raise TryAgainError(f"group {self._group}: {error.str()}")
-            time.sleep(0.1)
 
     def _run(self) -> None:
         while not self._over.wait(EVERY_S):

@@ -529,13 +529,9 @@ class _Connected:
         """Commit a cut soon."""
         self._commits.keep(cut.lane, _places(cut))
 
-    def begin_cut(self, cut: Cut) -> None:
-        """Commit the first cut of a lane's life here, and wait until the broker has it."""
-        self._commits.begin(cut.lane, _places(cut))
-
-    def end_cut(self, cut: Cut) -> None:
-        """Commit the last one, and wait until the broker has it."""
-        self._commits.end(cut.lane, _places(cut))
+    def commit_now(self, cut: Cut) -> None:
+        """Commit a cut, and wait until the broker has it."""
+        self._commits.now(cut.lane, _places(cut))
 
     def forget_cut(self, lane: int) -> None:
         """Commit nothing more of a lane."""

@@ -102,19 +102,11 @@ class LaneConnections(Protocol):
         """Commit a cut that is delivered, soon."""
         ...
 
-    def begin_cut(self, cut: Cut) -> None:
-        """Commit the first cut of a lane's life here; on the broker when this returns.
+    def commit_now(self, cut: Cut) -> None:
+        """Commit the first cut of a lane's life here, or the last one; on the broker when this returns.
 
         Raises:
-            TryAgainError: the broker does not take it: it is away, or the lane is not this cell's any more.
-        """
-        ...
-
-    def end_cut(self, cut: Cut) -> None:
-        """Commit the last one; on the broker when this returns.
-
-        Raises:
-            TryAgainError: as `begin_cut`.
+            TryAgainError: the broker does not take it.
         """
         ...
 
@@ -448,7 +440,7 @@ class OpenLane:
         """The last cut before which all is delivered."""
         self._taken: Cut | None = None
         # before anything is handed out: from now on this life may end with messages under way
-        connections.begin_cut(self.delivered)
+        connections.commit_now(self.delivered)
         opened.callback(connections.forget_cut, number)
         self.reads_inputs = False
         """Its log was read to where it ended when the lane was opened."""
@@ -573,6 +565,6 @@ class OpenLane:
             self._connections.forget_cut(self._number)
             return
         try:
-            self._connections.end_cut(msgspec.structs.replace(self.delivered, orderly=True))
+            self._connections.commit_now(msgspec.structs.replace(self.delivered, orderly=True))
         except TryAgainError as error:
             log.info("lane %d: %s; what was under way will be marked when it is handed out", self._number, error)

@@ -40,7 +40,7 @@ def test_cut_comes_back_from_the_group_as_it_was_committed(own_broker: Broker) -
     with commits_on(own_broker) as commits:
         assert commits.committed_cut([FIRST, SECOND]) == {}
 
-        commits.begin(0, {FIRST: (5, "old")})
+        commits.now(0, {FIRST: (5, "old")})
         assert commits.committed_cut([FIRST, SECOND]) == {FIRST: (5, "old")}
 
         commits.keep(0, {FIRST: (7, long)})
@@ -53,12 +53,12 @@ def test_nothing_of_a_lane_is_committed_after_its_end(own_broker: Broker) -> Non
     """Whoever has it next has the last word."""
     ensure_topics(client_config(own_broker.brokers), 2)
     with commits_on(own_broker) as mine, commits_on(own_broker) as others:
-        mine.begin(0, {FIRST: (5, "mine")})
+        mine.now(0, {FIRST: (5, "mine")})
         mine.keep(0, {FIRST: (6, "mine, later")})
-        mine.end(0, {FIRST: (7, "the end")})
+        mine.now(0, {FIRST: (7, "the end")})
         assert others.committed_cut([FIRST]) == {FIRST: (7, "the end")}
 
-        others.begin(0, {FIRST: (8, "theirs")})
+        others.now(0, {FIRST: (8, "theirs")})
         time.sleep(2.5)
         assert others.committed_cut([FIRST]) == {FIRST: (8, "theirs")}
 
@@ -77,7 +77,7 @@ def test_commit_without_a_broker_does_no_harm(own_broker: Broker) -> None:
     """An older cut is as good as a newer one."""
     ensure_topics(client_config(own_broker.brokers), 2)
     with commits_on(own_broker) as commits:
-        commits.begin(0, {FIRST: (5, "kept")})
+        commits.now(0, {FIRST: (5, "kept")})
         own_broker.stop()
         commits.keep(0, {FIRST: (6, "later")})
         with pytest.raises(TryAgainError, match="group aureon"):
