@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import bytewax.operators as op
 import msgspec
@@ -47,6 +48,7 @@ from schemas.supervision import CellState, Noted, Quarantine
 
 log = logging.getLogger(__name__)
 
+X = TypeVar("X")
 ROOT = "root"
 """The one key of the flow's state."""
 LOOK_EVERY = timedelta(seconds=1)
@@ -241,15 +243,8 @@ class _Winning:
 # -- what it writes ------------------------------------------------------------------------------------------------
 
 
-class DirectiveSink(FixedPartitionedSink[list[tuple[bytes, bytes]], None]):
-    """Writes directives.
-
-    Unit of parallelism: the root. Guarantee: at the end of an epoch all are acknowledged. Replay: writes them again,
-    or what stands by then; the newest one of a key counts.
-    """
-
-    def __init__(self, producer: Callable[[], CheckedProducer]) -> None:
-        self._producer = producer
+class _OfRoot(FixedPartitionedSink[X, None]):
+    """A sink with one partition."""
 
     def list_parts(self) -> list[str]:
         """There is one."""
@@ -259,6 +254,17 @@ class DirectiveSink(FixedPartitionedSink[list[tuple[bytes, bytes]], None]):
         """All go there."""
         del item_key
         return 0
+
+
+class DirectiveSink(_OfRoot[list[tuple[bytes, bytes]]]):
+    """Writes directives.
+
+    Unit of parallelism: the root. Guarantee: at the end of an epoch all are acknowledged. Replay: writes them again,
+    or what stands by then; the newest one of a key counts.
+    """
+
+    def __init__(self, producer: Callable[[], CheckedProducer]) -> None:
+        self._producer = producer
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> "_DirectivePartition":
         """Open it."""
@@ -282,20 +288,11 @@ class _DirectivePartition(StatefulSinkPartition[list[tuple[bytes, bytes]], None]
         self._producer.flush()
 
 
-class NoteSink(FixedPartitionedSink[list[Noted], None]):
+class NoteSink(_OfRoot[list[Noted]]):
     """Writes notes into the lake. As `one_lake.notes` says; a lake that cannot be written is no reason to stop."""
 
     def __init__(self, writer: Callable[[], NoteWriter]) -> None:
         self._writer = writer
-
-    def list_parts(self) -> list[str]:
-        """There is one."""
-        return [ROOT]
-
-    def part_fn(self, item_key: str) -> int:
-        """All go there."""
-        del item_key
-        return 0
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> "_NotePartition":
         """Open it."""

@@ -194,8 +194,6 @@ def possible(*, apache: bool, rights: bool) -> tuple[Kind, ...]:
     return tuple([kind for kind in KINDS if (apache or not kind.apache) and (rights or not kind.rights)])
 
 
-def last(kind: Kind, rng: random.Random) -> float:
-    """How long one of a kind lasts, in seconds."""
-    lasts = rng.uniform(*kind.lasts_s)
-    time.sleep(lasts)
-    return lasts
+def last(kind: Kind, rng: random.Random) -> None:
+    """Wait for as long as one of a kind lasts."""
+    time.sleep(rng.uniform(*kind.lasts_s))
