@@ -25,6 +25,8 @@ PROBE_LIMIT_S = 5.0
 """A first probe waits for so long, or five times what is usual for its node: its round waits with it."""
 LOOK_AGAIN_S = 1.0
 """Whoever waits because a node asked to be left alone looks so often whether that is still so."""
+LOOKS = 2
+"""A node is slow to give a seat back if it was looked so often since: between two looks, all answers are read."""
 LONGEST_QUIET_S = 600.0
 """No node is left alone for longer, whatever it asks for; then it may ask again."""
 
@@ -81,6 +83,8 @@ class NodeGate:
         self._waiting: FairQueue[asyncio.Future[bool]] = FairQueue()
         self._turned = self._heard
         """When a seat was last given back, or the last free one taken."""
+        self._looks = 0
+        """How often it was looked since then."""
         self._blocked: deque[_Blocked] = deque()
 
     # -- going in --------------------------------------------------------------------------------------------------
@@ -100,19 +104,27 @@ class NodeGate:
     def _sit(self) -> None:
         self.active += 1
         if self.active >= self.limit.value:
-            self._turned = time.monotonic()
+            self._turn()
+
+    def _turn(self) -> None:
+        self._turned = time.monotonic()
+        self._looks = 0
 
     def wait_s(self, now: float, topic: str | None = None) -> float:
         """Say how long a call of a topic would wait for a seat: as many turns as go before it, each as long as usual.
 
         Without a topic it is one that comes after all that wait.
-        Of a node that has given no seat back for longer than that, each turn is taken to be as long as it is by now.
+        Of a node that has given no seat back for longer than that, each turn is taken to be as long as it is by now;
+        so it is of one that has not answered yet. Not where the process itself stood still, and answers wait to be read,
+        for then it was not looked twice meanwhile.
         One that has asked to be left alone is not asked before.
         """
         quiet_s = max(0.0, self._quiet_until - now) if self._quiet_until else 0.0
         if self.active < self.limit.value:
             return quiet_s
-        turn_s = max(self.meter.usual_latency_s / self.limit.value, now - self._turned)
+        turn_s = usual_s = self.meter.usual_latency_s / self.limit.value
+        if self._looks >= LOOKS or not usual_s:
+            turn_s = max(usual_s, now - self._turned)
         ahead = len(self._waiting) if topic is None else self._waiting.ahead(topic)
         return max(quiet_s, (ahead + 1) * turn_s)
 
@@ -165,7 +177,8 @@ class NodeGate:
     async def _queue(self, topic: str, now: float, others_wait: Callable[[], float | None]) -> bool:
         """Wait in the queue; True with a seat, False to look anew."""
         self.limit.reached()
-        wait_s = self.wait_s(now, topic)
+        is_known = self.meter.usual_latency_s > 0 or self._looks >= LOOKS
+        wait_s = self.wait_s(now, topic) if is_known else 0.0
         if wait_s > SLOWER_BY_S:
             others_s = others_wait()
             if others_s is not None and is_far_slower(wait_s, others_s):
@@ -183,7 +196,7 @@ class NodeGate:
 
     def leave(self) -> None:
         """Give a seat back, to whose turn it is."""
-        self._turned = time.monotonic()
+        self._turn()
         if self.active <= self.limit.value:
             while (future := self._waiting.take()) is not None:
                 if not future.done():
@@ -287,6 +300,7 @@ class NodeGate:
 
     def look(self, now: float) -> None:
         """Let a probe go where it is time, and end the waiting of calls that have waited long enough."""
+        self._looks += 1
         for one in list(self._blocked):
             if one.future.done():
                 self._blocked.remove(one)

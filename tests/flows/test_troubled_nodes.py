@@ -228,9 +228,38 @@ def test_the_first_burst_after_a_long_time_loses_no_vote() -> None:
     """How long a turn takes does not count while nobody was there."""
     one = gate_of(2)
     one._turned = time.monotonic() - 3600.0
+    for _ in range(2):
+        one.look(time.monotonic())
     assert one.enter_at_once("m")
     assert one.enter_at_once("m")
     assert not is_far_slower(one.wait_s(time.monotonic()), 0.0)
+
+
+def test_a_moment_in_which_the_process_stood_still_is_no_slowness_of_a_node() -> None:
+    """When it goes on, the answers that came in the meantime are read one after the other: the last seem late."""
+
+    async def scene() -> tuple[float, float, float]:
+        late = gate_of(2)
+        for _ in range(2):
+            late.enter_at_once("m")
+        late.answered("m", time.monotonic(), 0.02, 0)
+        waiting = [asyncio.create_task(late.enter("t", "m", lambda: 0.0)) for _ in range(100)]
+        await asyncio.sleep(0)
+        late._turned -= 0.5
+        stood = late.wait_s(time.monotonic())
+        for _ in range(2):
+            late.look(time.monotonic())
+        slow = late.wait_s(time.monotonic())
+        late.leave()
+        turned = late.wait_s(time.monotonic())
+        for one in waiting:
+            one.cancel()
+        return stood, slow, turned
+
+    stood, slow, turned = asyncio.run(scene())
+    assert stood == pytest.approx(1.01)
+    assert slow > 50.0
+    assert turned == pytest.approx(1.0, abs=0.05)
 
 
 def test_requests_at_fault_leave_the_node_to_the_others() -> None:
