@@ -115,8 +115,8 @@ class NodeGate:
 
         Without a topic it is one that comes after all that wait.
         Of a node that has given no seat back for longer than that, each turn is taken to be as long as it is by now;
-        so it is of one that has not answered yet. Not where the process itself stood still, and answers wait to be read,
-        for then it was not looked twice meanwhile.
+        so it is of one that has not answered yet. Not where the process itself stood still, and answers wait to be
+        read, for then it was not looked twice meanwhile.
         One that has asked to be left alone is not asked before.
         """
         quiet_s = max(0.0, self._quiet_until - now) if self._quiet_until else 0.0
