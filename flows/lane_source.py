@@ -543,7 +543,13 @@ class OpenLane:
             if self._lane.under_way and not self._parts.stopping.drained:
                 return False
             self._connections.flush()
-            self._final_end = self._log.end_offset()
+            try:
+                self._final_end = self._log.end_offset()
+            except TryAgainError as error:
+                if self._parts.stopping.drained:
+                    raise
+                log.warning("lane %d: %s; asking again", self._number, error)
+                return False
         return self._log.position >= self._final_end
 
     def snapshot(self) -> bytes:

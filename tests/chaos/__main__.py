@@ -24,8 +24,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="of the schedule; by default any")
     parser.add_argument("--each", type=int, default=5, help="faults of every kind")
     parser.add_argument("--more", type=int, default=20, help="faults besides, of any kind")
-    parser.add_argument("--rate", type=float, default=60.0, help="tasks a second")
+    parser.add_argument("--rate", type=float, default=30.0, help="tasks a second")
     parser.add_argument("--minutes", type=float, default=30.0, help="how long it is spread over, at least")
+    parser.add_argument("--behind", type=int, default=1_000_000, help="tasks that are finished before it begins")
+    parser.add_argument("--calm", type=float, default=10.0, help="seconds between faults, at least")
     parser.add_argument("--page", type=Path, default=Path("chaos.html"), help="where the timeline goes")
     parser.add_argument("--home", type=Path, help="where the cluster lives; by default a new temporary folder")
     options = parser.parse_args()
@@ -40,6 +42,8 @@ def main() -> int:
         more=options.more,
         rate=options.rate,
         at_least_s=options.minutes * 60,
+        behind=options.behind,
+        calm_s=(options.calm, options.calm + 4.0),
         tell=lambda text: print(text, file=sys.stderr, flush=True),
     )
     options.page.write_text(result.timeline.page(f"Loss audit, {options.broker}, seed {seed}", result.table()))

@@ -8,12 +8,13 @@ from typing import Any
 
 import msgspec
 from confluent_kafka import Consumer, TopicPartition
-from deltalake import DeltaTable
 
 import one_lake
 from connectors.kafka import client_config
 from connectors.topics import RESULTS
 from flows.cell import INPUTS
+from one_lake import tables
+from one_lake.query import session
 from schemas.decision import Decision, DecisionKind, read_decision
 from schemas.errors import BadRecordError
 from schemas.one import TABLES
@@ -21,6 +22,8 @@ from schemas.task import TaskDescriptor
 
 Name = tuple[int, str, int]
 """(lane, Kafka topic, offset)."""
+ROW = "lane BIGINT, decision_offset BIGINT, index BIGINT"
+"""What names a row of a table of the lake."""
 
 
 class Audit(msgspec.Struct):
@@ -47,9 +50,15 @@ class Audit(msgspec.Struct):
 
 
 class LogFollower:
-    """Reads the inputs and the log of every lane as they grow."""
+    """Reads the inputs and the log of every lane as they grow.
 
-    def __init__(self, brokers: str, lanes: int) -> None:
+    Args:
+        brokers: where.
+        lanes: how many.
+        from_now: only what comes from now on.
+    """
+
+    def __init__(self, brokers: str, lanes: int, *, from_now: bool = False) -> None:
         self._consumer = Consumer(
             {
                 **client_config(brokers),
@@ -59,17 +68,25 @@ class LogFollower:
                 "enable.partition.eof": True,
             }
         )
-        self._consumer.assign([TopicPartition(t, lane, 0) for lane in range(lanes) for t in (*INPUTS, RESULTS)])
+        places = [(t, lane) for lane in range(lanes) for t in (*INPUTS, RESULTS)]
+        starts = {place: self._end_of(place) if from_now else 0 for place in places}
+        self._consumer.assign([TopicPartition(*place, start) for place, start in starts.items()])
+        self.log_starts = {lane: starts[RESULTS, lane] for lane in range(lanes)}
+        """The first entry of each lane's log that is looked at."""
         self.messages: dict[Name, bytes] = {}
         self.winners: dict[Name, tuple[int, Decision]] = {}
         self.seen_at: dict[Name, float] = {}
         """When each was seen here, in seconds since the epoch: the clock of whoever decided may be off."""
 
-    def poll(self) -> None:
+    def _end_of(self, place: tuple[str, int]) -> int:
+        _, end = self._consumer.get_watermark_offsets(TopicPartition(*place), timeout=30)
+        return end
+
+    def poll(self, wait_s: float = 0.1) -> None:
         """Take in what has come."""
         deadline = time.monotonic() + 5
         while time.monotonic() < deadline:
-            got = self._consumer.consume(2000, 0.1)
+            got = self._consumer.consume(2000, wait_s)
             if not got:
                 return
             for message in got:
@@ -100,7 +117,7 @@ def audit(follower: LogFollower, lake: Path) -> Audit:
     result.duplicates = len(follower.messages) - len(follower.winners) - len(open_)
     result.examples.extend(f"undecided: {name}" for name in open_)
     _check_decisions(result, follower, effective)
-    _check_lake(result, effective, lake)
+    _check_lake(result, effective, lake, follower.log_starts)
     return result
 
 
@@ -147,11 +164,19 @@ def _check_decisions(result: Audit, follower: LogFollower, effective: Mapping[Na
             result.examples.append(f"never ended: {task.topic}/{_id(task)}")
 
 
-def _check_lake(result: Audit, effective: Mapping[Name, tuple[int, Decision]], lake: Path) -> None:
+def _check_lake(
+    result: Audit, effective: Mapping[Name, tuple[int, Decision]], lake: Path, starts: Mapping[int, int]
+) -> None:
     decisions = {(name[0], offset): decision for name, (offset, decision) in effective.items()}
     with one_lake.connect(lake) as db:
-        rounds = db.execute("SELECT lane, decision_offset FROM rounds").fetchall()
-        records = db.execute("SELECT lane, decision_offset, topic, logical_id, answer FROM stored.records").fetchall()
+        db.execute("CREATE TABLE starts (lane BIGINT, start BIGINT)")
+        db.executemany("INSERT INTO starts VALUES (?, ?)", list(starts.items()))
+        looked_at = "JOIN starts USING (lane) WHERE decision_offset >= start"
+        rounds = db.execute(f"SELECT lane, decision_offset FROM rounds {looked_at}").fetchall()  # noqa: S608
+        records = db.execute(
+            "SELECT lane, decision_offset, topic, logical_id, answer "  # noqa: S608
+            f"FROM stored.records {looked_at}"
+        ).fetchall()
         result.branches = db.execute("SELECT count(*) FROM branches").fetchall()[0][0]
     result.records = len(records)
     held = Counter(rounds)
@@ -220,26 +245,38 @@ def _cause(value: bytes) -> tuple[int, int, int] | None:
 
 
 class PollingReader:
-    """Looks at the lake again and again; what it saw once must stay, unchanged."""
+    """Looks at the lake again and again. What it saw once must stay, and unchanged: a hash tells of all of a row."""
 
     def __init__(self, lake: Path) -> None:
         self._lake = lake
-        self._seen: dict[str, dict[tuple[Any, ...], int]] = {name: {} for name in TABLES}
+        self._db = session()
+        for name in TABLES:
+            self._db.execute(f"CREATE TABLE {name} ({ROW}, hash VARCHAR)")
         self.looks = 0
         self.vanished = 0
 
     def look(self) -> None:
         """Take the newest snapshot of each table."""
-        for name, seen in self._seen.items():
-            if not DeltaTable.is_deltatable(str(self._lake / name)):
-                continue
-            table = DeltaTable(str(self._lake / name)).to_pyarrow_table()
-            now: dict[tuple[Any, ...], int] = {}
-            for row in table.to_pylist():
-                key = (row["lane"], row["decision_offset"], row.get("index"))
-                self.vanished += key in now
-                now[key] = hash(msgspec.json.encode(row))
-            for key, content in seen.items():
-                self.vanished += now.get(key) != content
-            self._seen[name] = now
+        for name in TABLES:
+            if tables.is_lake(self._lake):
+                self._look_at(name, tables.files(self._lake, name, tables.open_table(self._lake, name)))
         self.looks += 1
+
+    def _look_at(self, name: str, files: list[str]) -> None:
+        self._db.execute(f"CREATE TABLE now ({ROW}, hash VARCHAR)")
+        index = "index" if "index" in TABLES[name].__struct_fields__ else "0"
+        if files:
+            self._db.execute(
+                f"INSERT INTO now SELECT lane, decision_offset, {index}, row_hash FROM read_parquet($files)",  # noqa: S608
+                {"files": files},
+            )
+        self.vanished += self._count(f"FROM {name} ANTI JOIN now USING (lane, decision_offset, index, hash)")
+        self.vanished += self._count("FROM now") - self._count(
+            "FROM (SELECT DISTINCT lane, decision_offset, index FROM now)"
+        )
+        self._db.execute(f"DROP TABLE {name}")
+        self._db.execute(f"ALTER TABLE now RENAME TO {name}")
+
+    def _count(self, rows: str) -> int:
+        ((count,),) = self._db.execute(f"SELECT count(*) {rows}").fetchall()
+        return int(count)

@@ -16,8 +16,10 @@ from typing import Any
 
 import msgspec
 
+from connectors.heartbeats import latest_states
 from connectors.kafka import client_config
 from connectors.topics import ensure_topics
+from schemas.errors import TryAgainError
 from tests.apache_kafka import ApacheKafka
 from tests.brokers import Broker, Embedded
 from tests.chaos.cells import ROOT, free_ports
@@ -28,7 +30,8 @@ LANES = 6
 AGAIN_AFTER_S = 1.0
 """So long an orchestrator waits before it starts a process again."""
 NAMESPACE = "aureon-chaos"
-DISK_BYTES = 64 << 20
+DISK_BYTES = 256 << 20
+HEARD_WITHIN_S = 6.0
 
 
 class Process:
@@ -49,7 +52,8 @@ class Process:
         self._running: subprocess.Popen[bytes] | None = None
         self._wanted = False
         self._died_at: float | None = None
-        self.starts = 0
+        self._again_at = 0.0
+        """Not before."""
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -59,7 +63,6 @@ class Process:
             self._begin()
 
     def _begin(self) -> None:
-        self.starts += 1
         self._died_at = None
         self._running = subprocess.Popen(
             self._command, cwd=ROOT, env=self._environment, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
@@ -72,7 +75,7 @@ class Process:
                 return
             now = time.monotonic()
             self._died_at = self._died_at or now
-            if now - self._died_at >= AGAIN_AFTER_S:
+            if now >= max(self._died_at + AGAIN_AFTER_S, self._again_at):
                 self._begin()
 
     def signal(self, number: signal.Signals) -> None:
@@ -81,8 +84,10 @@ class Process:
             if self._running is not None and self._running.poll() is None:
                 self._running.send_signal(number)
 
-    def kill(self) -> None:
-        """End it at once; it is started again."""
+    def kill(self, away_s: float = 0.0) -> None:
+        """End it at once; it is started again, after a while at least."""
+        with self._lock:
+            self._again_at = time.monotonic() + away_s
         self.signal(signal.SIGKILL)
 
     def stop(self, limit_s: float = 40.0) -> int | None:
@@ -142,8 +147,8 @@ class Cluster:
         """Of all cells."""
         return self.home / "lake"
 
-    def start(self) -> None:
-        """Begin."""
+    def start(self, cells: int = CELLS) -> None:
+        """Begin, with so many of the cells."""
         self.broker.start()
         self._undo.callback(self.broker.stop)
         ensure_topics(client_config(self.broker.brokers), LANES)
@@ -170,7 +175,7 @@ class Cluster:
                 own |= self._clock()
             cell = [*(enter if number == CELLS else []), *python, "flows.cli", "run"]
             self.cells.append(self._process(f"cell-{number}", cell, own))
-        for process in (self.models, self.root, *self.cells):
+        for process in (self.models, self.root, *self.cells[:cells]):
             process.start()
         self._watch.start()
 
@@ -184,6 +189,15 @@ class Cluster:
             process.stop()
         self._undo.close()
         return codes
+
+    def lanes_of(self, cell: Process) -> tuple[int, ...]:
+        """Which lanes a cell has, as it said last; without an answer none."""
+        name = (self.home / f"state-{self.cells.index(cell) + 1}" / "cell.name").read_text().strip()
+        try:
+            cells, _ = latest_states(client_config(self.broker.brokers), time.time() - HEARD_WITHIN_S)
+        except TryAgainError:
+            return ()
+        return next((state.lanes for state in cells if state.cell == name), ())
 
     def log(self, name: str) -> str:
         """The last lines of a process."""

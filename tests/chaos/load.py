@@ -1,5 +1,6 @@
 """Tasks at a steady rate, the same number for each lane, over several topics or nearly all of one."""
 
+import itertools
 import random
 import threading
 import time
@@ -10,9 +11,34 @@ from connectors.kafka import CheckedProducer, client_config
 from connectors.topics import TASKS
 from schemas.errors import OutcomeUnknownError
 from schemas.ids import home_lane
+from tests.chaos.models import HISTORY
 
 TOPICS = 5
-TICK_S = 0.1
+TICK_S = 0.05
+CHUNK = 500
+
+
+def send_history(brokers: str, lanes: int, count: int) -> None:
+    """Send tasks that are answered at once, so that a cluster has finished tasks behind it.
+
+    Raises:
+        OutcomeUnknownError: the broker was away.
+    """
+    producer = CheckedProducer(client_config(brokers), lambda: False, idempotent=False)
+    by_lane: list[tuple[list[bytes], list[bytes]]] = [([], []) for _ in range(lanes)]
+    for number in range(count):
+        name = f"{HISTORY}-{number}"
+        lane = home_lane(name, lanes)
+        values, keys = by_lane[lane]
+        values.append(msgspec.json.encode({"topic": HISTORY, "logical_id": name, "payload": {"prompt": "1+1"}}))
+        keys.append(name.encode())
+        if len(values) == CHUNK:
+            producer.send(TASKS, lane, values, keys)
+            by_lane[lane] = ([], [])
+    for lane, (values, keys) in enumerate(by_lane):
+        producer.send(TASKS, lane, values, keys)
+    producer.flush(60.0)
+    producer.close()
 
 
 class Load:
@@ -59,11 +85,11 @@ class Load:
         return self.sent
 
     def _send(self, topic: str) -> str:
-        name = f"task-{self.sent}"
+        lane = self.sent % self._lanes
+        name = next(n for i in itertools.count() if home_lane(n := f"task-{self.sent}-{i}", self._lanes) == lane)
         self.sent += 1
         payload = {"prompt": f"{self.sent}+{self._rng.randrange(1000)}", "answer_kind": "number"}
         task = {"topic": topic, "logical_id": name, "payload": payload}
-        lane = home_lane(name, self._lanes)
         self._producer.send(TASKS, lane, [msgspec.json.encode(task)], [name.encode()])
         return name
 

@@ -27,6 +27,8 @@ URL = "CHAOS_MODELS"
 """The variable that tells the nodes where the models are."""
 POISON = "poison"
 """The topic, and the node, that ends the process."""
+HISTORY = "history"
+"""The topic of the tasks that are finished before the faults begin; its nodes answer at once."""
 SUM = re.compile(r"(\d+)\+(\d+)")
 
 
@@ -83,10 +85,26 @@ class PoisonNode:
         """Nothing to let go of."""
 
 
+class HistoryNode:
+    """Answers at once."""
+
+    def __init__(self, name: str) -> None:
+        self.capabilities = NodeCapabilities(
+            node=name, models=(name,), topics=(HISTORY,), max_concurrency=100_000, adaptive=False
+        )
+
+    async def ask(self, call: Call) -> Answer:
+        """Answer."""
+        return Answer(node=call.node, model=call.model, text="2")
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+
 def nodes() -> list[Node]:
     """A node for each model; they are asked on all topics but one."""
     topics = tuple(f"topic-{i}" for i in range(10))
-    found: list[Node] = [PoisonNode()]
+    found: list[Node] = [PoisonNode(), *(HistoryNode(f"{HISTORY}-{i}") for i in (1, 2))]
     for model in MODELS:
         capabilities = NodeCapabilities(
             node=model, models=(model,), topics=topics, max_concurrency=500, timeout_s=5.0, adaptive=False

@@ -1,6 +1,7 @@
 """One loss audit: the cluster, the load and the faults, and what Kafka and the lake say afterwards."""
 
 import contextlib
+import itertools
 import random
 import threading
 import time
@@ -11,16 +12,18 @@ from typing import Any
 
 from msgspec import Struct
 
+import one_lake
 from tests.chaos.audit import Audit, LogFollower, PollingReader, audit, undecided
 from tests.chaos.cluster import LANES, Cluster, has_rights
 from tests.chaos.faults import last, possible, schedule
-from tests.chaos.load import Load
+from tests.chaos.load import Load, send_history
 from tests.chaos.timeline import Happened, Timeline
 
-CALM_S = (3.0, 7.0)
-"""Between the end of a fault and the next."""
 WARM_UP_S = 15.0
 SETTLE_LIMIT_S = 300.0
+HISTORY_LIMIT_S = 1800.0
+LOOK_EVERY_S = 10.0
+"""At the lake."""
 
 
 class Result(Struct):
@@ -57,7 +60,27 @@ class Result(Struct):
             "longest_interruption_s": round(self.timeline.longest_gap(), 1),
             "recovery_p50_s": _quantile(recoveries, 0.5),
             "recovery_p99_s": _quantile(recoveries, 0.99),
+            "not_back": len(self.timeline.faults) - len(recoveries),
+            **self._kills(),
         }
+
+    def _kills(self) -> dict[str, Any]:
+        """What killed cells did to their lanes, and to those of the others."""
+        self.timeline.judge_kills()
+        found: dict[str, Any] = {}
+        for kind, name in (("cell killed", "restarted"), ("cell gone", "gone")):
+            hits = [f for f in self.timeline.faults if f.kind == kind and f.lanes]
+            if hits:
+                pauses = [f.pause_s for f in hits]
+                known = sorted(p for p in pauses if p is not None)
+                others = sorted(f.others for f in hits if f.others is not None)
+                found |= {
+                    f"{name}_pause_p50_s": _quantile(known, 0.5),
+                    f"{name}_pause_longest_s": _quantile(known, 1.0) if None not in pauses else None,
+                    f"{name}_others_worst_second": round(others[0], 2) if others else None,
+                    f"{name}_others_worst_seconds": [round(share, 2) for share in others],
+                }
+        return found
 
     def table(self) -> str:
         """By kind of fault, and what is wrong."""
@@ -84,6 +107,8 @@ def run(
     more: int,
     rate: float,
     at_least_s: float = 0.0,
+    behind: int = 0,
+    calm_s: tuple[float, float] = (3.0, 7.0),
     tell: Callable[[str], None] = lambda _text: None,
 ) -> Result:
     """Run one.
@@ -96,6 +121,8 @@ def run(
         more: faults besides.
         rate: tasks a second.
         at_least_s: how long it is spread over.
+        behind: tasks that are finished before it begins.
+        calm_s: between the end of a fault and the next, at least and at most.
         tell: told what happens.
     """
     rng = random.Random(seed)
@@ -105,18 +132,21 @@ def run(
     with contextlib.ExitStack() as undo:
         cluster.start()
         undo.callback(_end, cluster)
+        if behind:
+            _finish(cluster, behind, tell)
         load = Load(cluster.broker.brokers, LANES, rate, seed)
-        watch = _Watch(cluster, timeline)
+        watch = Watch(cluster, timeline)
         load.start()
         undo.callback(watch.close)
         time.sleep(WARM_UP_S)
         for number, fault in enumerate(plan):
             began = timeline.now
-            with fault.fault(cluster, load, rng) as whom:
-                tell(f"{began:7.1f} s  {number + 1}/{len(plan)}  {fault.name}: {whom}")
+            with fault.fault(cluster, load, rng) as hit:
+                tell(f"{began:7.1f} s  {number + 1}/{len(plan)}  {fault.name}: {hit.whom}")
                 last(fault, rng)
-            timeline.faults.append(Happened(fault.name, whom, began, timeline.now))
-            calm = rng.uniform(*CALM_S)
+            began = hit.at - timeline.began if hit.at else began
+            timeline.faults.append(Happened(fault.name, hit.whom, began, timeline.now, hit.lanes))
+            calm = rng.uniform(*calm_s)
             left = (at_least_s - timeline.now) / max(1, len(plan) - number)
             time.sleep(max(calm, min(left - fault.lasts_s[1], 30.0)))
         tasks = load.stop()
@@ -127,15 +157,15 @@ def run(
         undo.pop_all()
     watch.finish()
     found = audit(watch.follower, cluster.lake)
-    calls, repeated = _repeated(cluster.answered, watch.follower)
+    calls, repeated = repeated_calls(cluster.answered, watch.follower)
     return Result(seed, tasks, found, watch.reader.vanished, repeated, calls, timeline, codes)
 
 
-class _Watch:
+class Watch:
     """Looks at Kafka and the lake while it goes on."""
 
     def __init__(self, cluster: Cluster, timeline: Timeline) -> None:
-        self.follower = LogFollower(cluster.broker.brokers, LANES)
+        self.follower = LogFollower(cluster.broker.brokers, LANES, from_now=True)
         self.reader = PollingReader(cluster.lake)
         self._timeline = timeline
         self._told = 0
@@ -167,21 +197,36 @@ class _Watch:
 
     def _run(self) -> None:
         looked = 0.0
-        while not self._over.wait(0.3):
+        while not self._over.wait(0.01):  # whoever waits for the lock has its turn
             with self._lock, contextlib.suppress(Exception):
-                self.follower.poll()
+                self.follower.poll(0.05)
                 self._tell()
-            if time.monotonic() - looked > 5.0:
+            if time.monotonic() - looked > LOOK_EVERY_S:
                 looked = time.monotonic()
                 with contextlib.suppress(OSError):
                     self.reader.look()
 
     def _tell(self) -> None:
-        names = list(self.follower.winners)
-        for name in names[self._told :]:
+        told = len(self.follower.winners)
+        for name in itertools.islice(self.follower.winners, self._told, None):
             self._timeline.note_decision(name[0], self.follower.seen_at[name])
-        self._told = len(names)
-        self._timeline.note_waiting(len(self.follower.messages) - len(names))
+        self._told = told
+        self._timeline.note_waiting(len(self.follower.messages) - told)
+
+
+def _finish(cluster: Cluster, count: int, tell: Callable[[str], None]) -> None:
+    """Have tasks finished, and their records in the lake."""
+    began = time.monotonic()
+    send_history(cluster.broker.brokers, LANES, count)
+    tell(f"{count:,} tasks are to be finished first …")
+    records = 0
+    while records < count:
+        assert time.monotonic() - began < HISTORY_LIMIT_S, f"{records:,} of {count:,} were finished in time"
+        time.sleep(2.0)
+        if (cluster.lake / "records").is_dir():
+            with one_lake.connect(cluster.lake) as db:
+                ((records,),) = db.execute("SELECT count(*) FROM stored.records").fetchall()
+    tell(f"… which took {time.monotonic() - began:.0f} s")
 
 
 def _end(cluster: Cluster) -> None:
@@ -189,7 +234,7 @@ def _end(cluster: Cluster) -> None:
         cluster.stop()
 
 
-def _repeated(answered: Path, follower: LogFollower) -> tuple[int, int]:
+def repeated_calls(answered: Path, follower: LogFollower) -> tuple[int, int]:
     """How many calls were answered, and how many of those no decision that counts rests on."""
     told = Counter(answered.read_text().splitlines())
     calls = sum(told.values())

@@ -1,8 +1,11 @@
 """What happened when: faults, throughput and backlog by the second, how long each recovery took, and a page of it."""
 
+import itertools
+import math
 import statistics
 import time
 from collections import Counter
+from collections.abc import Sequence
 from html import escape
 
 from msgspec import Struct
@@ -21,8 +24,14 @@ class Happened(Struct):
     began: float
     """Seconds since the timeline began."""
     ended: float
+    lanes: tuple[int, ...] = ()
+    """Of the cell that was killed."""
     recovery_s: float | None = None
-    """From its end until throughput was back; None if it never was."""
+    """From its end until throughput was back; None if it never was before the next fault."""
+    pause_s: float | None = None
+    """The longest time without a decision of a lane of the cell that was killed; None if one had none any more."""
+    others: float | None = None
+    """The worst second of all other lanes meanwhile, as a share of their median before."""
 
 
 class Timeline:
@@ -65,6 +74,25 @@ class Timeline:
             fault.recovery_s = None if back is None else max(0.0, back - fault.ended)
         return sorted(f.recovery_s for f in self.faults if f.recovery_s is not None)
 
+    def judge_kills(self) -> None:
+        """Say of each cell that was killed how long its lanes paused, and what the others noticed."""
+        for place, fault in enumerate(self.faults):
+            if not fault.lanes:
+                continue
+            last = self.faults[place + 1].began if place + 1 < len(self.faults) else max(self.decided, default=0)
+            pauses = [_pause(self.by_lane.get(lane, ()), fault.began, last) for lane in fault.lanes]
+            fault.pause_s = None if None in pauses else max(p for p in pauses if p is not None)
+            others = Counter(
+                math.floor(at - fault.began)
+                for lane, times in self.by_lane.items()
+                if lane not in fault.lanes
+                for at in times
+                if -BEFORE_S <= at - fault.began < last - fault.began
+            )
+            usual = statistics.median(others[s] for s in range(-BEFORE_S + 1, 0))
+            during = [others[s] for s in range(int(last - fault.began))]
+            fault.others = min(during) / usual if usual and during else None
+
     def longest_gap(self) -> float:
         """The longest time in which a lane had no decision, in seconds."""
         return max(
@@ -96,6 +124,13 @@ polyline{{fill:none;stroke-width:1.5}}.decided{{stroke:#06c}}.waiting{{stroke:#e
 <polyline class="decided" points="{decided}"/><polyline class="waiting" points="{waiting}"/></svg>
 <p>0 to {seconds} s</p><pre>{escape(table)}</pre>
 """
+
+
+def _pause(times: Sequence[float], began: float, ended: float) -> float | None:
+    """The longest time without a decision after a moment; None if there was none any more."""
+    before = max((t for t in times if t <= began), default=began)
+    after = sorted(t for t in times if began < t <= ended)
+    return max(b - a for a, b in itertools.pairwise([before, *after])) if after else None
 
 
 def _line(values: dict[int, int], seconds: int) -> str:
