@@ -31,6 +31,8 @@ def main() -> int:
     parser.add_argument("--page", type=Path, default=Path("chaos.html"), help="where the timeline goes")
     parser.add_argument("--home", type=Path, help="where the cluster lives; by default a new temporary folder")
     options = parser.parse_args()
+    if options.home is not None and options.home.is_dir() and any(options.home.iterdir()):
+        parser.error(f"{options.home} is not empty")
     seed = random.randrange(1 << 32) if options.seed is None else options.seed
     home = options.home or Path(tempfile.mkdtemp(prefix="aureon-chaos-"))
     print(f"seed {seed}; logs in {home}", file=sys.stderr)

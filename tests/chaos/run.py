@@ -13,6 +13,7 @@ from typing import Any
 from msgspec import Struct
 
 import one_lake
+from one_lake import tables
 from tests.chaos.audit import Audit, LogFollower, PollingReader, audit, undecided
 from tests.chaos.cluster import LANES, Cluster, has_rights
 from tests.chaos.faults import last, possible, schedule
@@ -128,12 +129,12 @@ def run(
     rng = random.Random(seed)
     cluster = Cluster(home, kind, rights=has_rights())
     plan = schedule(rng, possible(apache=kind == "apache", rights=cluster.rights), each, more)
-    timeline = Timeline()
     with contextlib.ExitStack() as undo:
         cluster.start()
         undo.callback(_end, cluster)
         if behind:
             _finish(cluster, behind, tell)
+        timeline = Timeline()
         load = Load(cluster.broker.brokers, LANES, rate, seed)
         watch = Watch(cluster, timeline)
         load.start()
@@ -223,7 +224,7 @@ def _finish(cluster: Cluster, count: int, tell: Callable[[str], None]) -> None:
     while records < count:
         assert time.monotonic() - began < HISTORY_LIMIT_S, f"{records:,} of {count:,} were finished in time"
         time.sleep(2.0)
-        if (cluster.lake / "records").is_dir():
+        if tables.is_lake(cluster.lake):
             with one_lake.connect(cluster.lake) as db:
                 ((records,),) = db.execute("SELECT count(*) FROM stored.records").fetchall()
     tell(f"… which took {time.monotonic() - began:.0f} s")
