@@ -1,11 +1,10 @@
 """What happened when: faults, throughput and backlog by the second, how long each recovery took, and a page of it."""
 
-import itertools
 import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from html import escape
 
 from msgspec import Struct
@@ -13,6 +12,8 @@ from msgspec import Struct
 BACK = 0.8
 """Of the throughput before a fault: with so much it has recovered."""
 BEFORE_S = 10
+SEEN_WITHIN_S = 0.5
+"""Whoever reads the log has seen a decision so soon."""
 WIDTH, HEIGHT = 1400, 260
 
 
@@ -29,7 +30,7 @@ class Happened(Struct):
     recovery_s: float | None = None
     """From its end until throughput was back; None if it never was before the next fault."""
     pause_s: float | None = None
-    """The longest time without a decision of a lane of the cell that was killed; None if one had none any more."""
+    """Until the last of its lanes had a decision again; None if one had none any more."""
     others: float | None = None
     """The worst second of all other lanes meanwhile, as a share of their median before."""
 
@@ -80,7 +81,7 @@ class Timeline:
             if not fault.lanes:
                 continue
             last = self.faults[place + 1].began if place + 1 < len(self.faults) else max(self.decided, default=0)
-            pauses = [_pause(self.by_lane.get(lane, ()), fault.began, last) for lane in fault.lanes]
+            pauses = [_pause(self.by_lane.get(lane, ()), fault.began) for lane in fault.lanes]
             fault.pause_s = None if None in pauses else max(p for p in pauses if p is not None)
             others = Counter(
                 math.floor(at - fault.began)
@@ -126,11 +127,10 @@ polyline{{fill:none;stroke-width:1.5}}.decided{{stroke:#06c}}.waiting{{stroke:#e
 """
 
 
-def _pause(times: Sequence[float], began: float, ended: float) -> float | None:
-    """The longest time without a decision after a moment; None if there was none any more."""
-    before = max((t for t in times if t <= began), default=began)
-    after = sorted(t for t in times if began < t <= ended)
-    return max(b - a for a, b in itertools.pairwise([before, *after])) if after else None
+def _pause(times: Iterable[float], began: float) -> float | None:
+    """From a moment to the next decision; None if there was none. What is seen at once was made before it."""
+    after = min((at for at in times if at > began + SEEN_WITHIN_S), default=None)
+    return None if after is None else after - began
 
 
 def _line(values: dict[int, int], seconds: int) -> str:
