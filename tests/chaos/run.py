@@ -95,6 +95,8 @@ class Result(Struct):
             shown = (f"{_quantile(times, 0.5)} s", f"{_quantile(times, 1.0)} s") if times else ("", "")
             lines.append(f"{kind:<16} {len(faults):>5} {shown[0]:>13} {shown[1]:>8} {len(faults) - len(times):>9}")
         lines += ["", *(f"{name:<24} {value}" for name, value in self.summary().items())]
+        if any(self.codes):
+            lines += ["", f"not every cell ended in order: {self.codes}"]
         lines += ["", *self.audit.examples[:20]]
         return "\n".join(lines)
 
