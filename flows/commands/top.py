@@ -118,14 +118,16 @@ def _stacked(parts: Sequence[Part], room: int | None) -> RenderableType:
 
 
 def _table(part: Part, lines: int) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold underline")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", expand=part.text)
     cells = zip(*part.rows, strict=True) if part.rows else [()] * len(part.columns)
     for place, (name, column) in enumerate(zip(part.columns, cells, strict=True)):
         last = place == len(part.columns) - 1
         justify: Literal["left", "right"] = "left" if place == 0 or (part.text and last) else "right"
         # where there is too little room, the text behind the numbers is what gives way
-        least = None if part.text and last else min(WIDEST, max(c.cell_len for c in (Text(name), *column)))
-        table.add_column(Text(name), justify=justify, no_wrap=True, overflow="ellipsis", min_width=least)
+        gives_way = part.text and last
+        least = None if gives_way else min(WIDEST, max(c.cell_len for c in (Text(name), *column)))
+        ratio = 1 if gives_way else None
+        table.add_column(Text(name), justify=justify, no_wrap=True, overflow="ellipsis", min_width=least, ratio=ratio)
     cut = len(part.rows) > lines
     for row in part.rows[: lines - cut]:
         table.add_row(*row)
