@@ -84,8 +84,9 @@ class HeartbeatReader:
         """
         low, high = watermarks_of(self._consumer, HEARTBEATS, 0, ASK_LIMIT_S)
         position = self._position
-        if position is None or not low <= position <= high:  # a broker that lost its tail begins anew
-            position = max(low, high - LAST_MESSAGES)
+        first = max(low, high - LAST_MESSAGES)
+        if position is None or not first <= position <= high:  # a broker that lost its tail begins anew
+            position = first
         states: list[CellState | NodeState] = []
         if position < high:
             self._consumer.assign([TopicPartition(HEARTBEATS, 0, position)])

@@ -86,7 +86,7 @@ def screen(cluster: Cluster | None, lake: Lake | None, width: int, height: int |
     head = [*_head(cluster, lake), Text()]
     left = _cluster_parts(cluster, lake) if cluster is not None else []
     right = _lake_parts(cluster, lake)
-    room = None if height is None else height - len(head)
+    room = None if height is None else height - sum(max(1, -(-line.cell_len // width)) for line in head)
     if width < WIDE or height is None:
         return Group(*head, _stacked([*left, *right], room))
     sides = Table.grid(expand=True, padding=(0, 3, 0, 0))
@@ -146,15 +146,15 @@ def _head(cluster: Cluster | None, lake: Lake | None) -> list[Text]:
     if lake is not None:
         lines[0].append(f"  lake {printable(lake.lake)}")
     if cluster.broker_error is not None:
-        lines.append(Text(f"broker: {printable(cluster.broker_error)}", _BAD))
+        lines.append(Text(printable(cluster.broker_error), _BAD))
     elif cluster.kafka is None:
-        lines.append(Text("broker: without Aureon's Kafka topics yet; `aureon run` creates them", _WARN))
+        lines.append(Text("without Aureon's Kafka topics yet: `aureon run` creates them", _WARN))
     if lake is not None and lake.error is not None:
         lines.append(Text(f"lake: {printable(lake.error)}", _WARN))
     silent = sum(c.silent for c in cluster.cells)
     waiting = f"{cluster.kafka.waiting:,}" if cluster.kafka is not None else "?"
     figures = Text(f"{cluster.per_s:,.1f} decided/s, {cluster.under_way:,} rounds under way, {waiting} messages wait; ")
-    figures.append(f"{len(cluster.cells) - silent} cells", _GOOD if cluster.cells else _DIM)
+    figures.append(f"{len(cluster.cells) - silent} cells", _GOOD if len(cluster.cells) > silent else _BAD)
     if silent:
         figures.append(f", {silent} silent", _BAD)
     if lake is not None:

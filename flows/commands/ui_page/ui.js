@@ -6,6 +6,7 @@ const CLUSTER_EVERY_MS = 2000;
 const LAKE_EVERY_MS = 6000;
 const MAX_HEAT_TOPICS = 40;
 const FEW_OUTCOMES = 8;
+const AWAY = "`aureon ui` does not answer; is it still running?";
 const SVG = "http://www.w3.org/2000/svg";
 
 const byId = (id) => document.getElementById(id);
@@ -104,7 +105,7 @@ const troubles = new Map();
 function trouble(what, text) {
   if (text) troubles.set(what, text);
   else troubles.delete(what);
-  show("trouble", [...troubles], () => [...troubles].map(([name, told]) => element("p", { class: "trouble" }, `${name}: ${told}`)));
+  show("trouble", [...troubles], () => [...troubles].map(([name, told]) => element("p", { class: "trouble", "data-of": name }, told)));
 }
 
 async function ask(address) {
@@ -125,7 +126,7 @@ function repeat(everyMs, look) {
       if (!document.hidden) await look();
       trouble("aureon ui", null);
     } catch (error) {
-      trouble("aureon ui", error instanceof TypeError ? "does not answer; is it still running?" : String(error));
+      trouble("aureon ui", error instanceof TypeError ? AWAY : String(error));
       if (!(error instanceof TypeError)) console.error(error);
     }
     running = false;
@@ -195,8 +196,11 @@ const MARKS = { healthy: "good", degraded: "warn", unhealthy: "bad" };
 function nodesTable(nodes, quarantines) {
   const several = new Set(nodes.map((n) => n.cell)).size > 1;
   const topicsOf = (n, stage) => quarantines.filter((q) => q.node === n.node && q.stage === stage).map((q) => q.topic);
-  const kept = (n) => [["quarantined", topicsOf(n, "quarantined")], ["on probation", topicsOf(n, "probation")], ["not asked for a while", n.not_asked]]
-    .filter(([, of]) => of.length).map(([what, of]) => `${what}: ${of.join(", ")}`).join("; ");
+  const kept = (n) => [
+    ["quarantined", topicsOf(n, "quarantined")],
+    ["on probation", topicsOf(n, "probation")],
+    ["not asked for a while", n.not_asked],
+  ].filter(([, of]) => of.length).map(([what, of]) => `${what}: ${of.join(", ")}`).join("; ");
   return table("Nodes", [
     { title: "node", of: (n) => n.node },
     ...(several ? [{ title: "cell", of: (n) => n.cell }] : []),
@@ -349,7 +353,8 @@ function chart({ since, step_s: stepS, topics, counts }) {
     { title: "rounds", number: true, of: ([, sum]) => whole(sum) },
     ...topics.map((topic, n) => ({ title: nameOf(topic), number: true, of: ([step]) => whole(counts[n][step]) })),
   ], sums.map((sum, step) => [step, sum]).filter(([, sum]) => sum), "");
-  return [element("p", { class: "note" }, `${told}.`), scrolled("Throughput over time", svg), legend, element("details", {}, element("summary", {}, "As a table"), numbers)];
+  const asTable = element("details", {}, element("summary", {}, "As a table"), numbers);
+  return [element("p", { class: "note" }, `${told}.`), scrolled("Throughput over time", svg), legend, asTable];
 }
 
 // -- affinities -----------------------------------------------------------------------------------------------------
@@ -425,7 +430,7 @@ async function lookForTask() {
   try {
     found = await ask(`task.json?${new URLSearchParams({ topic, logical_id: id })}`);
   } catch {
-    found = { error: "aureon ui does not answer; is it still running?" };
+    found = { error: AWAY };
   }
   if (turn !== lookedFor) return;
   if (found.error) {
