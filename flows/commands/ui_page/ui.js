@@ -271,8 +271,8 @@ function roundsTable(rounds) {
     { title: "forced", number: true, of: (r) => whole(r.forced) },
     { title: "dead", number: true, of: (r) => whole(r.dead) },
     { title: "share", number: true, of: (r) => percent(r.share) },
-    { title: "converged by then", wide: "bar", of: (r) => bar(r.by_then) },
-    { title: "", number: true, of: (r) => percent(r.by_then) },
+    { title: "converged by then", number: true, of: (r) => percent(r.by_then) },
+    { title: "", wide: "bar", of: (r) => bar(r.by_then) },
   ], rounds, "No round was decided within that time.");
 }
 
@@ -491,7 +491,7 @@ function roundItem(round) {
   inside.append(table("Answers of this round", [
     { title: "node", of: (a) => a.node },
     { title: "model", of: (a) => a.model },
-    { title: "", of: sides, mark: (a) => (a.gave_it ? "good" : a.status === "failed" ? "bad" : "soft") },
+    { title: "vote", of: sides, mark: (a) => (a.gave_it ? "good" : a.status === "failed" ? "bad" : "soft") },
     { title: "answer", of: (a) => element("div", { class: "said" }, a.text || a.error) },
     { title: "took", number: true, of: (a) => seconds(a.latency_s) },
   ], round.answers, "No model was asked."));
