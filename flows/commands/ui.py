@@ -137,7 +137,7 @@ def pages_of(observer: Observer, settings: Settings) -> Pages:
             return _told(Trouble(str(error)))
         if tree is None:
             there_is_none = (
-                f"the lake has no task {logical_id!r} on the topic {topic!r}; none of its rounds is decided yet"
+                f"the lake has no task {logical_id!r} on the topic {topic!r}, or none of its rounds is decided yet"
             )
             return _told(Trouble(there_is_none), HTTPStatus.NOT_FOUND)
         return _told(tree)
