@@ -62,6 +62,53 @@ class HeartbeatWriter:
         self._producer.flush(1.0)
 
 
+class HeartbeatReader:
+    """Reads what cells and nodes say, again and again, from shortly before it was made.
+
+    Unit of parallelism: the process; one thread at a time. Guarantee: none; what cannot be read is left out. Replay:
+    reads the last of it again.
+
+    Args:
+        config: from `client_config`.
+    """
+
+    def __init__(self, config: ClientConfig) -> None:
+        self._consumer: Consumer = new_consumer(config, "aureon-heartbeats", committed_only=False)
+        self._position: int | None = None
+
+    def read(self) -> list[CellState | NodeState]:
+        """Read what has been said since the last time, in order.
+
+        Raises:
+            TryAgainError: the broker does not answer.
+        """
+        low, high = watermarks_of(self._consumer, HEARTBEATS, 0, ASK_LIMIT_S)
+        position = self._position
+        first = max(low, high - LAST_MESSAGES)
+        if position is None or not first <= position <= high:  # a broker that lost its tail begins anew
+            position = first
+        states: list[CellState | NodeState] = []
+        if position < high:
+            self._consumer.assign([TopicPartition(HEARTBEATS, 0, position)])
+        deadline = time.monotonic() + READ_LIMIT_S
+        while position < high and time.monotonic() < deadline:
+            for message in self._consumer.consume(500, 0.2):
+                if message.error() is not None:
+                    continue
+                position = (message.offset() or 0) + 1
+                try:
+                    states.append(read_state(message.value() or b""))
+                except msgspec.DecodeError as error:
+                    log.warning("%s@%s: %s; ignored", HEARTBEATS, message.offset(), error)
+        self._consumer.unassign()  # who waits at the end keeps the embedded broker busy
+        self._position = position
+        return states
+
+    def close(self) -> None:
+        """Let go."""
+        self._consumer.close()
+
+
 def latest_states(config: ClientConfig, since: float) -> tuple[list[CellState], list[NodeState]]:
     """Read what each cell said last of itself and of each node, if it was said since a time.
 
@@ -72,27 +119,11 @@ def latest_states(config: ClientConfig, since: float) -> tuple[list[CellState], 
     Raises:
         TryAgainError: the broker does not answer.
     """
-    consumer: Consumer = new_consumer(config, "aureon-heartbeats", committed_only=False)
-    found: dict[tuple[str, str], CellState | NodeState] = {}
+    reader = HeartbeatReader(config)
     try:
-        low, high = watermarks_of(consumer, HEARTBEATS, 0, ASK_LIMIT_S)
-        position = max(low, high - LAST_MESSAGES)
-        if position < high:
-            consumer.assign([TopicPartition(HEARTBEATS, 0, position)])
-        deadline = time.monotonic() + READ_LIMIT_S
-        while position < high and time.monotonic() < deadline:
-            for message in consumer.consume(500, 0.2):
-                if message.error() is not None:
-                    continue
-                position = (message.offset() or 0) + 1
-                try:
-                    state = read_state(message.value() or b"")
-                except msgspec.DecodeError as error:
-                    log.warning("%s@%s: %s; ignored", HEARTBEATS, message.offset(), error)
-                    continue
-                found[state.cell, state.node if isinstance(state, NodeState) else ""] = state
+        found = {(s.cell, s.node if isinstance(s, NodeState) else ""): s for s in reader.read()}
     finally:
-        consumer.close()
+        reader.close()
     fresh = [s for s in found.values() if s.at >= since]
     nodes = sorted((s for s in fresh if isinstance(s, NodeState)), key=lambda s: (s.node, s.cell))
     return sorted((s for s in fresh if isinstance(s, CellState)), key=lambda s: s.cell), nodes

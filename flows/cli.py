@@ -140,6 +140,11 @@ def show(text: str, end: str = "\n") -> None:
     sys.stdout.write(text + end)
 
 
+def printable(text: str) -> str:
+    """A text that others wrote in one line, without what would move a terminal's cursor."""
+    return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
+
+
 # -- arguments -----------------------------------------------------------------------------------------------------
 
 
@@ -161,6 +166,8 @@ def make_parser() -> argparse.ArgumentParser:
     _submit(commands)
     _cancel(commands)
     _status(commands)
+    _top(commands)
+    _ui(commands)
     _nodes(commands)
     _sql(commands)
     _search(commands)
@@ -333,6 +340,40 @@ def _status(commands: Any) -> None:
     )
     _logging_flags(status)
     _settings_flags(status, (*_KAFKA, "state", "lake", "group"))
+
+
+def _top(commands: Any) -> None:
+    top = commands.add_parser(
+        "top",
+        help="watch the cluster on this terminal",
+        description="Show the cluster, again and again, until `q` or Ctrl-C: its cells with their lanes and decisions "
+        "a second, throughput by topic, convergence by round, nodes, what waits, and the root's last alerts. While the "
+        "broker or the lake is away it says so, and goes on trying. Elsewhere than on a terminal it prints one view.",
+    )
+    top.add_argument(
+        "--every", type=_seconds, default=1.0, metavar="SECONDS", help="how often it looks at Kafka (default: 1)"
+    )
+    top.add_argument("--json", action="store_true", help="print one view as a JSON object")
+    _logging_flags(top)
+    _settings_flags(top, (*_KAFKA, "lake", "blobs", "group"))
+
+
+def _ui(commands: Any) -> None:
+    ui = commands.add_parser(
+        "ui",
+        help="show the cluster, and the rounds and branches of each task, in a browser",
+        description="Serve a page, until Ctrl-C, that only reads: cells and nodes, throughput over time, convergence "
+        "by round, affinities of nodes and topics, and any task with its rounds, answers and branches. Nobody is asked "
+        "who he is: on another address than 127.0.0.1, whoever reaches the port sees questions and answers.",
+    )
+    ui.add_argument(
+        "--listen",
+        default="127.0.0.1:8600",
+        metavar="HOST:PORT",
+        help="where; PORT alone is on 127.0.0.1, and 0 any that is free (default: 127.0.0.1:8600)",
+    )
+    _logging_flags(ui)
+    _settings_flags(ui, (*_KAFKA, "lake", "blobs", "group"))
 
 
 def _nodes(commands: Any) -> None:

@@ -183,12 +183,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Raises:
             RefusedError: it is something else.
         """
-        if not self.metrics:
-            return None
-        host, _, port = self.metrics.rpartition(":")
-        if not (port.isdecimal() and int(port) < 1 << 16):
-            raise RefusedError(f"{PREFIX}METRICS={self.metrics!r}: expected PORT or HOST:PORT, such as 0.0.0.0:9464")
-        return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
+        return address_of(f"{PREFIX}METRICS", self.metrics) if self.metrics else None
 
     @property
     def cell_share(self) -> tuple[int, int]:
@@ -241,6 +236,22 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Leave out what may hold a password."""
         shown = ", ".join(f"{f}={getattr(self, f)!r}" for f in self.__struct_fields__ if f not in _SECRET)
         return f"Settings({shown})"
+
+
+def address_of(setting: str, text: str) -> tuple[str, int]:
+    """Take an address apart, `HOST:PORT`, or `PORT` on 127.0.0.1: host and port.
+
+    Args:
+        setting: what gives it, for the message.
+        text: the address.
+
+    Raises:
+        RefusedError: it is something else.
+    """
+    host, _, port = text.rpartition(":")
+    if not (port.isdecimal() and int(port) < 1 << 16):
+        raise RefusedError(f"{setting}={text!r}: expected PORT or HOST:PORT, such as 0.0.0.0:9464")
+    return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
 
 
 def _property(text: str, place: str, cure: str = "") -> tuple[str, str]:

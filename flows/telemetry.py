@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
 from connectors.lane_ends import LaneEnds
-from connectors.status_server import Page, StatusServer
+from connectors.status_server import Page, Request, StatusServer
 from flows.metrics import Part, Scrape
 from flows.settings import Settings
 
@@ -59,8 +59,8 @@ class Telemetry:
         ProcessCollector(registry=registry)
         registry.register(Scrape(status.parts))
 
-        def metrics(accept: str) -> Page:
-            encode, content_type = choose_encoder(accept)
+        def metrics(request: Request) -> Page:
+            encode, content_type = choose_encoder(request.accept)
             return Page(encode(registry), content_type=content_type)
 
         pages = {"/metrics": metrics, "/healthz": _probe(status.ails), "/readyz": _probe(status.lacks)}
@@ -85,8 +85,8 @@ class Telemetry:
             self._status.ends.close()
 
 
-def _probe(why_not: Callable[[], str]) -> Callable[[str], Page]:
-    def page(_accept: str) -> Page:
+def _probe(why_not: Callable[[], str]) -> Callable[[Request], Page]:
+    def page(_request: Request) -> Page:
         reason = why_not()
         return Page(f"{reason}\n".encode(), HTTPStatus.SERVICE_UNAVAILABLE) if reason else Page(b"ok\n")
 

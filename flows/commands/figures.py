@@ -57,6 +57,8 @@ class KafkaFigures(Struct, frozen=True):
     inputs: dict[str, InputFigures]
     log_entries: int
     """Decisions on the log, all lanes together; started marks and decisions that came second count too."""
+    waiting_by_lane: tuple[int, ...]
+    """Messages of each lane without a committed decision, all inputs together."""
 
     @property
     def waiting(self) -> int:
@@ -98,11 +100,13 @@ class KafkaLook:
             brokers = self._config["bootstrap.servers"]
             raise TryAgainError(f"{brokers} does not answer: {error.args[0].str()}") from None
         inputs = {}
+        by_lane = [0] * lanes
         for name in INPUTS:
-            end = sum(ends[name, lane] for lane in range(lanes))
-            decided = sum(max(low.get((name, lane), 0), begins[name, lane]) for lane in range(lanes))
-            inputs[name] = InputFigures(end, decided, end - decided)
-        return KafkaFigures(lanes, inputs, sum(ends[RESULTS, lane] for lane in range(lanes)))
+            decided = [max(low.get((name, lane), 0), begins[name, lane]) for lane in range(lanes)]
+            waiting = [ends[name, lane] - decided[lane] for lane in range(lanes)]
+            inputs[name] = InputFigures(sum(decided) + sum(waiting), sum(decided), sum(waiting))
+            by_lane = [so_far + more for so_far, more in zip(by_lane, waiting, strict=True)]
+        return KafkaFigures(lanes, inputs, sum(ends[RESULTS, lane] for lane in range(lanes)), tuple(by_lane))
 
     def _offsets(self, places: list[TopicPartition], which: OffsetSpec) -> dict[tuple[str, int], int]:
         asked = self._client.list_offsets(

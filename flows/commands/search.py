@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 
 import one_lake
-from flows.cli import OK, say, settings_of, show
+from flows.cli import OK, printable, say, settings_of, show
 from flows.commands.progress import bars
 from one_lake.as_of import moment
 from one_lake.search import SearchIndex, When
@@ -25,7 +25,8 @@ def main(options: argparse.Namespace) -> int:
         show(msgspec.json.format(msgspec.json.encode(hits)).decode())
         return OK
     for hit in hits:
-        show(f"{hit.topic} {hit.logical_id}  ({hit.score:.2f})\n  {_line(hit.question)}\n  -> {_line(hit.answer)}")
+        show(f"{hit.topic} {hit.logical_id}  ({hit.score:.2f})")
+        show(f"  {printable(hit.question)}\n  -> {printable(hit.answer)}")
     if not hits:
         say("nothing found")
     return OK
@@ -37,8 +38,3 @@ def _when(lake_dir: Path, as_of: str | None) -> When:
     with one_lake.connect(lake_dir, as_of=as_of) as then:
         rows = then.execute("SELECT cluster, lane, decision_offset FROM stored.superseded").fetchall()
     return When(bounds=bounds, superseded=rows)
-
-
-def _line(text: str) -> str:
-    """In one line, without what would move a terminal's cursor."""
-    return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))

@@ -24,6 +24,8 @@ COMMANDS = (
     "submit",
     "cancel",
     "status",
+    "top",
+    "ui",
     "nodes",
     "sql",
     "search",

@@ -14,7 +14,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from connectors.kafka import CheckedProducer, client_config
-from connectors.status_server import Page, StatusServer
+from connectors.status_server import Page, Request, StatusServer
 from connectors.topics import TASKS, ensure_topics
 from flows.cell import Cell
 from flows.cell_status import STALLED_AFTER_S, STARTS_WITHIN_S, CellStatus
@@ -186,10 +186,10 @@ def test_topics_are_bounded() -> None:
 def test_a_page_that_cannot_be_made_is_told_as_such() -> None:
     """And the next one is served."""
 
-    def broken(_accept: str) -> Page:
+    def broken(_request: Request) -> Page:
         raise KeyError("gone")
 
-    server = StatusServer("127.0.0.1", 0, {"/broken": broken, "/good": lambda _accept: Page(b"ok\n")}).start()
+    server = StatusServer("127.0.0.1", 0, {"/broken": broken, "/good": lambda _request: Page(b"ok\n")}).start()
     scraped = Scraped(int(server.url.rpartition(":")[2]))
     try:
         assert scraped.get("/broken") == (500, "the log says why\n")
