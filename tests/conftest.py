@@ -1,7 +1,7 @@
 """Brokers and turns for the tests.
 
 A test that takes a broker is marked `kafka`, and `make test-kafka` runs it on Apache Kafka. One that is marked `apache`
-runs only there: elsewhere it is deselected.
+runs only there, and one that is marked `embedded` does not: which broker it is makes no difference to it.
 """
 
 import os
@@ -25,9 +25,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if BROKER_FIXTURES & set(getattr(item, "fixturenames", ())) or item.get_closest_marker("apache"):
             item.add_marker(pytest.mark.kafka)
-    if os.environ.get("AUREON_TEST_KAFKA") != "apache":
-        config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker("apache")])
-        items[:] = [i for i in items if not i.get_closest_marker("apache")]
+    other = "embedded" if os.environ.get("AUREON_TEST_KAFKA") == "apache" else "apache"
+    config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker(other)])
+    items[:] = [i for i in items if not i.get_closest_marker(other)]
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -149,7 +149,13 @@ def dies(server: OpenAIServer) -> None:
 @pytest.mark.chaos
 @pytest.mark.alone
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("fault", [goes_slow, is_limited, fails, hangs_up, talks_garbage, hangs, dies])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *(pytest.param(f, marks=pytest.mark.embedded) for f in (goes_slow, is_limited, fails, hangs_up, talks_garbage)),
+        *(hangs, dies),
+    ],
+)
 def test_a_node_that_fails_loses_no_task_and_costs_the_healthy_ones_little(
     fault: Callable[[OpenAIServer], None], own_broker: Broker, tmp_path: Path, figures: Callable[[str], None]
 ) -> None:

@@ -17,6 +17,7 @@ from tests.aureon_command import aureon
 from tests.brokers import Broker
 from tests.flows.refine_parts import PROGRAMS
 
+pytestmark = pytest.mark.embedded
 NODES = "tests.flows.refine_parts:coding_nodes"
 CODE = PayloadView(prompt="double", answer_kind=AnswerKind.CODE, verifier="tests", tests="assert double(2) == 4")
 SHORT, LONG, WRONG = "def double(x): return 2*x", "def double(x):\n    return x + x", "def double(x): return x"

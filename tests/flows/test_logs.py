@@ -16,6 +16,7 @@ from schemas.decision import Decision, DecisionKind
 from tests.aureon_command import aureon
 from tests.brokers import Broker
 
+pytestmark = pytest.mark.embedded
 SECRET = "the-answer-of-a-model"  # noqa: S105 - nobody's password
 
 

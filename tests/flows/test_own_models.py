@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 import one_lake
@@ -14,6 +15,7 @@ from tests.aureon_command import aureon, running, said, until
 from tests.brokers import Broker
 from tests.openai_server import OpenAIServer, Question, error
 
+pytestmark = pytest.mark.embedded
 KEY = "sk-Zq8vNw3TfYb61LxKdRm50PcJ"
 NODE = """
 [[node]]
