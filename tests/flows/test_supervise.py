@@ -176,8 +176,8 @@ def test_a_node_that_lies_is_kept_out_and_comes_back_when_it_does_not(own_broker
         assert cell["decided"] >= cluster.sent
         cluster.root.terminate()
         assert cluster.root.wait(20) == 0
-    told = "SELECT state FROM supervision WHERE kind = 'alert' AND subject = 'c' ORDER BY number"
-    alerts = [state for (state,) in sql(tmp_path, told)]
+    of_c = "SELECT state FROM supervision WHERE kind = 'alert' AND subject = 'c' ORDER BY number"
+    alerts = [state for (state,) in sql(tmp_path, of_c)]
     # one that was raised just before the kill is raised again
     assert list(dict.fromkeys(alerts)) == ["quarantined", "probation", "returned"]
     qualities = sql(tmp_path, "SELECT DISTINCT subject FROM supervision WHERE kind = 'affinity' ORDER BY 1")
