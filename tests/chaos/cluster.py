@@ -74,7 +74,10 @@ class Process:
             if not self._wanted or self._running is None or self._running.poll() is None:
                 return
             now = time.monotonic()
-            self._died_at = self._died_at or now
+            if self._died_at is None:
+                self._log.write(f"-- ended with {self._running.returncode} --\n".encode())
+                self._log.flush()
+                self._died_at = now
             if now >= max(self._died_at + AGAIN_AFTER_S, self._again_at):
                 self._begin()
 
@@ -248,7 +251,7 @@ class Cluster:
         return {
             "LD_PRELOAD": str(library),
             "FAKETIME_TIMESTAMP_FILE": str(self.clock),
-            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_CACHE_DURATION": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         }
 
