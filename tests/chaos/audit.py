@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 import one_lake
 from connectors.kafka import client_config
@@ -66,12 +66,12 @@ class LogFollower:
                 "auto.offset.reset": "error",
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
+                "fetch.wait.max.ms": 10,
             }
         )
         places = [(t, lane) for lane in range(lanes) for t in (*INPUTS, RESULTS)]
-        starts = {place: self._end_of(place) if from_now else 0 for place in places}
-        self._consumer.assign([TopicPartition(*place, start) for place, start in starts.items()])
-        self.log_starts = {lane: starts[RESULTS, lane] for lane in range(lanes)}
+        self._positions = {place: self._end_of(place) if from_now else 0 for place in places}
+        self.log_starts = {lane: self._positions[RESULTS, lane] for lane in range(lanes)}
         """The first entry of each lane's log that is looked at."""
         self.messages: dict[Name, bytes] = {}
         self.winners: dict[Name, tuple[int, Decision]] = {}
@@ -82,26 +82,36 @@ class LogFollower:
         _, end = self._consumer.get_watermark_offsets(TopicPartition(*place), timeout=30)
         return end
 
-    def poll(self, wait_s: float = 0.1) -> None:
-        """Take in what has come."""
+    def poll(self) -> None:
+        """Read all to its end, or for some seconds where that does not come.
+
+        Between two calls nothing is fetched: the embedded broker would keep a core busy, and this process another one,
+        with telling that there is nothing.
+        """
+        self._consumer.assign([TopicPartition(*place, position) for place, position in self._positions.items()])
         deadline = time.monotonic() + 5
-        while time.monotonic() < deadline:
-            got = self._consumer.consume(2000, wait_s)
-            if not got:
-                return
-            for message in got:
-                if message.error() is not None:
-                    continue  # the end of a partition
-                kafka_topic = str(message.topic())
-                lane, offset = int(message.partition() or 0), int(message.offset() or 0)
-                if kafka_topic == RESULTS:
-                    decision = read_decision(message.value() or b"")
-                    if decision.kind is not DecisionKind.STARTED:
-                        name = (lane, decision.kafka_topic, decision.offset)
-                        self.winners.setdefault(name, (offset, decision))
-                        self.seen_at.setdefault(name, time.time())
-                else:
-                    self.messages[lane, kafka_topic, offset] = message.value() or b""
+        unread = set(self._positions)
+        while unread and time.monotonic() < deadline:
+            for message in self._consumer.consume(2000, 0.02):
+                place = str(message.topic()), int(message.partition() or 0)
+                error = message.error()
+                if error is None:
+                    unread.add(place)
+                    self._take(*place, int(message.offset() or 0), message.value() or b"")
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    unread.discard(place)
+        self._consumer.unassign()
+
+    def _take(self, kafka_topic: str, lane: int, offset: int, value: bytes) -> None:
+        self._positions[kafka_topic, lane] = offset + 1
+        if kafka_topic != RESULTS:
+            self.messages[lane, kafka_topic, offset] = value
+            return
+        decision = read_decision(value)
+        if decision.kind is not DecisionKind.STARTED:
+            name = (lane, decision.kafka_topic, decision.offset)
+            self.winners.setdefault(name, (offset, decision))
+            self.seen_at.setdefault(name, time.time())
 
     def close(self) -> None:
         """Let go."""

@@ -105,7 +105,7 @@ class Process:
         try:
             return running.wait(limit_s)
         except subprocess.TimeoutExpired:
-            running.kill()
+            running.send_signal(signal.SIGABRT)  # which `faulthandler` answers with the stacks of all threads
             return running.wait()
         finally:
             self._log.close()

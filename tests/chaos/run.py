@@ -23,6 +23,8 @@ from tests.chaos.timeline import Happened, Timeline
 WARM_UP_S = 15.0
 SETTLE_LIMIT_S = 300.0
 HISTORY_LIMIT_S = 1800.0
+LISTEN_EVERY_S = 0.05
+"""To Kafka."""
 LOOK_EVERY_S = 10.0
 """At the lake."""
 
@@ -200,9 +202,9 @@ class Watch:
 
     def _run(self) -> None:
         looked = 0.0
-        while not self._over.wait(0.01):  # whoever waits for the lock has its turn
+        while not self._over.wait(LISTEN_EVERY_S):
             with self._lock, contextlib.suppress(Exception):
-                self.follower.poll(0.05)
+                self.follower.poll()
                 self._tell()
             if time.monotonic() - looked > LOOK_EVERY_S:
                 looked = time.monotonic()
