@@ -49,6 +49,7 @@ from flows.branched import BranchedContents
 from flows.branching import Branching, make_planner
 from flows.budget import Budgets
 from flows.calls import CallRunner, RetryPolicy, RunnerParts
+from flows.clock import ClockGuard
 from flows.cut import Cut, joined, pieces_of
 from flows.lane import Owner, Sealer, id_key
 from flows.lane_source import LanePartition, LaneParts
@@ -127,6 +128,7 @@ class Cell:
         self._router: Router | None = None
         self._learning: Learning | None = None
         self._beat: Beat | None = None
+        self._clock: ClockGuard | None = None
         self.decided = 0
         """Decisions that this process has read back."""
         self.tallies: dict[int, DecisionTally] = {}
@@ -196,6 +198,7 @@ class Cell:
             connected = self.connect()
             if self._beat is None:
                 self._beat = Beat(self._state, connected.heartbeats.publish).start()
+                self._clock = ClockGuard().start()
             return connected.ownership
 
     def _state(self) -> CellState:
@@ -419,10 +422,13 @@ class Cell:
     def close(self) -> None:
         """Let go of everything."""
         with self._lock, contextlib.ExitStack() as parts:  # one that cannot be closed keeps none of the others open
-            for part in (self.traces, self.rules, self._connected, self._learning, self._runner, self._beat):
+            for part in (
+                *(self.traces, self.rules, self._connected, self._learning, self._runner, self._beat, self._clock),
+            ):
                 if part is not None:
                     parts.callback(part.close)
-            self._runner = self._router = self._learning = self._connected = self._beat = self.traces = None
+            self._runner = self._router = self._learning = self._connected = None
+            self._beat = self._clock = self.traces = None
 
 
 class _Connected:

@@ -36,6 +36,7 @@ from connectors.lane_reader import LaneReader, Watermarks
 from connectors.topics import DIRECTIVES, HEARTBEATS, RESULTS, Topics, ensure_topics
 from flows import logs
 from flows.cell import brokers_of, lanes_asked
+from flows.clock import ClockGuard
 from flows.root import Root, Told
 from flows.settings import Settings, read_settings
 from flows.stopping import Stopping
@@ -386,6 +387,7 @@ class RootParts:
 
     def root(self, state: bytes | None) -> RootLogic:
         """The root as it was, or as the orders that stand tell."""
+        self._clock = ClockGuard().start()
         self.root_now = Root(state) if state is not None else Root(standing=self._standing())
         return RootLogic(self.root_now)
 
@@ -406,7 +408,7 @@ class RootParts:
 
     def close(self) -> None:
         """Let go of Kafka."""
-        for name in ("_watermarks", "producer"):
+        for name in ("_clock", "_watermarks", "producer"):
             if name in vars(self):
                 getattr(self, name).close()
 

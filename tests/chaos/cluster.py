@@ -251,8 +251,9 @@ class Cluster:
         return {
             "LD_PRELOAD": str(library),
             "FAKETIME_TIMESTAMP_FILE": str(self.clock),
-            "FAKETIME_CACHE_DURATION": "1",
+            "FAKETIME_NO_CACHE": "1",  # whose age would be told by the false clock
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "FAKETIME_FORCE_MONOTONIC_FIX": "0",  # it makes every change of the interpreter's threads take long
         }
 
     def _namespace(self, ports: list[int], environment: Mapping[str, str]) -> list[str]:
