@@ -16,9 +16,6 @@ def test_nothing_is_lost_whatever_fails(tmp_path: Path, figures: Callable[[str],
     """One fault of every kind that can be had here, in the order of a seed."""
     result = run(tmp_path / "cluster", "embedded", SEED, each=1, more=0, rate=12.0)
     figures(result.table())
-    assert not result.audit.faults(), result.table()
-    assert not result.vanished, result.table()
-    # the second one's clock is that of a library, under which it does not always end
-    assert (result.codes[0], result.codes[2]) == (0, 0), result.table()
+    assert result.is_clean, result.table()
     assert len(result.timeline.faults) >= 11
     assert result.audit.poison == 1
