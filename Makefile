@@ -25,8 +25,9 @@ help: ## what there is
 run: $(STAMP) ## the demo: a broker, a cell, nodes and tasks, on this machine
 	@$(VENV)/bin/aureon demo
 
-# Most tests wait for something, so two at a time take half as long; each process has a broker of its own.
-PYTEST := $(PYTHON_IN_VENV) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+# Most tests wait for something, so there is one process more than processors; each has a broker of its own.
+PYTEST := $(PYTHON_IN_VENV) -m pytest --numprocesses $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --maxprocesses 4 \
+	--dist worksteal
 
 test: $(STAMP) ## all tests, on the embedded broker; ARGS="-k name" for some
 	@$(PYTEST) $(ARGS)
