@@ -50,7 +50,7 @@ class QualityGate:
     """
 
     def __init__(self, configurations: Sequence[Configuration]) -> None:
-        self._command = [sys.executable, "-m", "one_lake.gate_child", json.dumps(list(configurations))]
+        self._command = [sys.executable, "-m", "one_lake.gate_process", json.dumps(list(configurations))]
         self._is_ready = False
         self._is_closed = False
         self._process = self._start()

@@ -1,15 +1,13 @@
-"""The quality gate's own process: Great Expectations over batches of records, from standard input.
+"""What the quality gate's own process does: Great Expectations over batches of records, from standard input.
 
 In: the length of a batch (8 bytes, little endian), then the batch as a stream of Arrow's IPC. Out: a line of JSON a
 batch, `one_lake.gate.Judged`; the first line says that it is ready. It ends when its input does.
 """
 
-import contextlib
 import gc
 import json
 import os
 import sys
-import warnings
 from collections.abc import Iterable
 from typing import Any, BinaryIO
 
@@ -123,7 +121,7 @@ def _told(result: Any) -> str:
     return f"got {result.get('observed_value')!r}"[:_MAX_TOLD]
 
 
-def main(read: BinaryIO, write: BinaryIO) -> None:
+def serve(read: BinaryIO, write: BinaryIO) -> None:
     """Serve until the input ends."""
 
     def tell(line: bytes) -> None:
@@ -142,11 +140,3 @@ def main(read: BinaryIO, write: BinaryIO) -> None:
         with pa.ipc.open_stream(read.read(int.from_bytes(size, "little"))) as stream:
             batch = pa.Table.from_batches(list(stream)).combine_chunks().to_batches()[0]
         tell(msgspec.json.encode(judge.judge(batch)))
-
-
-if __name__ == "__main__":
-    warnings.simplefilter("ignore")
-    out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints is no answer
-    with contextlib.suppress(BrokenPipeError):  # whoever asked is gone
-        main(sys.stdin.buffer, out)

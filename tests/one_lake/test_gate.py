@@ -3,6 +3,7 @@
 import json
 import logging
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -224,6 +225,20 @@ def test_a_gate_that_is_killed_is_started_again(gate: QualityGate) -> None:
     gate.judge(batch)
     gate._process.kill()
     assert [each.row for each in gate.judge(batch).refused] == [0]
+
+
+def test_the_process_of_a_gate_ends_with_its_input_while_it_still_imports() -> None:
+    """A killed cell leaves none behind that keeps a core busy for its next life."""
+    gate = QualityGate(suite())
+    process = gate._process
+    time.sleep(0.5)
+    assert process.poll() is None
+    assert process.stdin is not None
+    process.stdin.close()
+    began = time.monotonic()
+    assert process.wait(30) == 0
+    assert time.monotonic() - began < 2.0  # an import of Great Expectations takes longer
+    gate.close()
 
 
 def test_a_suite_of_ones_own_is_added(tmp_path: Path) -> None:
