@@ -115,8 +115,11 @@ def _again(settings: Settings, name: str, there: Run | None, options: argparse.N
 
 @contextlib.contextmanager
 def _terminating() -> Iterator[None]:
-    """SIGTERM ends it as Ctrl-C does; it goes on where it was when it is run again."""
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    """SIGTERM ends it as Ctrl-C does; it goes on where it was when it is run again.
+
+    Ctrl-C itself is ignored in what a script has put into the background.
+    """
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:
