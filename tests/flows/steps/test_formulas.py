@@ -152,11 +152,12 @@ def test_few_proofs_are_asked_for() -> None:
 )
 def test_a_hostile_expression_takes_no_time(text: str) -> None:
     """It is the same as itself, and as nothing else."""
-    started = time.perf_counter()
+    same_formula("1", "1 + x")  # whatever it imports at first
+    started = time.process_time()
     assert same_formula(text, text)
     assert not same_formula(text, "31337")
     assert not same_formula(text, text + " + 31337")
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5
 
 
 _formulas = st.recursive(
