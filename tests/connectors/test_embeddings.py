@@ -82,7 +82,7 @@ def test_long_texts_take_no_time() -> None:
     alike = Alike(0.9)
     words = " ".join(f"w{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(400))
     alike("a b", "c d")
-    started = time.perf_counter()
+    started = time.process_time()
     alike(words, words.replace("w", "v"))
     alike("x" * 1_000_000, "y" * 1_000_000)
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0

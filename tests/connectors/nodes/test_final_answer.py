@@ -161,7 +161,7 @@ def test_an_answer_stands_in_its_text(kind: str, text: str) -> None:
 )
 def test_a_long_text_takes_no_time(piece: str) -> None:
     """A model that has run wild, or means harm."""
-    started = time.perf_counter()
+    started = time.process_time()
     for kind in (*MARKED, "text"):
         final_answer(kind, piece * 100_000)
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0

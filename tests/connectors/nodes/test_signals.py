@@ -85,6 +85,6 @@ def test_any_text_is_looked_at(text: str) -> None:
 def test_a_long_text_takes_little_time(piece: str) -> None:
     """A megabyte of whatever is slowest."""
     text = piece * (1_000_000 // len(piece))
-    began = time.perf_counter()
+    began = time.process_time()
     signals_of("number", text)
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5

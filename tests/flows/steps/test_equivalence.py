@@ -187,9 +187,9 @@ def test_a_proof_is_asked_for_where_values_do_not_tell() -> None:
 def test_a_megabyte_takes_no_time(kind: AnswerKind, piece: str) -> None:
     """It is the same as itself, with other white space too."""
     text = piece * (1_000_000 // len(piece))
-    started = time.perf_counter()
+    started = time.process_time()
     assert group(kind, [text, f"{text} ", "31337"]) == ([0, 0, 1] if canonical(kind, text) else [0, 1, 2])
-    assert time.perf_counter() - started < 3.0
+    assert time.process_time() - started < 3.0
 
 
 @settings(deadline=None)

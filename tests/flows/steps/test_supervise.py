@@ -54,9 +54,9 @@ def test_what_is_planted_goes_other_rounds_and_then_to_the_dead_letters(planted:
     text, policy = PLANTED[planted], Eager() if eager else None
     asked, decision = message(payload=question()), None
     for index in range(3):
-        begun = time.perf_counter()
+        begun = time.process_time()
         decision = decide(asked, said("a", text), said("b", text), said("c", text), policy=policy)
-        assert time.perf_counter() - begun < 1.0
+        assert time.process_time() - begun < 1.0
         assert decision.result is not None
         assert decision.result.score == 0.0
         assert decision.result.findings[0].action == "reject"

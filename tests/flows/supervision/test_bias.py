@@ -60,6 +60,6 @@ def test_facts_parts_of_a_group_and_talk_about_prejudice_pass(answer: str) -> No
 @pytest.mark.parametrize("piece", ["women are ", "old people are too ", "women tend to be naturally ", "women, "])
 def test_a_text_that_is_made_to_take_long_does_not(piece: str) -> None:
     """A hundred thousand characters of almost a prejudice."""
-    begun = time.perf_counter()
+    begun = time.process_time()
     Bias().examine(case(piece * (100_000 // len(piece))))
-    assert time.perf_counter() - begun < 1.0
+    assert time.process_time() - begun < 1.0

@@ -41,9 +41,9 @@ def test_an_empty_answer_is_rejected_and_a_short_one_is_not() -> None:
 def test_a_megabyte_is_rejected_and_a_long_text_is_not() -> None:
     """At once; and its evidence is short."""
     policy, megabyte = RunawayLength(), "x" * (1 << 20)
-    begun = time.perf_counter()
+    begun = time.process_time()
     found = policy.examine(case(megabyte))
-    assert time.perf_counter() - begun < 0.01
+    assert time.process_time() - begun < 0.01
     assert found is not None
     assert (found.action, found.reason[:34]) == ("reject", "runaway length: 1,048,576 characte")
     assert len(found.evidence) <= 200

@@ -78,6 +78,6 @@ def test_what_only_looks_like_one_is_not(answer: str) -> None:
 )
 def test_a_text_that_is_made_to_take_long_does_not(piece: str) -> None:
     """A hundred thousand characters of almost an instruction."""
-    begun = time.perf_counter()
+    begun = time.process_time()
     Injection().examine(case(piece * (100_000 // len(piece))))
-    assert time.perf_counter() - begun < 1.0
+    assert time.process_time() - begun < 1.0

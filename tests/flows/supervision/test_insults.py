@@ -78,14 +78,14 @@ def test_a_text_that_is_made_to_take_long_does_not(piece: str) -> None:
     if piece == "all of the list":
         piece = " ".join(sorted(_vocabulary((), ()).directed)) + " "
     text = (piece * (100_000 // len(piece) + 1))[:100_000]
-    begun = time.perf_counter()
+    begun = time.process_time()
     Insults().examine(case(text))
-    assert time.perf_counter() - begun < 1.0
+    assert time.process_time() - begun < 1.0
 
 
 def test_thousands_of_disguised_words_take_no_longer() -> None:
     """Each of them is another one."""
     text = " ".join(f"xm0r0n{i}" for i in range(12_000))
-    begun = time.perf_counter()
+    begun = time.process_time()
     assert Insults().examine(case(text)) is None
-    assert time.perf_counter() - begun < 1.0
+    assert time.process_time() - begun < 1.0

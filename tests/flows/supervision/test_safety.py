@@ -73,6 +73,6 @@ def test_a_classifier_that_is_not_there_is_refused_at_once() -> None:
 @pytest.mark.parametrize("piece", ["4111 ", "4 ", "sk-", "eyJa.eyJ", "-----BEGIN A ", "4111-1111-"])
 def test_a_text_that_is_made_to_take_long_does_not(piece: str) -> None:
     """A hundred thousand characters of almost a secret."""
-    begun = time.perf_counter()
+    begun = time.process_time()
     Safety().examine(case(piece * (100_000 // len(piece))))
-    assert time.perf_counter() - begun < 1.0
+    assert time.process_time() - begun < 1.0
