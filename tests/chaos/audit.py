@@ -10,7 +10,7 @@ import msgspec
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 import one_lake
-from connectors.kafka import client_config
+from connectors.kafka import client_config, watermarks_of
 from connectors.topics import RESULTS
 from flows.cell import INPUTS
 from one_lake import tables
@@ -79,8 +79,7 @@ class LogFollower:
         """When each was seen here, in seconds since the epoch: the clock of whoever decided may be off."""
 
     def _end_of(self, place: tuple[str, int]) -> int:
-        _, end = self._consumer.get_watermark_offsets(TopicPartition(*place), timeout=30)
-        return end
+        return watermarks_of(self._consumer, *place, 30.0)[1]
 
     def poll(self) -> None:
         """Read all to its end, or for some seconds where that does not come.

@@ -195,10 +195,10 @@ class Cluster:
 
     def lanes_of(self, cell: Process) -> tuple[int, ...]:
         """Which lanes a cell has, as it said last; without an answer none."""
-        name = (self.home / f"state-{self.cells.index(cell) + 1}" / "cell.name").read_text().strip()
         try:
+            name = (self.home / f"state-{self.cells.index(cell) + 1}" / "cell.name").read_text().strip()
             cells, _ = latest_states(client_config(self.broker.brokers), time.time() - HEARD_WITHIN_S)
-        except TryAgainError:
+        except (FileNotFoundError, TryAgainError):  # it starts, or the broker does not answer
             return ()
         return next((state.lanes for state in cells if state.cell == name), ())
 
