@@ -422,9 +422,8 @@ class Cell:
     def close(self) -> None:
         """Let go of everything."""
         with self._lock, contextlib.ExitStack() as parts:  # one that cannot be closed keeps none of the others open
-            for part in (
-                *(self.traces, self.rules, self._connected, self._learning, self._runner, self._beat, self._clock),
-            ):
+            beside = self._beat, self._clock
+            for part in (self.traces, self.rules, self._connected, self._learning, self._runner, *beside):
                 if part is not None:
                     parts.callback(part.close)
             self._runner = self._router = self._learning = self._connected = None

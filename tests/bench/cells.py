@@ -17,15 +17,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-import msgspec
 from confluent_kafka import Consumer, TopicPartition
 
-from connectors.kafka import CheckedProducer, client_config
-from connectors.topics import RESULTS, TASKS, ensure_topics
-from schemas.ids import home_lane
+from connectors.kafka import client_config
+from connectors.topics import RESULTS, ensure_topics
 from tests.apache_kafka import ApacheKafka
 from tests.bench.__main__ import ROOT
 from tests.bench.http import NODES, served
+from tests.chaos.load import send_many
 
 CELLS = (1, 3)
 LANES = 6
@@ -34,17 +33,6 @@ CALL_S = 1.0
 MEASURED_S = 30.0
 WARM_UP_S = 10.0
 START_LIMIT_S = 60.0
-
-
-def send_backlog(brokers: str, count: int) -> None:
-    """Send tasks of one call each, the same number to each lane."""
-    producer = CheckedProducer(client_config(brokers))
-    for number in range(count):
-        name = f"task-{number}"
-        task = {"topic": "bench", "logical_id": name, "payload": {"prompt": "?"}}
-        producer.send(TASKS, home_lane(name, LANES), [msgspec.json.encode(task)], [name.encode()])
-    producer.flush()
-    producer.close()
 
 
 @contextlib.contextmanager
@@ -78,7 +66,7 @@ def calls_a_second(cells: int, folder: Path) -> float:
         broker.start()
         try:
             ensure_topics(client_config(broker.brokers), LANES)
-            send_backlog(broker.brokers, int(cells * AT_A_TIME / CALL_S * (MEASURED_S + WARM_UP_S + 30)))
+            send_many(broker.brokers, LANES, "bench", int(cells * AT_A_TIME / CALL_S * (MEASURED_S + WARM_UP_S + 30)))
             environment = {
                 "AUREON_BROKERS": broker.brokers,
                 "AUREON_NODES": str(nodes),

@@ -20,9 +20,9 @@ from connectors.heartbeats import latest_states
 from connectors.kafka import client_config
 from connectors.topics import ensure_topics
 from schemas.errors import TryAgainError
-from tests.apache_kafka import ApacheKafka
+from tests.apache_kafka import ApacheKafka, free_ports
 from tests.brokers import Broker, Embedded
-from tests.chaos.cells import ROOT, free_ports
+from tests.chaos.cells import ROOT
 from tests.chaos.models import URL, Orders
 
 CELLS = 3

@@ -11,15 +11,14 @@ from connectors.kafka import CheckedProducer, client_config
 from connectors.topics import TASKS
 from schemas.errors import OutcomeUnknownError
 from schemas.ids import home_lane
-from tests.chaos.models import HISTORY
 
 TOPICS = 5
 TICK_S = 0.05
 CHUNK = 500
 
 
-def send_history(brokers: str, lanes: int, count: int) -> None:
-    """Send tasks that are answered at once, so that a cluster has finished tasks behind it.
+def send_many(brokers: str, lanes: int, topic: str, count: int) -> None:
+    """Send so many tasks of a topic, each to its lane.
 
     Raises:
         OutcomeUnknownError: the broker was away.
@@ -27,10 +26,10 @@ def send_history(brokers: str, lanes: int, count: int) -> None:
     producer = CheckedProducer(client_config(brokers), lambda: False, idempotent=False)
     by_lane: list[tuple[list[bytes], list[bytes]]] = [([], []) for _ in range(lanes)]
     for number in range(count):
-        name = f"{HISTORY}-{number}"
+        name = f"{topic}-{number}"
         lane = home_lane(name, lanes)
         values, keys = by_lane[lane]
-        values.append(msgspec.json.encode({"topic": HISTORY, "logical_id": name, "payload": {"prompt": "1+1"}}))
+        values.append(msgspec.json.encode({"topic": topic, "logical_id": name, "payload": {"prompt": "1+1"}}))
         keys.append(name.encode())
         if len(values) == CHUNK:
             producer.send(TASKS, lane, values, keys)

@@ -17,7 +17,8 @@ from one_lake import tables
 from tests.chaos.audit import Audit, LogFollower, PollingReader, audit, undecided
 from tests.chaos.cluster import LANES, Cluster, has_rights
 from tests.chaos.faults import last, possible, schedule
-from tests.chaos.load import Load, send_history
+from tests.chaos.load import Load, send_many
+from tests.chaos.models import HISTORY
 from tests.chaos.timeline import Happened, Timeline
 
 WARM_UP_S = 15.0
@@ -81,7 +82,6 @@ class Result(Struct):
                     f"{name}_pause_p50_s": _quantile(known, 0.5),
                     f"{name}_pause_longest_s": _quantile(known, 1.0) if None not in pauses else None,
                     f"{name}_others_worst_second": round(others[0], 2) if others else None,
-                    f"{name}_others_worst_seconds": [round(share, 2) for share in others],
                 }
         return found
 
@@ -197,7 +197,7 @@ class Watch:
         self._thread.join(30)
 
     def finish(self) -> None:
-        """Tell of all decisions when each was made, by the broker's clock."""
+        """Look at the lake once more, when all have written."""
         self.reader.look()
 
     def _run(self) -> None:
@@ -222,7 +222,7 @@ class Watch:
 def _finish(cluster: Cluster, count: int, tell: Callable[[str], None]) -> None:
     """Have tasks finished, and their records in the lake."""
     began = time.monotonic()
-    send_history(cluster.broker.brokers, LANES, count)
+    send_many(cluster.broker.brokers, LANES, HISTORY, count)
     tell(f"{count:,} tasks are to be finished first …")
     records = 0
     while records < count:

@@ -24,9 +24,10 @@ from flows.tally import MAX_TOPICS, OTHER, DecisionTally, Topics
 from schemas.decision import Decision, DecisionKind
 from schemas.errors import RefusedError
 from schemas.ids import home_lane
+from tests.apache_kafka import free_ports
 from tests.aureon_command import ROOT, environment, until
 from tests.brokers import Broker
-from tests.chaos.cells import CrashingCell, free_ports
+from tests.chaos.cells import CrashingCell
 from tests.flows.scraped import Scraped
 
 LANES = 2

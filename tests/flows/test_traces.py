@@ -19,9 +19,10 @@ from schemas.ids import home_lane
 from schemas.node import Answer
 from schemas.span import Span
 from schemas.task import Ancestor, Origin
+from tests.apache_kafka import free_ports
 from tests.aureon_command import until
 from tests.brokers import Broker
-from tests.chaos.cells import CrashingCell, free_ports
+from tests.chaos.cells import CrashingCell
 from tests.flows.refine_parts import BRANCHING
 from tests.flows.scraped import Scraped
 
