@@ -4,6 +4,7 @@ Times are microseconds since the epoch, UTC. What was added to a table later com
 rows from before; so a row is written as the same line of JSON whichever version of Aureon reads it.
 """
 
+import functools
 import types
 import typing
 from typing import Annotated, Any, Literal
@@ -264,6 +265,7 @@ def micros(seconds: float) -> int:
     return round(seconds * 1e6)
 
 
+@functools.cache
 def arrow_schema(struct: type[Struct]) -> pa.Schema:
     """Derive the Arrow schema of a table from its structure."""
     hints = typing.get_type_hints(struct, include_extras=True)
