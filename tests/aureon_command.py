@@ -87,7 +87,7 @@ def until(
             raise TimeoutError(f"{process.args!r} ended with {process.returncode}")
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {limit_s:g} s")
-        time.sleep(0.05)
+        time.sleep(0.01)
 
 
 def said(cwd: Path) -> str:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -12,6 +12,7 @@ from connectors.cut_commits import CutCommits
 from connectors.kafka import client_config
 from connectors.topics import RESULTS, ensure_topics
 from schemas.errors import TryAgainError
+from tests.aureon_command import until
 from tests.brokers import Broker
 
 FIRST, SECOND = TopicPartition(RESULTS, 0), TopicPartition(RESULTS, 1)
@@ -25,14 +26,6 @@ def commits_on(broker: Broker) -> Iterator[CutCommits]:
     commits.close()
 
 
-def wait_until(condition: Callable[[], object], limit_s: float = 30.0) -> None:
-    """Wait for something to become true, or fail."""
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
-
-
 def test_cut_comes_back_from_the_group_as_it_was_committed(own_broker: Broker) -> None:
     """Offset and text, for those that have one; also after the broker was started anew."""
     ensure_topics(client_config(own_broker.brokers), 2)
@@ -44,7 +37,7 @@ def test_cut_comes_back_from_the_group_as_it_was_committed(own_broker: Broker) -
         assert commits.committed_cut([FIRST, SECOND]) == {FIRST: (5, "old")}
 
         commits.keep(0, {FIRST: (7, long)})
-        wait_until(lambda: commits.committed_cut([FIRST]).get(FIRST) == (7, long))
+        until(lambda: commits.committed_cut([FIRST]).get(FIRST) == (7, long))
         own_broker.restart()
         assert commits.committed_cut([FIRST, SECOND], 30) == {FIRST: (7, long)}
 
@@ -70,7 +63,7 @@ def test_cut_that_is_too_long_is_left_out_and_logged(own_broker: Broker, caplog:
         with caplog.at_level(logging.WARNING):
             commits.keep(0, {FIRST: (5, "x" * 5000), SECOND: (6, "short")})
         assert "tasks.results[0]: no backup of this cut, 5000 bytes" in caplog.text
-        wait_until(lambda: commits.committed_cut([FIRST, SECOND]) == {SECOND: (6, "short")})
+        until(lambda: commits.committed_cut([FIRST, SECOND]) == {SECOND: (6, "short")})
 
 
 def test_commit_without_a_broker_does_no_harm(own_broker: Broker) -> None:
@@ -83,4 +76,4 @@ def test_commit_without_a_broker_does_no_harm(own_broker: Broker) -> None:
         with pytest.raises(TryAgainError, match="group aureon"):
             commits.committed_cut([FIRST], 1)
         own_broker.start()
-        wait_until(lambda: commits.committed_cut([FIRST], 10)[FIRST][0] == 6)
+        until(lambda: commits.committed_cut([FIRST], 10)[FIRST][0] == 6)

@@ -4,7 +4,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,6 +24,7 @@ from connectors.kafka import (
 from connectors.lane_reader import LaneReader, Watermarks
 from connectors.topics import RESULTS, TASKS, Topics, ensure_topics
 from schemas.errors import BadRecordError, LogMismatchError, OutcomeUnknownError, RefusedError, TryAgainError
+from tests.aureon_command import until
 from tests.brokers import Broker
 
 
@@ -51,14 +52,6 @@ def reading(broker: Broker, start: int = 0, **options: Any) -> Iterator[LaneRead
         reader.close()
 
 
-def wait_until(condition: Callable[[], object], limit_s: float = 30.0) -> None:
-    """Wait for something to become true, or fail."""
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.002)
-
-
 def take(reader: LaneReader, count: int, limit_s: float = 60.0) -> list[Message]:
     """Read until there are so many."""
     messages: list[Message] = []
@@ -67,7 +60,7 @@ def take(reader: LaneReader, count: int, limit_s: float = 60.0) -> list[Message]
         messages.extend(reader.poll(500))
         return len(messages) >= count
 
-    wait_until(enough, limit_s)
+    until(enough, limit_s)
     return messages
 
 
@@ -78,7 +71,7 @@ def fall_asleep(reader: LaneReader) -> None:
         assert reader.poll(10) == []
         return reader.asleep
 
-    wait_until(asleep)
+    until(asleep)
 
 
 def values(messages: list[Message]) -> list[bytes | None]:

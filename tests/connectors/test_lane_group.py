@@ -12,6 +12,7 @@ from connectors.kafka import client_config
 from connectors.lane_group import FixedLanes, LaneGroup
 from connectors.topics import RESULTS, ensure_topics
 from schemas.errors import RefusedError
+from tests.aureon_command import until
 from tests.brokers import Broker
 
 LANES = 6
@@ -35,14 +36,6 @@ def join(own_broker: Broker) -> Iterator[Join]:
         yield new
 
 
-def wait_until(condition: Callable[[], object], limit_s: float = 30.0) -> None:
-    """Wait for something to become true, or fail."""
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-
-
 def lanes_of(member: LaneGroup) -> set[int]:
     """Those that it has."""
     return {lane for lane in range(LANES) if member.tenure(lane)}
@@ -60,17 +53,17 @@ def leave_all(member: LaneGroup) -> set[int]:
 def test_a_lane_moves_once_whoever_had_it_has_left(join: Join) -> None:
     """The rest stays where it is, and goes on."""
     first = join("first")
-    wait_until(lambda: len(lanes_of(first)) == LANES)
+    until(lambda: len(lanes_of(first)) == LANES)
     tenures = {lane: first.tenure(lane) for lane in range(LANES)}
 
     second = join("second")
-    wait_until(lambda: any(first.is_leaving(lane) for lane in range(LANES)))
+    until(lambda: any(first.is_leaving(lane) for lane in range(LANES)))
     time.sleep(1.0)
     assert not lanes_of(second)
     assert len(lanes_of(first)) == LANES
 
     moved = leave_all(first)
-    wait_until(lambda: lanes_of(second) == moved)
+    until(lambda: lanes_of(second) == moved)
     assert len(moved) == LANES // 2
     assert {lane: first.tenure(lane) for lane in lanes_of(first)} == {
         lane: tenure for lane, tenure in tenures.items() if lane not in moved
@@ -81,13 +74,13 @@ def test_a_lane_moves_once_whoever_had_it_has_left(join: Join) -> None:
 def test_who_is_back_in_time_finds_its_lanes_and_nobody_else_notices(join: Join) -> None:
     """As after a restart: the group waits for a session timeout."""
     first, second = join("first"), join("second")
-    wait_until(lambda: leave_all(first) or leave_all(second) or len(lanes_of(first)) == len(lanes_of(second)) == 3)
-    wait_until(lambda: len(lanes_of(first)) == len(lanes_of(second)) == 3)
+    until(lambda: leave_all(first) or leave_all(second) or len(lanes_of(first)) == len(lanes_of(second)) == 3)
+    until(lambda: len(lanes_of(first)) == len(lanes_of(second)) == 3)
     had, tenures = lanes_of(second), {lane: first.tenure(lane) for lane in lanes_of(first)}
     second.close()
 
     again = join("second")
-    wait_until(lambda: lanes_of(again) == had, 5.0)
+    until(lambda: lanes_of(again) == had, 5.0)
     assert {lane: first.tenure(lane) for lane in lanes_of(first)} == tenures
 
 
@@ -95,10 +88,10 @@ def test_who_is_back_in_time_finds_its_lanes_and_nobody_else_notices(join: Join)
 def test_lanes_of_who_does_not_come_back_go_to_others(join: Join) -> None:
     """Once the session timeout is over."""
     first, second = join("first"), join("second")
-    wait_until(lambda: leave_all(first) or leave_all(second) or len(lanes_of(first)) == len(lanes_of(second)) == 3)
+    until(lambda: leave_all(first) or leave_all(second) or len(lanes_of(first)) == len(lanes_of(second)) == 3)
     second.close()
     closed = time.monotonic()
-    wait_until(lambda: len(lanes_of(first)) == LANES)
+    until(lambda: len(lanes_of(first)) == LANES)
     assert time.monotonic() - closed < lane_group.SESSION_S + 5.0
 
 
@@ -106,26 +99,26 @@ def test_lanes_of_who_does_not_come_back_go_to_others(join: Join) -> None:
 def test_who_is_cut_off_has_no_lanes_after_a_while(join: Join, own_broker: Broker) -> None:
     """It may not spend calls on them; when the broker is back, it has them again."""
     member = join("first")
-    wait_until(lambda: len(lanes_of(member)) == LANES)
+    until(lambda: len(lanes_of(member)) == LANES)
     own_broker.stop()
-    wait_until(lambda: not lanes_of(member), lane_group.SESSION_S + 5.0)
+    until(lambda: not lanes_of(member), lane_group.SESSION_S + 5.0)
     own_broker.start()
-    wait_until(lambda: len(lanes_of(member)) == LANES)
+    until(lambda: len(lanes_of(member)) == LANES)
 
 
 @pytest.mark.apache
 def test_who_stood_still_begins_anew(join: Join, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that was stopped does not know what has become of its lanes."""
     member = join("first")
-    wait_until(lambda: len(lanes_of(member)) == LANES)
+    until(lambda: len(lanes_of(member)) == LANES)
     before = {lane: member.tenure(lane) for lane in range(LANES)}
     assert member.is_sure
 
     still = threading.Event()
     monkeypatch.setattr(member, "_check_places", lambda: still.wait(lane_group.SESSION_S))
-    wait_until(lambda: not member.is_sure, lane_group.SESSION_S)
+    until(lambda: not member.is_sure, lane_group.SESSION_S)
     monkeypatch.undo()
-    wait_until(lambda: member.is_sure)
+    until(lambda: member.is_sure)
     assert all(member.tenure(lane) > before[lane] for lane in range(LANES))
 
 
@@ -133,11 +126,11 @@ def test_who_stood_still_begins_anew(join: Join, monkeypatch: pytest.MonkeyPatch
 def test_two_cells_with_one_state_folder_are_told_apart(join: Join) -> None:
     """Kafka goes on with the second one; the first one ends, and says what to do."""
     first = join("same")
-    wait_until(lambda: len(lanes_of(first)) == LANES)
+    until(lambda: len(lanes_of(first)) == LANES)
     second = join("same")
-    wait_until(lambda: len(lanes_of(second)) == LANES)
+    until(lambda: len(lanes_of(second)) == LANES)
     with pytest.raises(RefusedError, match=r"another process has joined as this cell, same: .* state folder"):
-        wait_until(lambda: not first.tenure(0) and False, 10.0)
+        until(lambda: not first.tenure(0) and False, 10.0)
 
 
 @pytest.mark.apache
@@ -150,7 +143,7 @@ def test_lanes_without_a_place_in_the_process_are_an_error(own_broker: Broker, m
     try:
         member.expect(0)
         with pytest.raises(RefusedError, match="AUREON_CELL=1/1"):
-            wait_until(lambda: not member.tenure(0) and False, 20.0)
+            until(lambda: not member.tenure(0) and False, 20.0)
     finally:
         member.close()
 
