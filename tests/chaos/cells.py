@@ -31,8 +31,8 @@ class CrashingCell:
         self.processes: list[subprocess.Popen[bytes]] = []
         self.log = (home / "cell.log").open("ab")
 
-    def start(self, shape: str) -> None:
-        """Start it as `w1`, `w2` or `two`."""
+    def start(self, shape: str, **variables: str) -> None:
+        """Start it as `w1`, `w2` or `two`, with variables for this life alone."""
         recovery = self.state / "recovery"
         if not recovery.exists():
             recovery.mkdir(parents=True)
@@ -44,7 +44,7 @@ class CrashingCell:
         elif shape == "two":
             addresses = ";".join(f"127.0.0.1:{port}" for port in free_ports(2))
             each = [["-i", str(i), "-a", addresses] for i in range(2)]
-        environment = {**self._environment, "AUREON_STATE": str(self.state)}
+        environment = {**self._environment, "AUREON_STATE": str(self.state), **variables}
         self.processes = [
             subprocess.Popen([*command, *more], cwd=ROOT, env=environment, stdout=self.log, stderr=self.log)
             for more in each

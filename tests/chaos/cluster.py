@@ -208,10 +208,9 @@ class Cluster:
 
     def fill_disk(self) -> None:
         """Leave the first cell's state folder no room."""
-        with (self.home / "state-1" / "ballast").open("wb") as file, contextlib.suppress(OSError):
+        with (self.home / "state-1" / "ballast").open("wb", buffering=0) as file, contextlib.suppress(OSError):
             while True:
                 file.write(b"\0" * (1 << 16))
-                file.flush()
 
     def free_disk(self) -> None:
         """Give it room again."""

@@ -70,7 +70,6 @@ class Result(Struct):
 
     def _kills(self) -> dict[str, Any]:
         """What killed cells did to their lanes, and to those of the others."""
-        self.timeline.judge_kills()
         found: dict[str, Any] = {}
         for kind, name in (("cell killed", "restarted"), ("cell gone", "gone")):
             hits = [f for f in self.timeline.faults if f.kind == kind and f.lanes]
@@ -87,7 +86,6 @@ class Result(Struct):
 
     def table(self) -> str:
         """By kind of fault, and what is wrong."""
-        self.timeline.recoveries()
         lines = [f"{'fault':<16} {'times':>5} {'recovery p50':>13} {'longest':>8} {'not back':>9}"]
         by_kind: dict[str, list[Happened]] = {}
         for fault in self.timeline.faults:
@@ -154,6 +152,7 @@ def run(
             calm = rng.uniform(*calm_s)
             left = (at_least_s - timeline.now) / max(1, len(plan) - number)
             time.sleep(max(calm, min(left - fault.lasts_s[1], 30.0)))
+            tell(f"{'':10}  {timeline.judge_one(number)}")
         tasks = load.stop()
         tell(f"{timeline.now:7.1f} s  {tasks} tasks were sent; until all are decided …")
         watch.until_settled(SETTLE_LIMIT_S)
@@ -161,6 +160,7 @@ def run(
         watch.close()
         undo.pop_all()
     watch.finish()
+    timeline.judge()
     found = audit(watch.follower, cluster.lake)
     calls, repeated = repeated_calls(cluster.answered, watch.follower)
     return Result(seed, tasks, found, watch.reader.vanished, repeated, calls, timeline, codes)

@@ -17,7 +17,7 @@ def told(gaps: dict[int, tuple[float, float]]) -> Happened:
             if not began <= at < ended:
                 timeline.note_decision(lane, timeline.began + at)
     timeline.faults = [Happened("cell killed", "cell-1", 20.0, 20.0, (0,)), Happened("root killed", "root", 32.0, 32.0)]
-    timeline.judge_kills()
+    timeline.judge()
     return timeline.faults[0]
 
 

@@ -34,6 +34,15 @@ class Happened(Struct):
     others: float | None = None
     """The worst second of all other lanes meanwhile, as a share of their median before."""
 
+    def __str__(self) -> str:
+        """What came of it."""
+        text = "not back" if self.recovery_s is None else f"back after {self.recovery_s:.1f} s"
+        if not self.lanes:
+            return text
+        pause = "not yet on again" if self.pause_s is None else f"on again after {self.pause_s:.1f} s"
+        others = "" if self.others is None else f"; worst second of the others {self.others:.2f}"
+        return f"{text}; its lanes {pause}{others}"
+
 
 class Timeline:
     """Collects, and tells."""
@@ -63,36 +72,41 @@ class Timeline:
         """So many messages have no decision now."""
         self.waiting[int(self.now)] = count
 
+    def judge(self) -> None:
+        """Say of every fault what came of it."""
+        for place in range(len(self.faults)):
+            self.judge_one(place)
+
+    def judge_one(self, place: int) -> Happened:
+        """Say of a fault how long recovery took; of a killed cell, how its lanes paused and what the others noticed."""
+        fault = self.faults[place]
+        until = self.faults[place + 1].began if place + 1 < len(self.faults) else max(self.decided, default=0)
+        before = [self.decided[s] for s in range(max(0, int(fault.began) - BEFORE_S), int(fault.began))]
+        usual = statistics.median(before) if before else 0.0
+        first = int(fault.ended)
+        back = next((s for s in range(first, max(int(until), first) + 1) if self.decided[s] >= BACK * usual), None)
+        fault.recovery_s = None if back is None else max(0.0, back - fault.ended)
+        if fault.lanes:
+            self._judge_kill(fault, until)
+        return fault
+
     def recoveries(self) -> list[float]:
         """How long it took after each fault, in seconds, until throughput was back, before the next one began."""
-        end = max(self.decided, default=0)
-        for place, fault in enumerate(self.faults):
-            before = [self.decided[s] for s in range(max(0, int(fault.began) - BEFORE_S), int(fault.began))]
-            usual = statistics.median(before) if before else 0.0
-            first = int(fault.ended)
-            until = int(self.faults[place + 1].began) if place + 1 < len(self.faults) else end
-            back = next((s for s in range(first, max(until, first) + 1) if self.decided[s] >= BACK * usual), None)
-            fault.recovery_s = None if back is None else max(0.0, back - fault.ended)
         return sorted(f.recovery_s for f in self.faults if f.recovery_s is not None)
 
-    def judge_kills(self) -> None:
-        """Say of each cell that was killed how long its lanes paused, and what the others noticed."""
-        for place, fault in enumerate(self.faults):
-            if not fault.lanes:
-                continue
-            last = self.faults[place + 1].began if place + 1 < len(self.faults) else max(self.decided, default=0)
-            pauses = [_pause(self.by_lane.get(lane, ()), fault.began) for lane in fault.lanes]
-            fault.pause_s = None if None in pauses else max(p for p in pauses if p is not None)
-            others = Counter(
-                math.floor(at - fault.began)
-                for lane, times in self.by_lane.items()
-                if lane not in fault.lanes
-                for at in times
-                if -BEFORE_S <= at - fault.began < last - fault.began
-            )
-            usual = statistics.median(others[s] for s in range(-BEFORE_S + 1, 0))
-            during = [others[s] for s in range(int(last - fault.began))]
-            fault.others = min(during) / usual if usual and during else None
+    def _judge_kill(self, fault: Happened, until: float) -> None:
+        pauses = [_pause(self.by_lane.get(lane, ()), fault.began) for lane in fault.lanes]
+        fault.pause_s = None if None in pauses else max(p for p in pauses if p is not None)
+        others = Counter(
+            math.floor(at - fault.began)
+            for lane, times in list(self.by_lane.items())
+            if lane not in fault.lanes
+            for at in times
+            if -BEFORE_S <= at - fault.began < until - fault.began
+        )
+        usual = statistics.median(others[s] for s in range(-BEFORE_S + 1, 0))
+        during = [others[s] for s in range(int(until - fault.began))]
+        fault.others = min(during) / usual if usual and during else None
 
     def longest_gap(self) -> float:
         """The longest time in which a lane had no decision, in seconds."""
@@ -107,8 +121,7 @@ class Timeline:
         faults = "".join(
             f'<rect x="{WIDTH * f.began / seconds:.1f}" y="0" height="{HEIGHT}" '
             f'width="{max(2.0, WIDTH * (f.ended - f.began) / seconds):.1f}" class="fault">'
-            f"<title>{escape(f.kind)}: {escape(f.whom)}, {f.began:.0f} s, "
-            f"{'not back' if f.recovery_s is None else f'back after {f.recovery_s:.1f} s'}</title></rect>"
+            f"<title>{escape(f.kind)}: {escape(f.whom)}, {f.began:.0f} s, {f}</title></rect>"
             for f in self.faults
         )
         decided = _line({s: self.decided[s] for s in range(seconds + 1)}, seconds)
