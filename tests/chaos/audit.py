@@ -254,37 +254,51 @@ def _cause(value: bytes) -> tuple[int, int, int] | None:
 
 
 class PollingReader:
-    """Looks at the lake again and again. What it saw once must stay, and unchanged: a hash tells of all of a row."""
+    """Looks at the lake again and again. What it saw once must stay, and unchanged: a hash tells of all of a row.
+
+    A look reads what is new, so it costs no more where millions of rows are behind it.
+    """
 
     def __init__(self, lake: Path) -> None:
         self._lake = lake
         self._db = session()
+        self._db.execute("SET threads = 1")  # whoever is looked at needs the others
+        self._files: dict[str, set[str]] = {name: set() for name in TABLES}
         for name in TABLES:
-            self._db.execute(f"CREATE TABLE {name} ({ROW}, hash VARCHAR)")
+            self._db.execute(f"CREATE TABLE {name} ({ROW}, hash VARCHAR, file VARCHAR)")
         self.looks = 0
         self.vanished = 0
 
-    def look(self) -> None:
-        """Take the newest snapshot of each table."""
+    def look(self, *, whole: bool = False) -> None:
+        """Take the newest snapshot of each table; of files that were there before only their names, or all again."""
         for name in TABLES:
             if tables.is_lake(self._lake):
-                self._look_at(name, tables.files(self._lake, name, tables.open_table(self._lake, name)))
+                files = set(tables.files(self._lake, name, tables.open_table(self._lake, name)))
+                self._look_at(name, files, self._files[name] if whole else self._files[name] - files)
         self.looks += 1
 
-    def _look_at(self, name: str, files: list[str]) -> None:
-        self._db.execute(f"CREATE TABLE now ({ROW}, hash VARCHAR)")
-        index = "index" if "index" in TABLES[name].__struct_fields__ else "0"
-        if files:
+    def _look_at(self, name: str, files: set[str], gone: set[str]) -> None:
+        new = files - (self._files[name] - gone)
+        self._db.execute(f"CREATE OR REPLACE TEMP TABLE new ({ROW}, hash VARCHAR, file VARCHAR)")
+        if new:
+            index = "index" if "index" in TABLES[name].__struct_fields__ else "0"
             self._db.execute(
-                f"INSERT INTO now SELECT lane, decision_offset, {index}, row_hash FROM read_parquet($files)",  # noqa: S608
-                {"files": files},
+                f"INSERT INTO new SELECT lane, decision_offset, {index}, row_hash, filename "  # noqa: S608
+                "FROM read_parquet($files, filename = true)",
+                {"files": sorted(new)},
             )
-        self.vanished += self._count(f"FROM {name} ANTI JOIN now USING (lane, decision_offset, index, hash)")
-        self.vanished += self._count("FROM now") - self._count(
-            "FROM (SELECT DISTINCT lane, decision_offset, index FROM now)"
+        self._db.execute("CREATE OR REPLACE TEMP TABLE gone AS SELECT unnest($files) AS file", {"files": sorted(gone)})
+        # files are written anew with the same rows in them
+        self.vanished += self._count(
+            f"FROM {name} SEMI JOIN gone USING (file) ANTI JOIN new USING (lane, decision_offset, index, hash)"
         )
-        self._db.execute(f"DROP TABLE {name}")
-        self._db.execute(f"ALTER TABLE now RENAME TO {name}")
+        self._db.execute(f"DELETE FROM {name} WHERE file IN (FROM gone)")  # noqa: S608
+        self._db.execute(f"INSERT INTO {name} FROM new")
+        self._files[name] = files
+        of_new = f"FROM {name} SEMI JOIN new USING (lane, decision_offset, index)"
+        self.vanished += self._count(of_new) - self._count(
+            f"FROM (SELECT DISTINCT lane, decision_offset, index {of_new})"
+        )
 
     def _count(self, rows: str) -> int:
         ((count,),) = self._db.execute(f"SELECT count(*) {rows}").fetchall()

@@ -198,7 +198,7 @@ class Watch:
 
     def finish(self) -> None:
         """Look at the lake once more, when all have written."""
-        self.reader.look()
+        self.reader.look(whole=True)
 
     def _run(self) -> None:
         looked = 0.0
@@ -207,9 +207,9 @@ class Watch:
                 self.follower.poll()
                 self._tell()
             if time.monotonic() - looked > LOOK_EVERY_S:
-                looked = time.monotonic()
                 with contextlib.suppress(OSError):
                     self.reader.look()
+                looked = time.monotonic()
 
     def _tell(self) -> None:
         told = len(self.follower.winners)

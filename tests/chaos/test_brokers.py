@@ -174,7 +174,7 @@ def test_brokers_that_die_one_after_the_other_change_nothing(
                 gaps[role] = pulse.longest()
         wait_until(lambda: settled(follower, reader), 120, "tasks are left", cell)
         assert cell.terminate() == [0], cell.tail()
-        reader.look()
+        reader.look(whole=True)
         found = audit(follower, tmp_path / "lake")
     finally:
         cell.close()

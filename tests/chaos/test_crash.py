@@ -135,7 +135,7 @@ def test_nothing_is_lost_or_doubled_when_processes_are_killed(
         wait_until(lambda: settled(follower, reader), 600, "tasks are left", cell)
         assert cell.terminate() == [0], cell.tail()
         beside.close()
-        reader.look()
+        reader.look(whole=True)
         found = audit(follower, tmp_path / "lake")
     finally:
         beside.close()
