@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from tests.chaos.faults import KINDS
 from tests.chaos.run import run
 
 
@@ -24,6 +25,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="of the schedule; by default any")
     parser.add_argument("--each", type=int, default=5, help="faults of every kind")
     parser.add_argument("--more", type=int, default=20, help="faults besides, of any kind")
+    parser.add_argument("--only", action="append", choices=[kind.name for kind in KINDS], help="this kind; repeatable")
     parser.add_argument("--rate", type=float, default=30.0, help="tasks a second")
     parser.add_argument("--minutes", type=float, default=30.0, help="how long it is spread over, at least")
     parser.add_argument("--behind", type=int, default=1_000_000, help="tasks that are finished before it begins")
@@ -42,6 +44,7 @@ def main() -> int:
         seed,
         each=options.each,
         more=options.more,
+        only=options.only,
         rate=options.rate,
         at_least_s=options.minutes * 60,
         behind=options.behind,

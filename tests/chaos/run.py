@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,7 @@ def run(
     each: int,
     more: int,
     rate: float,
+    only: Collection[str] | None = None,
     at_least_s: float = 0.0,
     behind: int = 0,
     calm_s: tuple[float, float] = (3.0, 7.0),
@@ -123,6 +124,7 @@ def run(
         each: faults of every kind.
         more: faults besides.
         rate: tasks a second.
+        only: kinds of faults; by default all that can be had here.
         at_least_s: how long it is spread over.
         behind: tasks that are finished before it begins.
         calm_s: between the end of a fault and the next, at least and at most.
@@ -130,7 +132,8 @@ def run(
     """
     rng = random.Random(seed)
     cluster = Cluster(home, kind, rights=has_rights())
-    plan = schedule(rng, possible(apache=kind == "apache", rights=cluster.rights), each, more)
+    kinds = possible(apache=kind == "apache", rights=cluster.rights)
+    plan = schedule(rng, [k for k in kinds if only is None or k.name in only], each, more)
     with contextlib.ExitStack() as undo:
         cluster.start()
         undo.callback(_end, cluster)
