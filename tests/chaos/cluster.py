@@ -232,7 +232,6 @@ class Cluster:
             "AUREON_BROKERS": self.broker.brokers,
             "AUREON_NODES": "tests.chaos.models:nodes",
             "AUREON_GATE": "off",
-            "AUREON_SNAPSHOT_S": "1",
             "AUREON_RETRY_DELAY_S": "1",
             "AUREON_MAX_ATTEMPTS": "100",
             "AUREON_CALL_TRIES": "2",
