@@ -21,7 +21,9 @@ from tests.chaos.load import Load, send_many
 from tests.chaos.models import HISTORY
 from tests.chaos.timeline import Happened, Timeline
 
-WARM_UP_S = 15.0
+WARM_UP_S = 10.0
+"""So long every lane has decided something before the first fault, which is compared with that."""
+BEGINS_WITHIN_S = 60.0
 SETTLE_LIMIT_S = 300.0
 HISTORY_LIMIT_S = 1800.0
 LISTEN_EVERY_S = 0.05
@@ -144,6 +146,7 @@ def run(
         watch = Watch(cluster, timeline)
         load.start()
         undo.callback(watch.close)
+        watch.until_all_decide(BEGINS_WITHIN_S)
         time.sleep(WARM_UP_S)
         for number, fault in enumerate(plan):
             began = timeline.now
@@ -181,6 +184,13 @@ class Watch:
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
+
+    def until_all_decide(self, limit_s: float) -> None:
+        """Wait until every lane has decided something."""
+        deadline = time.monotonic() + limit_s
+        while len(self._timeline.by_lane) < LANES:
+            assert time.monotonic() < deadline, f"of {LANES} lanes only {sorted(self._timeline.by_lane)} decide"
+            time.sleep(0.1)
 
     def until_settled(self, limit_s: float) -> None:
         """Wait until every message is decided, and nothing new comes."""
