@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from flows.commands.engine import muffled_engine
 from flows.commands.run import locked, recovery_folder, running_pid
 from schemas.errors import RefusedError
-from tests.aureon_command import aureon, running, said, until
+from tests.aureon_command import ROOT, aureon, running, said, until
 from tests.brokers import Broker, new_broker
 
 TASKS = "".join(
@@ -172,3 +173,20 @@ def test_what_the_engine_writes_by_itself_goes_to_a_file(tmp_path: Path, capfd: 
     os.write(2, b"afterwards\n")
     assert (tmp_path / "engine.log").read_text() == "thread panicked\n"
     assert capfd.readouterr().err == "a word for the user\nafterwards\n"
+
+
+def test_a_process_that_a_library_takes_down_says_where(tmp_path: Path) -> None:
+    """On stderr, though what the engine writes does not go there."""
+    code = (
+        "import ctypes, pathlib\n"
+        "from flows.commands.engine import muffled_engine\n"
+        "with muffled_engine(pathlib.Path('engine.log')):\n"
+        "    ctypes.string_at(0)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == -signal.SIGSEGV
+    assert "Segmentation fault" in done.stderr
+    assert "string_at" in done.stderr
