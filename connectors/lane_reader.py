@@ -51,8 +51,7 @@ class Watermarks:
     The embedded broker answers an empty fetch at once, so a consumer that waits at the end keeps a core busy on both
     sides; on any broker a reader that waits costs a connection's worth of requests. This costs 20 small requests a
     second while nothing happens, whatever the number of lanes, and finds a message within 50 ms; within 5 ms while
-    something does happen, unless the answers take their time: where processors or the broker are busy with more than
-    this, it is content with less.
+    something does happen.
 
     - **Unit of parallelism:** one a process.
     - **Guarantee:** none is needed: a reader goes on from its own position, whatever it is told and when. Where the
@@ -68,8 +67,6 @@ class Watermarks:
     AFTER_FAILURE_S = 1.0
     BUSY_S = 0.25
     """How long after the last sign of life it looks every 5 ms."""
-    REST = 4.0
-    """Between two looks it rests so many times as long as an answer took, within the two limits."""
 
     def __init__(self, config: ClientConfig) -> None:
         self._config = config
@@ -126,7 +123,6 @@ class Watermarks:
             self._look.clear()
             with self._lock:
                 watches = list(self._watches)
-            began = time.monotonic()
             try:
                 self._ask(watches)
             except (KafkaException, TimeoutError) as error:
@@ -141,10 +137,8 @@ class Watermarks:
                 pause = self.AFTER_FAILURE_S
                 continue
             self._is_blind = False
-            now = time.monotonic()
-            busy = now - self._last_sign < self.BUSY_S
-            soonest = min(max(self.SHORTEST_S, self.REST * (now - began)), self.LONGEST_S)
-            pause = soonest if busy else min(max(pause * 1.5, soonest), self.LONGEST_S)
+            busy = time.monotonic() - self._last_sign < self.BUSY_S
+            pause = self.SHORTEST_S if busy else min(pause * 1.5, self.LONGEST_S)
 
     def _ask(self, watches: list[_Watch]) -> None:
         self._client.poll(0)
