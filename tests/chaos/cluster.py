@@ -27,7 +27,7 @@ from tests.chaos.models import URL, Orders
 
 CELLS = 3
 LANES = 6
-AGAIN_AFTER_S = 1.0
+AGAIN_AFTER_S = 0.2
 """So long an orchestrator waits before it starts a process again."""
 NAMESPACE = "aureon-chaos"
 DISK_BYTES = 256 << 20
