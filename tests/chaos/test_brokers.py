@@ -129,7 +129,6 @@ def cluster(tmp_path: Path) -> Iterator[ApacheKafkaCluster]:
 
 @pytest.mark.apache
 @pytest.mark.chaos
-@pytest.mark.alone
 @pytest.mark.timeout(400)
 def test_brokers_that_die_one_after_the_other_change_nothing(
     cluster: ApacheKafkaCluster, tmp_path: Path, figures: Callable[[str], None]

@@ -33,7 +33,6 @@ def wait_for_lanes(cluster: Cluster, *cells: Process) -> None:
 
 @pytest.mark.apache
 @pytest.mark.chaos
-@pytest.mark.alone
 @pytest.mark.timeout(400)
 def test_the_number_of_cells_changes_under_load(tmp_path: Path, figures: Callable[[str], None]) -> None:
     """From one to three, and to the two that came last, which then have all lanes."""

@@ -33,6 +33,8 @@ when = { min_confidence = 0.9, evidence = ["verifier", "cross-model"], matches =
 
 [[follow_up]]
 from = "physics"
+
+pytestmark = pytest.mark.embedded
 to = "coding"
 prompt = "Write a program for $question"
 """

@@ -10,6 +10,8 @@ from tests.aureon_command import aureon
 from tests.brokers import Broker
 from tests.flows.refine_parts import MENDING, PLANTED
 
+pytestmark = pytest.mark.embedded
+
 NODES = "tests.flows.refine_parts:planting_nodes"
 SCORES = ("nan", "inf", "-inf")
 

@@ -16,6 +16,8 @@ from tests.aureon_command import aureon
 from tests.brokers import Broker
 from tests.one_lake.lake_data import lake_writer, record, round_row
 
+pytestmark = pytest.mark.embedded
+
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Path:

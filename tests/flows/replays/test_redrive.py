@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 import one_lake
 from connectors.kafka import CheckedProducer, client_config
@@ -19,6 +20,8 @@ from tests.brokers import Broker
 from tests.flows.replays.past import NODES
 from tests.one_lake.lake_data import decisions, lake_writer
 from tests.openai_server import OpenAIServer, Question, error
+
+pytestmark = pytest.mark.embedded
 
 SEALER = Sealer(b"k" * 32)
 READING = Reading(0, 1, SEALER, 1 << 20, "tasks.retry", 1.0)
