@@ -93,7 +93,11 @@ def decided(follower: LogFollower) -> set[int]:
 def test_no_finished_call_is_asked_again_after_a_kill(
     own_broker: Broker, tmp_path: Path, figures: Callable[[str], None]
 ) -> None:
-    """Twenty kills at random moments under load, over real HTTP: only what was in flight is asked again."""
+    """Twenty kills at random moments under load, over real HTTP: only what was in flight is asked again.
+
+    Half as many on Apache Kafka: what was finished stands in the cell's own ledger.
+    """
+    kills = KILLS if own_broker.name == "embedded" else KILLS // 2
     seed = random.randrange(1 << 32)
     rng = random.Random(seed)
     ensure_topics(client_config(own_broker.brokers), LANES)
@@ -117,7 +121,7 @@ def test_no_finished_call_is_asked_again_after_a_kill(
         follower = LogFollower(own_broker.brokers, LANES)
         sent = 0
         try:
-            for _ in range(KILLS):
+            for _ in range(kills):
                 more = max(30, ALWAYS_OPEN - len(undecided(follower)))
                 send_tasks(own_broker.brokers, rng, range(sent, sent + more))
                 sent += more
@@ -146,7 +150,7 @@ def test_no_finished_call_is_asked_again_after_a_kill(
             follower.close()
     repeated = sum(count - 1 for count in Counter(answers.begun).values())
     figures(
-        f"{own_broker.name}, seed {seed}: {KILLS} kills, {len(answers.begun)} calls, {repeated} repeated, "
+        f"{own_broker.name}, seed {seed}: {kills} kills, {len(answers.begun)} calls, {repeated} repeated, "
         f"{sum(open_at)} in flight at the kills {open_at}, {len(twice_paid)} of finished ones\n{found}"
     )
     assert found.faults() == 0, f"seed {seed}: {found.examples[:20]}"
