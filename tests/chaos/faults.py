@@ -3,7 +3,7 @@
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from msgspec import Struct
@@ -207,7 +207,7 @@ KINDS = (
 )
 
 
-def schedule(rng: random.Random, kinds: Sequence[Kind], each: int, more: int) -> list[Kind]:
+def schedule(rng: random.Random, kinds: tuple[Kind, ...], each: int, more: int) -> list[Kind]:
     """So many of every kind, and more at random, in any order."""
     plan = [kind for kind in kinds for _ in range(each)]
     plan += rng.choices(kinds, k=more)

@@ -135,7 +135,10 @@ def run(
     rng = random.Random(seed)
     cluster = Cluster(home, kind, rights=has_rights())
     kinds = possible(apache=kind == "apache", rights=cluster.rights)
-    plan = schedule(rng, [k for k in kinds if only is None or k.name in only], each, more)
+    if only is not None:
+        kinds = tuple([kind for kind in kinds if kind.name in only])
+        assert kinds, f"none of {only} can be had here"
+    plan = schedule(rng, kinds, each, more)
     with contextlib.ExitStack() as undo:
         cluster.start()
         undo.callback(_end, cluster)

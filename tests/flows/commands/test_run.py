@@ -13,7 +13,7 @@ import pytest
 from flows.commands.engine import muffled_engine
 from flows.commands.run import locked, recovery_folder, running_pid
 from schemas.errors import RefusedError
-from tests.aureon_command import ROOT, aureon, running, said, until
+from tests.aureon_command import aureon, environment, running, said, until
 from tests.brokers import Broker, new_broker
 
 TASKS = "".join(
@@ -183,9 +183,8 @@ def test_a_process_that_a_library_takes_down_says_where(tmp_path: Path) -> None:
         "with muffled_engine(pathlib.Path('engine.log')):\n"
         "    ctypes.string_at(0)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
     )
     assert done.returncode == -signal.SIGSEGV
     assert "Segmentation fault" in done.stderr
