@@ -20,6 +20,8 @@ from schemas.task import BranchProposal, TaskDescriptor, TaskHead, encode, read_
 from tests.aureon_command import aureon
 from tests.brokers import Broker
 
+pytestmark = pytest.mark.embedded
+
 OWN = {"prompt": "how fast?"}
 FILE = """
 [[follow_up]]
@@ -33,8 +35,6 @@ when = { min_confidence = 0.9, evidence = ["verifier", "cross-model"], matches =
 
 [[follow_up]]
 from = "physics"
-
-pytestmark = pytest.mark.embedded
 to = "coding"
 prompt = "Write a program for $question"
 """
