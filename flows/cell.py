@@ -160,8 +160,12 @@ class Cell:
             span=settings.span,
             in_flight=settings.in_flight,
             window_bytes=settings.window_bytes,
+            rows_held=self._rows_held,
             places=self.places,
         )
+
+    def _rows_held(self, lane: int) -> int:
+        return -1 if self.writer is None else self.writer.held(lane)
 
     def tally(self, lane: int) -> DecisionTally:
         """Where the decisions of a lane are counted."""

@@ -13,6 +13,7 @@ import hashlib
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -201,6 +202,8 @@ class LaneParts(Struct, frozen=True):
     span: int
     in_flight: int
     window_bytes: int
+    rows_held: Callable[[int], int]
+    """Tells up to which decision of a lane the lake is known to hold all rows that followed here; -1 if none."""
     places: dict[int, "LanePartition"] = {}
     """Where whoever wants to see how the lanes are finds them, by number."""
 
@@ -438,7 +441,10 @@ class OpenLane:
         self._holds = {t: (reader.begin_offset(), reader.end_offset()) for t, reader in self._inputs.items()}
         self.delivered = msgspec.structs.replace(cut if cut is not None else self._lane.cut(), orderly=False)
         """The last cut before which all is delivered."""
-        self._taken: Cut | None = None
+        self._last_row = -1
+        """The offset of the last decision here that rows followed from."""
+        self._cuts = deque([(self.delivered, self._last_row)])
+        """The newest cut whose rows are in the lake, and those taken since; each with the last row before it."""
         # before anything is handed out: from now on this life may end with messages under way
         connections.commit_now(self.delivered)
         opened.callback(connections.forget_cut, number)
@@ -522,6 +528,7 @@ class OpenLane:
                 log.warning("%s[%d]@%d: %s; ignored", *place, error, extra={"lane": self._number})
                 continue
             if lane_log(offset, decision):
+                self._last_row = offset
                 decided.decisions.append((offset, decision))
                 decided.hashes.append(hashlib.sha256(value).hexdigest())
         self._begin_reading_at_end_of_log()
@@ -553,14 +560,27 @@ class OpenLane:
         return self._log.position >= self._final_end
 
     def snapshot(self) -> bytes:
-        """Take the cut; the one before is delivered by now, and is committed to the consumer group."""
+        """Take the cut, and answer with the newest whose rows are in the lake: they are committed beside the engine.
+
+        The messages of an epoch arrive at its end. So of those taken in earlier epochs, all is delivered of the newest
+        whose rows are there: it is committed to the consumer group.
+        """
         cut = self._lane.cut()
         self._owners.flush(self._lane.log_next)
-        if self._taken is not None:
-            self.delivered = self._taken
+        self._drop_older_cuts()
+        if self.delivered is not self._cuts[0][0]:
+            self.delivered = self._cuts[0][0]
             self._connections.commit_cut(self.delivered)
-        self._taken = cut
-        return encode_cut(cut)
+        if len(self._cuts) > 1 and self._cuts[-1][1] == self._last_row:
+            self._cuts.pop()
+        self._cuts.append((cut, self._last_row))
+        self._drop_older_cuts()
+        return encode_cut(self._cuts[0][0])
+
+    def _drop_older_cuts(self) -> None:
+        held = self._parts.rows_held(self._number)
+        while len(self._cuts) > 1 and self._cuts[1][1] <= held:
+            self._cuts.popleft()
 
     def close(self, *, orderly: bool) -> None:
         """Let go of all; commit where the lane stands if nothing that was under way has brought this life down."""

@@ -210,7 +210,11 @@ def cell_flow(cell: Cell) -> Dataflow:
     gc.set_threshold(50_000, 20, 50)
     sink = LaneSink(lambda: cell.connect().topics.lanes, lambda: cell.connect().producer)
     return refine_flow(
-        Steps(cell), LaneSource(cell.lane_parts()), sink, sink, OneSink(cell.lake_writer, cell.publish_head)
+        Steps(cell),
+        LaneSource(cell.lane_parts()),
+        sink,
+        sink,
+        OneSink(cell.lake_writer, cell.publish_head, lambda: cell.stopping.asked),
     )
 
 

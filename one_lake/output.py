@@ -1,6 +1,7 @@
 """The lake as the sink of a flow."""
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from msgspec import Struct
@@ -24,20 +25,25 @@ class LaneRows(Struct, frozen=True, gc=False):
 class OneSink(FixedPartitionedSink[LaneRows, None]):
     """Writes rows into ONE.
 
-    Unit of parallelism: the cell, so that all its lanes share one commit a table. Guarantee: at the end of an epoch
-    all its rows are committed, each once, or the cell stops with an error. Replay: rows come again and are dropped by
-    their lane and decision offset.
+    Unit of parallelism: the cell, so that all its lanes share one commit a table. Guarantee: the rows of an epoch are
+    committed while the next one goes on, each once, or the cell stops with an error; the writer tells which are there.
+    The end of an epoch waits for the rows of the one before, so two epochs of them are held at most. Replay: rows come
+    again and are dropped by their lane and decision offset.
 
     Args:
         writer: opens the lake, when the first row comes.
-        publish: told of each new head of the lake.
+        publish: told of each new head of the lake, on a thread of its own.
+        is_ending: the flow is about to end: no epoch is left to wait in.
     """
 
     PART = "one"
 
-    def __init__(self, writer: Callable[[], LakeWriter], publish: Callable[[Head], None]) -> None:
+    def __init__(
+        self, writer: Callable[[], LakeWriter], publish: Callable[[Head], None], is_ending: Callable[[], bool]
+    ) -> None:
         self._writer = writer
         self._publish = publish
+        self._is_ending = is_ending
 
     def list_parts(self) -> list[str]:
         """There is one."""
@@ -51,28 +57,45 @@ class OneSink(FixedPartitionedSink[LaneRows, None]):
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> "_OnePartition":
         """Open the lake."""
         del step_id, for_part, resume_state
-        return _OnePartition(self._writer(), self._publish)
+        return _OnePartition(self._writer(), self._publish, self._is_ending)
 
 
 @tells_errors
 class _OnePartition(StatefulSinkPartition[LaneRows, None]):
-    def __init__(self, writer: LakeWriter, publish: Callable[[Head], None]) -> None:
-        self._writer = writer
+    def __init__(self, writer: LakeWriter, publish: Callable[[Head], None], is_ending: Callable[[], bool]) -> None:
         self._publish = publish
+        self._is_ending = is_ending
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="lake")
+        self._commit: Future[None] | None = None
+        # belongs to the thread
+        self._writer = writer
 
     def write_batch(self, values: list[LaneRows]) -> None:
-        """Stage rows."""
+        """Have rows staged."""
+        if self._commit is not None and self._commit.done():
+            self._commit.result()
+        self._thread.submit(self._stage, values)  # what goes wrong there, the next commit tells
+
+    def snapshot(self) -> None:
+        """The end of an epoch: have it committed, after the one before."""
+        if self._commit is not None:
+            self._commit.result()
+        self._commit = self._thread.submit(self._flush)
+        if self._is_ending():
+            self._commit.result()
+
+    def close(self) -> None:
+        """Let go of the lake; nothing is committed here but what was begun, since an error ends here too."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._writer.close()
+
+    def _stage(self, values: list[LaneRows]) -> None:
         for of_lane in values:
             if of_lane.begins:
                 self._writer.begin(of_lane.lane)
             self._writer.add(of_lane.rows)
 
-    def snapshot(self) -> None:
-        """The end of an epoch: commit."""
+    def _flush(self) -> None:
         head = self._writer.flush()
         if head is not None:
             self._publish(head)
-
-    def close(self) -> None:
-        """Let go of the lake; nothing is committed here, since an error ends here too."""
-        self._writer.close()

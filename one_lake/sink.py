@@ -73,7 +73,7 @@ class LakeFigures(Struct):
 
 
 class LakeWriter:
-    """Adds rows to the lake, exactly once, and signs them; used from one thread.
+    """Adds rows to the lake, exactly once, and signs them; used from one thread at a time.
 
     Unit of parallelism: any number of writers, in any number of processes, also on the same lanes. The rows of a
     lane are handed in in rising decision order, from at or below `version(lane)` + 1, without gaps, and all rows of a
@@ -100,6 +100,9 @@ class LakeWriter:
         *self._first, self._rounds = self._tables.values()
         self._gate = gate
         self._gating = None if gate is None else Gating(gate.judge, self._routes, _alert)
+        self._added: dict[int, int] = {}
+        """By lane, the last decision whose rows were added since the last flush."""
+        self._held: dict[int, int] = {}
         self._failed: Exception | None = None
         self._flushes, self._flush_s, self._committed_at = 0, 0.0, 0.0
 
@@ -118,6 +121,7 @@ class LakeWriter:
             of_table: dict[type[Struct], list[Row]] = {struct: [] for struct in self._tables}
             for row in rows:
                 of_table[type(row)].append(row)
+                self._added[row.lane] = row.decision_offset
             if self._gating is not None:
                 of_table |= self._through_gate(self._gating, of_table)
             for struct, some in of_table.items():
@@ -151,6 +155,9 @@ class LakeWriter:
                 commit.result()
             others = {table.name: link for table in self._first if (link := table.tip) is not None}
             head = self._rounds.commit(others).result()
+        for lane, offset in self._added.items():
+            self._held[lane] = max(offset, self._held.get(lane, -1))
+        self._added.clear()
         if head is not None:
             self._flushes += 1
             self._flush_s += time.monotonic() - began
@@ -169,6 +176,19 @@ class LakeWriter:
             judged=0 if gating is None else gating.judged_records,
             refused=0 if gating is None else gating.refused_records,
         )
+
+    def held(self, lane: int) -> int:
+        """Tell up to which decision all rows of a lane that were added here are in the lake; any thread may ask.
+
+        Returns:
+            The decision offset; -1 if there is none.
+
+        Raises:
+            Exception: that which has closed this writer.
+        """
+        if self._failed is not None:
+            raise self._failed
+        return self._held.get(lane, -1)
 
     def version(self, lane: int) -> int:
         """The highest decision offset that `rounds`, and so every table, holds of a lane; -1 if none.
@@ -226,11 +246,13 @@ class LakeWriter:
         try:
             yield
         except Exception as error:
-            self.close()
+            # before it is closed: whoever asks from another thread is told why
             if not isinstance(error, OSError | DeltaError):
                 self._failed = error
+                self.close()
                 raise
             self._failed = tables.as_os_error(error, self._lake_dir)
+            self.close()
             raise self._failed from error
 
 

@@ -349,6 +349,28 @@ class SnapshotBeforeFlush(Cell):
         slot.folder.cut = encode_cut(slot.lane.cut())
 
 
+class RowsNotAwaited(Cell):
+    """A snapshot holds the cut of its epoch, whose rows are still to be committed."""
+
+    def resumable(self, slot: Slot) -> bytes:
+        """The newest of all."""
+        return encode_cut(slot.cuts[-1][0])
+
+
+class RowsOfTheEpochBefore(Cell):
+    """A snapshot holds the cut before its own, as if every epoch waited for the rows of the one before."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._before: dict[Slot, Cut] = {}
+        super().__init__(*args, **kwargs)
+
+    def resumable(self, slot: Slot) -> bytes:
+        """The one before the newest."""
+        before = self._before.get(slot, slot.cuts[0][0])
+        self._before[slot] = slot.cuts[-1][0]
+        return encode_cut(before)
+
+
 class GapsStall(Lane):
     """An offset without a message does not count as decided: the low-water waits for it."""
 
@@ -627,11 +649,13 @@ _mutant(PassesUnread)
 _mutant(InputBeforeLog, ("general", "poison"))
 _mutant(CommittedAtOnce, schedules=300)
 _mutant(SnapshotBeforeFlush)
+_mutant(RowsNotAwaited)
+_mutant(RowsOfTheEpochBefore, schedules=150)
 _mutant(GapsStall)
 _mutant(NoSpan)
 _mutant(CancelsReadLate, schedules=1200)
 _mutant(RowsNotDropped)
-_mutant(RowsTakenTwice, schedules=1200)
+_mutant(RowsTakenTwice, schedules=2000)
 _mutant(CommitRetried, schedules=300)
 _mutant(TableByBatch)
 _mutant(RoundsFirst)
@@ -641,7 +665,7 @@ _mutant(FewForEver, ("poison",))
 _mutant(AloneInItsLaneOnly, ("poison",), schedules=300)
 _mutant(MarksBeforeItsTurn, ("poison",))
 _mutant(SuspectsByOffset, ("poison",), schedules=1000)
-_mutant(OrderlyForGood, schedules=700)
+_mutant(OrderlyForGood, schedules=1300)
 _mutant(MarksOfDoublesKept, schedules=300)
 _mutant(RedrivesOtherClaims, schedules=400)
 _mutant(RedrivesWhatIsNoTask, schedules=400)

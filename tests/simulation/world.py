@@ -387,9 +387,13 @@ class Slot:
         self.read_at: dict[str, int] = {}
         self.in_flight: list[Message] = []
         self.snapshot: bytes = b""
-        """The last cut that was taken."""
+        """The last cut that a snapshot was given."""
         self.committed: bytes = b""
-        """The last one before which all is delivered."""
+        """The last one that was committed to the group."""
+        self.last_row = -1
+        """The offset of the last decision that rows followed from."""
+        self.cuts: deque[tuple[Cut, int]] = deque()
+        """Those taken since, each with the last row before it: the oldest is the newest whose rows are held."""
 
 
 class Cell:
@@ -404,6 +408,12 @@ class Cell:
         self.name = name
         self.queues: dict[tuple[str, int], deque[Entry | Task]] = {}
         self.rows: dict[str, list[Row]] = {table: [] for table in TABLES}
+        """Those of the open epoch."""
+        self.epoch_rows: dict[str, list[Row]] = {table: [] for table in TABLES}
+        """Those of an epoch that has ended: they are committed beside the next one."""
+        self.committing: deque[Callable[[], None]] = deque()
+        self.held: dict[int, int] = {}
+        """By lane, up to which decision the lake holds all rows, as far as this process knows."""
         self.newest: dict[tuple[str, int], int] = {}
         """By table and lane, the offset of the last row that was taken."""
         self.ending: deque[Callable[[], None]] = deque()
@@ -450,7 +460,8 @@ class Cell:
             unclean=not committed.orderly if committed is not None else bool(world.logs[number]),
         )
         slot = Slot(number, lane, index, folder)
-        slot.snapshot = encode_cut(msgspec.structs.replace(cut if cut is not None else lane.cut(), orderly=False))
+        slot.cuts.append((msgspec.structs.replace(cut if cut is not None else lane.cut(), orderly=False), -1))
+        slot.snapshot = encode_cut(slot.cuts[0][0])
         self.note_opened(slot)
         slot.log_end = len(world.logs[number])
         lane.check_log(world.log_begins[number], slot.log_end)
@@ -494,6 +505,9 @@ class Cell:
             self.ending.popleft()()
             return
         random = self.world.random.random
+        if self.committing and random() < 0.3:
+            self.committing.popleft()()
+            return
         slots = self.slots
         if not slots:  # all its lanes are elsewhere, and what it has of them goes its way
             self.deliver_some(5) if random() < 0.8 else self.end_epoch()
@@ -516,8 +530,7 @@ class Cell:
 
     def run_through(self) -> None:
         """Do everything that there is to do once."""
-        while self.ending:
-            self.ending.popleft()()
+        self.end_all()
         before = self.world.activity
         for slot in self.slots:
             self.read_log(slot, 1 << 30)
@@ -528,8 +541,13 @@ class Cell:
             self.deliver(place, 1 << 30)
         if self.world.activity != before or self.rows["rounds"]:
             self.end_epoch()
-            while self.ending:
-                self.ending.popleft()()
+            self.end_all()
+
+    def end_all(self) -> None:
+        """Bring the end of an epoch behind, and its commit."""
+        for steps in (self.ending, self.committing):
+            while steps:
+                steps.popleft()()
 
     def read_log(self, slot: Slot, limit: int) -> None:
         """Read some entries; from those that win all follows."""
@@ -540,6 +558,7 @@ class Cell:
             entry = log[offset]
             if entry is not None and slot.lane.log(offset, entry):
                 self.follow(slot.number, offset, entry)
+                slot.last_row = offset
         self.world.activity += end - slot.log_at
         slot.log_at = end
         self._begin_reading(slot)
@@ -812,7 +831,11 @@ class Cell:
     table_order: tuple[str, ...] = TABLES
 
     def end_epoch(self) -> None:
-        """Snapshot, flush the sinks, and only then make the snapshot the place to resume from; each a step."""
+        """Snapshot, flush the sinks, and only then make the snapshot the place to resume from; each a step.
+
+        Rows are committed beside the next epoch; that waits with its own until they are. So a snapshot holds the newest
+        cut whose rows are known to be there.
+        """
         self.ending.append(self._snapshot)
 
     def _snapshot(self) -> None:
@@ -820,14 +843,53 @@ class Cell:
         for slot in self.slots:
             cut = slot.lane.cut()
             self.flush_index(slot, cut)
+            self.drop_older(slot)
             self.commit_group(slot)
-            slot.snapshot = encode_cut(cut)
+            if len(slot.cuts) > 1 and slot.cuts[-1][1] == slot.last_row:
+                slot.cuts.pop()
+            slot.cuts.append((cut, slot.last_row))
+            self.drop_older(slot)
+            slot.snapshot = self.resumable(slot)
         self.ending.append(self._flush)
-        for table in self.table_order:
-            if self.rows[table]:
-                self.ending.append(self._stager(table))
-                self.ending.append(self._logger(table))
+        if self.rows["rounds"]:  # a sink that nothing was written to is not asked
+            self.ending.append(self._begin_commit)
         self.ending.append(self._durable)
+
+    def drop_older(self, slot: Slot) -> None:
+        """Leave of the cuts the newest whose rows are all there, and those after it."""
+        while len(slot.cuts) > 1 and self.rows_are_held(slot, slot.cuts[1][1]):
+            slot.cuts.popleft()
+
+    def rows_are_held(self, slot: Slot, last_row: int) -> bool:
+        """Whether the lake holds all rows up to one."""
+        return last_row <= self.held.get(slot.number, -1)
+
+    def resumable(self, slot: Slot) -> bytes:
+        """The newest cut from which all comes again that is not there yet."""
+        return encode_cut(slot.cuts[0][0])
+
+    def _begin_commit(self) -> None:
+        if self.committing:
+            self.committing.popleft()()
+            self.ending.appendleft(self._begin_commit)
+            return
+        self.epoch_rows, self.rows = self.rows, {table: [] for table in TABLES}
+        for table in self.table_order:
+            if self.epoch_rows[table]:
+                self.committing.append(self._stager(table))
+                self.committing.append(self._logger(table))
+        self.committing.append(self._note_held)
+        if self.stopping:
+            self.ending.appendleft(self._end_commit)
+
+    def _end_commit(self) -> None:
+        if self.committing:
+            self.committing.popleft()()
+            self.ending.appendleft(self._end_commit)
+
+    def _note_held(self) -> None:
+        for lane, offset, _ in self.epoch_rows["rounds"]:
+            self.held[lane] = max(offset, self.held.get(lane, -1))
 
     def flush_index(self, slot: Slot, cut: Cut) -> None:
         """Make the index of ids durable, named by the log offset that it stands for."""
@@ -835,8 +897,8 @@ class Cell:
         slot.index.flush(slot.lane.log_next)
 
     def commit_group(self, slot: Slot) -> None:
-        """Commit the cut before this one: the sinks of its epoch are flushed."""
-        slot.committed = self.world.group[slot.number] = slot.snapshot
+        """Commit the newest cut of an epoch before this one whose rows are there: its messages are delivered."""
+        slot.committed = self.world.group[slot.number] = encode_cut(slot.cuts[0][0])
 
     def end_orderly(self, slot: Slot) -> None:
         """Commit the last cut once more, with the word that nothing that was under way brought this life down."""
@@ -852,7 +914,7 @@ class Cell:
 
     def _stager(self, table: str) -> Callable[[], None]:
         def stage() -> None:
-            self.staged = self.stage(table, self.rows[table])
+            self.staged = self.stage(table, self.epoch_rows[table])
 
         return stage
 
@@ -862,11 +924,9 @@ class Cell:
 
     def _logger(self, table: str) -> Callable[[], None]:
         def log() -> None:
-            if self.world.lake.log(table, *self.staged):
-                self.rows[table] = []
-            else:
-                self.ending.appendleft(log)
-                self.ending.appendleft(self._stager(table))
+            if not self.world.lake.log(table, *self.staged):
+                self.committing.appendleft(log)
+                self.committing.appendleft(self._stager(table))
 
         return log
 
