@@ -14,7 +14,7 @@ from msgspec import Struct
 
 import one_lake
 from one_lake import tables
-from tests.chaos.audit import Audit, LogFollower, PollingReader, audit, undecided
+from tests.chaos.audit import Audit, LogFollower, ReaderBeside, audit, undecided
 from tests.chaos.cluster import LANES, Cluster, has_rights
 from tests.chaos.faults import last, possible, schedule
 from tests.chaos.load import Load, send_many
@@ -172,7 +172,7 @@ def run(
     timeline.judge()
     found = audit(watch.follower, cluster.lake)
     calls, repeated = repeated_calls(cluster.answered, watch.follower)
-    return Result(seed, tasks, found, watch.reader.vanished, repeated, calls, timeline, codes)
+    return Result(seed, tasks, found, watch.vanished, repeated, calls, timeline, codes)
 
 
 class Watch:
@@ -180,7 +180,9 @@ class Watch:
 
     def __init__(self, cluster: Cluster, timeline: Timeline) -> None:
         self.follower = LogFollower(cluster.broker.brokers, LANES, from_now=True)
-        self.reader = PollingReader(cluster.lake)
+        self.vanished = -1
+        """Rows of the lake that a look had seen and a later one had not; known in the end."""
+        self._reader = ReaderBeside(cluster.lake)
         self._timeline = timeline
         self._told = 0
         self._over = threading.Event()
@@ -214,7 +216,7 @@ class Watch:
 
     def finish(self) -> None:
         """Look at the lake once more, when all have written."""
-        self.reader.look(whole=True)
+        self.vanished = self._reader.finish()
 
     def _run(self) -> None:
         looked = 0.0
@@ -223,8 +225,7 @@ class Watch:
                 self.follower.poll()
                 self._tell()
             if time.monotonic() - looked > LOOK_EVERY_S:
-                with contextlib.suppress(OSError):
-                    self.reader.look()
+                self._reader.look()
                 looked = time.monotonic()
 
     def _tell(self) -> None:

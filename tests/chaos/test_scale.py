@@ -71,6 +71,6 @@ def test_the_number_of_cells_changes_under_load(tmp_path: Path, figures: Callabl
         f"{repeated} of {calls} calls repeated\n{found}"
     )
     assert found.faults() == 0, found.examples[:20]
-    assert watch.reader.vanished == 0
+    assert watch.vanished == 0
     assert found.records == tasks
     assert not any(codes), cluster.log("cell-2")
