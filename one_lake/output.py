@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from msgspec import Struct
@@ -55,47 +56,52 @@ class OneSink(FixedPartitionedSink[LaneRows, None]):
         return 0
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> "_OnePartition":
-        """Open the lake."""
+        """Have the lake opened."""
         del step_id, for_part, resume_state
-        return _OnePartition(self._writer(), self._publish, self._is_ending)
+        return _OnePartition(self._writer, self._publish, self._is_ending)
 
 
 @tells_errors
 class _OnePartition(StatefulSinkPartition[LaneRows, None]):
-    def __init__(self, writer: LakeWriter, publish: Callable[[Head], None], is_ending: Callable[[], bool]) -> None:
+    def __init__(
+        self, writer: Callable[[], LakeWriter], publish: Callable[[Head], None], is_ending: Callable[[], bool]
+    ) -> None:
         self._publish = publish
         self._is_ending = is_ending
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="lake")
-        self._commit: Future[None] | None = None
-        # belongs to the thread
-        self._writer = writer
+        self._opened = self._thread.submit(writer)
+        self._done: Future[Any] = self._opened
+        """The last that was begun, and has to end well: the opening of the lake, or a commit."""
 
     def write_batch(self, values: list[LaneRows]) -> None:
         """Have rows staged."""
-        if self._commit is not None and self._commit.done():
-            self._commit.result()
+        if self._done.done():
+            self._done.result()
         self._thread.submit(self._stage, values)  # what goes wrong there, the next commit tells
 
     def snapshot(self) -> None:
         """The end of an epoch: have it committed, after the one before."""
-        if self._commit is not None:
-            self._commit.result()
-        self._commit = self._thread.submit(self._flush)
+        self._done.result()
+        self._done = self._thread.submit(self._commit)
         if self._is_ending():
-            self._commit.result()
+            self._done.result()
 
     def close(self) -> None:
         """Let go of the lake; nothing is committed here but what was begun, since an error ends here too."""
         self._thread.shutdown(wait=True, cancel_futures=True)
-        self._writer.close()
+        if self._opened.exception() is None:
+            self._opened.result().close()
+
+    # -- on the thread ---------------------------------------------------------------------------------------------
 
     def _stage(self, values: list[LaneRows]) -> None:
+        writer = self._opened.result()
         for of_lane in values:
             if of_lane.begins:
-                self._writer.begin(of_lane.lane)
-            self._writer.add(of_lane.rows)
+                writer.begin(of_lane.lane)
+            writer.add(of_lane.rows)
 
-    def _flush(self) -> None:
-        head = self._writer.flush()
+    def _commit(self) -> None:
+        head = self._opened.result().flush()
         if head is not None:
             self._publish(head)
