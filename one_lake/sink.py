@@ -88,11 +88,17 @@ class LakeWriter:
         key: signs each commit.
         cluster: the cluster whose decisions the rows follow from.
         gate: judges each record before it is written, if there is one; it is closed with the writer.
+
+    Raises:
+        OSError: the lake cannot be written.
     """
 
     def __init__(self, lake_dir: str | Path, key: SigningKey, cluster: str, gate: QualityGate | None = None) -> None:
-        tables.create(lake_dir)
-        publish(lake_dir, key)
+        try:
+            tables.create(lake_dir)
+            publish(lake_dir, key)
+        except (OSError, DeltaError) as error:
+            raise tables.as_os_error(error, lake_dir) from error
         self._lake_dir = Path(lake_dir)
         self._cluster = cluster
         signer = Signer(key, cluster)

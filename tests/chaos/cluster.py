@@ -23,7 +23,8 @@ from schemas.errors import TryAgainError
 from tests.apache_kafka import ApacheKafka, free_ports
 from tests.brokers import Broker, Embedded
 from tests.chaos.cells import ROOT
-from tests.chaos.models import URL, Orders
+from tests.chaos.models import Orders
+from tests.chaos.nodes import URL
 
 CELLS = 3
 LANES = 6
@@ -230,7 +231,7 @@ class Cluster:
             "PYTHONFAULTHANDLER": "1",
             "AUREON_HOME": str(self.home),
             "AUREON_BROKERS": self.broker.brokers,
-            "AUREON_NODES": "tests.chaos.models:nodes",
+            "AUREON_NODES": "tests.chaos.nodes:nodes_of_models",
             "AUREON_GATE": "off",
             "AUREON_RETRY_DELAY_S": "1",
             "AUREON_MAX_ATTEMPTS": "100",

@@ -11,7 +11,8 @@ from msgspec import Struct
 from tests.apache_kafka import ApacheKafka
 from tests.chaos.cluster import Cluster, Process
 from tests.chaos.load import Load
-from tests.chaos.models import POISON, Orders
+from tests.chaos.models import Orders
+from tests.chaos.nodes import POISON
 
 GONE_S = 20.0
 """So long a cell that is gone is not started again: by then others have its lanes."""

@@ -1,4 +1,4 @@
-"""Three models that add, behind HTTP, and do what a file says; and the nodes that ask them.
+"""Three models that add, behind HTTP, and do what a file says.
 
     python -m tests.chaos.models --port 8000 --orders orders.json --answered answered.txt
 
@@ -17,18 +17,9 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from connectors.nodes import Node
-from connectors.nodes.openai import OpenAINode
-from schemas.node import Answer, Call, NodeCapabilities
+from tests.chaos.nodes import MODELS
 from tests.openai_server import Fault, OpenAIServer, Question, error
 
-MODELS = ("a", "b", "c")
-URL = "CHAOS_MODELS"
-"""The variable that tells the nodes where the models are."""
-POISON = "poison"
-"""The topic, and the node, that ends the process."""
-HISTORY = "history"
-"""The topic of the tasks that are finished before the faults begin; its nodes answer at once."""
 SUM = re.compile(r"(\d+)\+(\d+)")
 
 
@@ -68,49 +59,6 @@ class Models:
     def fault_of(self, _question: Question) -> Fault | None:
         """Fail as often as is ordered, after the time that an answer takes."""
         return error(503, "overloaded") if random.random() < self.orders.failing else None
-
-
-class PoisonNode:
-    """Takes its process along."""
-
-    capabilities = NodeCapabilities(node=POISON, models=(POISON,), topics=(POISON,))
-
-    async def ask(self, call: Call) -> Answer:
-        """End it."""
-        del call
-        os.kill(os.getpid(), signal.SIGKILL)
-        raise AssertionError
-
-    async def close(self) -> None:
-        """Nothing to let go of."""
-
-
-class HistoryNode:
-    """Answers at once."""
-
-    def __init__(self, name: str) -> None:
-        self.capabilities = NodeCapabilities(
-            node=name, models=(name,), topics=(HISTORY,), max_concurrency=100_000, adaptive=False
-        )
-
-    async def ask(self, call: Call) -> Answer:
-        """Answer."""
-        return Answer(node=call.node, model=call.model, text="2")
-
-    async def close(self) -> None:
-        """Nothing to let go of."""
-
-
-def nodes() -> list[Node]:
-    """A node for each model; they are asked on all topics but one."""
-    topics = tuple(f"topic-{i}" for i in range(10))
-    found: list[Node] = [PoisonNode(), *(HistoryNode(f"{HISTORY}-{i}") for i in (1, 2))]
-    for model in MODELS:
-        capabilities = NodeCapabilities(
-            node=model, models=(model,), topics=topics, max_concurrency=500, timeout_s=5.0, adaptive=False
-        )
-        found.append(OpenAINode(capabilities, os.environ[URL]))
-    return found
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from tests.chaos.audit import Audit, LogFollower, ReaderBeside, audit, undecided
 from tests.chaos.cluster import LANES, Cluster, has_rights
 from tests.chaos.faults import last, possible, schedule
 from tests.chaos.load import Load, send_many
-from tests.chaos.models import HISTORY
+from tests.chaos.nodes import HISTORY
 from tests.chaos.timeline import Happened, Timeline
 
 WARM_UP_S = 10.0

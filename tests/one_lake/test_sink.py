@@ -369,6 +369,13 @@ def test_writing_imports_neither_pandas_nor_arrows_compute(lake: Path) -> None:
     assert names(held(lake)["rounds"]) == expected_names("rounds", 1, 40)
 
 
+def test_a_lake_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    """With what to do; it may be the disk that is full."""
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(OSError, match="taken/one: Not a directory; nothing is lost, start again when"):
+        lake_writer(tmp_path / "taken" / "one")
+
+
 def test_a_writer_that_failed_stays_closed(writer: LakeWriter) -> None:
     """It no longer knows what of its rows is there; the log hands them out again."""
     writer.add([record(0, 0, topic=None)])
