@@ -27,6 +27,9 @@ LOOK_AGAIN_S = 1.0
 """Whoever waits because a node asked to be left alone looks so often whether that is still so."""
 LOOKS = 2
 """A node is slow to give a seat back if it was looked so often since: between two looks, all answers are read."""
+TAMED_S = 5.0
+"""A node that asked to be left alone, and was not so long ago, is likely to do so again after a call or two: what it
+would do to a queue cannot be told from how long a call takes."""
 LONGEST_QUIET_S = 600.0
 """No node is left alone for longer, whatever it asks for; then it may ask again."""
 
@@ -80,6 +83,7 @@ class NodeGate:
         self._cell = cell
         self._silence_s = silence_s
         self._quiet_until = 0.0
+        self._tamed_until = 0.0
         self._waiting: FairQueue[asyncio.Future[bool]] = FairQueue()
         self._turned = self._heard
         """When a seat was last given back, or the last free one taken."""
@@ -109,6 +113,10 @@ class NodeGate:
     def _turn(self) -> None:
         self._turned = time.monotonic()
         self._looks = 0
+
+    def is_tamed(self, now: float) -> bool:
+        """Tell whether it asks to be left alone, or did so a moment ago: nobody is to count on it."""
+        return now < self._tamed_until
 
     def wait_s(self, now: float, topic: str | None = None) -> float:
         """Say how long a call of a topic would wait for a seat: as many turns as go before it, each as long as usual.
@@ -237,6 +245,7 @@ class NodeGate:
         after_s = error.retry_after_s if isinstance(error, NodeError) else None
         if after_s:
             self._quiet_until = max(self._quiet_until, now + min(after_s, LONGEST_QUIET_S))
+            self._tamed_until = self._quiet_until + TAMED_S
             self.look_anew()
         breaker = self.breakers[model]
         if failure == "rate_limited":

@@ -85,11 +85,12 @@ class NodeWatch:
         self.states = {name: gate.state(now) for name, gate in self.gates.items()}
 
     def wait_s(self, call: Call) -> float | None:
-        """Say how long a call would wait for a seat; None where its node is not asked now."""
+        """Say how long a call would wait for a seat, at most; None where its node is not asked now."""
         gate = self.gates.get(call.node)
         if gate is None or not gate.is_open(call.model):
             return None
-        return gate.wait_s(time.monotonic(), call.topic)
+        now = time.monotonic()
+        return math.inf if gate.is_tamed(now) else gate.wait_s(now, call.topic)
 
     # -- every two seconds -----------------------------------------------------------------------------------------
 
@@ -138,7 +139,7 @@ class NodeWatch:
     def _shorten_queues(self) -> None:
         """Where a node has become far slower than another, calls that wait for it look around again."""
         now = time.monotonic()
-        waits = {gate: gate.wait_s(now) for gate in self.gates.values()}
+        waits = {gate: math.inf if gate.is_tamed(now) else gate.wait_s(now) for gate in self.gates.values()}
         best = min(waits.values(), default=0.0)
         for gate, wait_s in waits.items():
             if is_far_slower(wait_s, best):

@@ -434,6 +434,32 @@ def test_nodes_that_are_all_at_full_load_are_all_waited_for() -> None:
     assert [n.tries for n in nodes] == [300, 300, 300]
 
 
+def test_a_node_that_asks_to_be_left_alone_again_and_again_keeps_no_round_waiting() -> None:
+    """Nobody does without the others because they have a queue, and then waits for this one at a call a second."""
+
+    async def quick() -> Answer:
+        await asyncio.sleep(0.08)
+        return OK
+
+    class Limited(ScriptedNode):
+        async def ask(self, call: Call) -> Answer:
+            if self.tries % 2 == 0:
+                self.tries += 1
+                raise NodeError("429", "rate_limited", retry_after_s=1.0)
+            return await super().ask(call)
+
+    good = [ScriptedNode(quick, name=f"good-{i}", max_concurrency=2, timeout_s=60, adaptive=False) for i in range(2)]
+    bad = Limited(answers, name="bad", max_concurrency=2, timeout_s=60)
+    with runner_of(*good, bad, tries=1) as runner:
+        calls = [routed(*(call(i, node=name) for name in ("bad", "good-0", "good-1"))) for i in range(200)]
+        began = time.monotonic()
+        found = answered(runner, *calls, limit_s=90)
+        took = time.monotonic() - began
+    refused = [a.error for f in found for a in f.answers if a.node != "bad" and a.status != "ok"]
+    assert not refused
+    assert took < 40  # 8 s of work
+
+
 # -- topics take turns ---------------------------------------------------------------------------------------------
 
 
