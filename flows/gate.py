@@ -85,6 +85,8 @@ class NodeGate:
         self._quiet_until = 0.0
         self._tamed_until = 0.0
         self._waiting: FairQueue[asyncio.Future[bool]] = FairQueue()
+        self._returning = 0
+        """Calls that left the queue to look anew, and will most likely be in it again in a moment."""
         self._turned = self._heard
         """When a seat was last given back, or the last free one taken."""
         self._looks = 0
@@ -127,13 +129,16 @@ class NodeGate:
         read, for then it was not looked twice meanwhile.
         One that has asked to be left alone is not asked before.
         """
+        ahead = len(self._waiting) if topic is None else self._waiting.ahead(topic)
+        return self._wait_s(now, ahead + self._returning)
+
+    def _wait_s(self, now: float, ahead: int) -> float:
         quiet_s = max(0.0, self._quiet_until - now) if self._quiet_until else 0.0
         if self.active < self.limit.value:
             return quiet_s
         turn_s = usual_s = self.meter.usual_latency_s / self.limit.value
         if self._looks >= LOOKS or not usual_s:
             turn_s = max(usual_s, now - self._turned)
-        ahead = len(self._waiting) if topic is None else self._waiting.ahead(topic)
         return max(quiet_s, (ahead + 1) * turn_s)
 
     async def enter(self, topic: str, model: str, others_wait: Callable[[], float | None]) -> bool:
@@ -186,21 +191,27 @@ class NodeGate:
         """Wait in the queue; True with a seat, False to look anew."""
         self.limit.reached()
         is_known = self.meter.usual_latency_s > 0 or self._looks >= LOOKS
-        wait_s = self.wait_s(now, topic) if is_known else 0.0
+        ahead = self._waiting.ahead(topic)  # whoever returns after it goes after it
+        wait_s = self._wait_s(now, ahead) if is_known else 0.0
         if wait_s > SLOWER_BY_S:
             others_s = others_wait()
             if others_s is not None and is_far_slower(wait_s, others_s):
-                raise UnavailableError(f"{self._waiting.ahead(topic)} calls go before it, and others serve sooner")
+                raise UnavailableError(f"{ahead} calls go before it, and others serve sooner")
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.put(topic, future)
         try:
-            return await future
+            has_seat = await future
         except asyncio.CancelledError:
             if future.cancelled():  # calls that were given up are to take no turns of their topic
                 self._waiting.discard(topic, future)
             elif future.done() and future.result():
                 self.leave()
+            elif future.done():
+                self._returning -= 1
             raise
+        if not has_seat:
+            self._returning -= 1
+        return has_seat
 
     def leave(self) -> None:
         """Give a seat back, to whose turn it is."""
@@ -293,11 +304,15 @@ class NodeGate:
                 future.set_result(True)
 
     def look_anew(self) -> None:
-        """Those that wait for a seat are to see whether they still should."""
+        """Those that wait for a seat are to see whether they still should.
+
+        Several gates may be asked for it at once, and the calls of one come back before those of the next.
+        """
         waiting, self._waiting = self._waiting, FairQueue()
         while (future := waiting.take()) is not None:
             if not future.done():
                 future.set_result(False)
+                self._returning += 1
 
     def _unblock(self) -> None:
         blocked, self._blocked = self._blocked, deque()

@@ -434,8 +434,10 @@ def test_nodes_that_are_all_at_full_load_are_all_waited_for() -> None:
     assert [n.tries for n in nodes] == [300, 300, 300]
 
 
-def test_a_node_that_asks_to_be_left_alone_again_and_again_keeps_no_round_waiting() -> None:
+@pytest.mark.parametrize("others", [1, 2])
+def test_a_node_that_asks_to_be_left_alone_again_and_again_keeps_no_round_waiting(others: int) -> None:
     """Nobody does without the others because they have a queue, and then waits for this one at a call a second."""
+    # When it has nothing more to do it is idle, and the calls of both others look anew at once.
 
     async def quick() -> Answer:
         await asyncio.sleep(0.08)
@@ -448,10 +450,11 @@ def test_a_node_that_asks_to_be_left_alone_again_and_again_keeps_no_round_waitin
                 raise NodeError("429", "rate_limited", retry_after_s=1.0)
             return await super().ask(call)
 
-    good = [ScriptedNode(quick, name=f"good-{i}", max_concurrency=2, timeout_s=60, adaptive=False) for i in range(2)]
+    names = [f"good-{i}" for i in range(others)]
+    good = [ScriptedNode(quick, name=name, max_concurrency=2, timeout_s=60, adaptive=False) for name in names]
     bad = Limited(answers, name="bad", max_concurrency=2, timeout_s=60)
     with runner_of(*good, bad, tries=1) as runner:
-        calls = [routed(*(call(i, node=name) for name in ("bad", "good-0", "good-1"))) for i in range(200)]
+        calls = [routed(*(call(i, node=name) for name in ("bad", *names))) for i in range(200)]
         began = time.monotonic()
         found = answered(runner, *calls, limit_s=90)
         took = time.monotonic() - began

@@ -1,6 +1,7 @@
 """Nodes in trouble, as the calls meet them: each round ends, and each node that is well again is asked again."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,11 +14,23 @@ from connectors.nodes import Node, NodeError
 from flows import gate
 from flows.budget import Budgets
 from flows.gate import NodeGate, is_far_slower
+from flows.node_watch import NodeWatch
 from flows.settings import read_settings
 from schemas.errors import RefusedError
 from schemas.node import Answer, NodeCapabilities, NodeReport
 from schemas.task import Allowance
-from tests.flows.test_calls import OK, ScriptedNode, answered, answers, call, fails, hangs, routed, runner_of
+from tests.flows.test_calls import (
+    OK,
+    FixedNodes,
+    ScriptedNode,
+    answered,
+    answers,
+    call,
+    fails,
+    hangs,
+    routed,
+    runner_of,
+)
 
 
 class SlowLedger(CallLedger):
@@ -222,6 +235,20 @@ def test_a_node_that_asked_to_be_left_alone_is_no_free_one() -> None:
     quiet.failed("m", now, rate_limited(8.0))
     assert quiet.wait_s(now) == pytest.approx(8.0)
     assert quiet.wait_s(now + 9.0) == 0.0
+
+
+def test_nobody_counts_on_a_node_that_asked_to_be_left_alone_a_moment_ago() -> None:
+    """It is free, and asks for the same again after the next call: no round is to be left to it."""
+    node = ScriptedNode(answers)
+    watch = NodeWatch(FixedNodes([node]), "", 10.0, lambda _states: None, lambda _gate: None)
+    watch._take_nodes()
+    one, now = watch.gates["n"], time.monotonic()
+    assert watch.wait_s(call()) == 0.0
+    one.failed("m", now - 1.0, rate_limited(0.5))
+    assert one.wait_s(now) == 0.0
+    assert watch.wait_s(call()) == math.inf
+    assert one.is_tamed(now + 4.0)
+    assert not one.is_tamed(now + 5.0)
 
 
 def test_the_first_burst_after_a_long_time_loses_no_vote() -> None:
