@@ -74,7 +74,7 @@ from flows.traces import spans_of
 from flows.votes import RELIABILITY
 from one_lake.gate import QualityGate, configurations_of
 from one_lake.keys import signing_key
-from one_lake.sink import LakeWriter
+from one_lake.sink import LakeWriter, LaneVersions
 from schemas.decision import Decision
 from schemas.errors import OutcomeUnknownError, RefusedError
 from schemas.head import Head
@@ -136,7 +136,7 @@ class Cell:
         self.places: dict[int, LanePartition] = {}
         """The lanes that have a place in this process, open or not."""
         self.writer: LakeWriter | None = None
-        """The lake's, once the flow has opened it."""
+        """The lake's, once the flow has opened it; none where another process of this Bytewax cluster has the sink."""
         self.traces: Traces | None = None
         """Where winning decisions go to become spans, if anywhere."""
         self.waited_at = 0.0
@@ -165,7 +165,11 @@ class Cell:
         )
 
     def _rows_held(self, lane: int) -> int:
-        return -1 if self.writer is None else self.writer.held(lane)
+        return self._lane_versions.held(lane) if self.writer is None else self.writer.held(lane)
+
+    @cached_property
+    def _lane_versions(self) -> LaneVersions:
+        return LaneVersions(self.settings.lake_dir, self.connect().cluster.cluster_id)
 
     def tally(self, lane: int) -> DecisionTally:
         """Where the decisions of a lane are counted."""

@@ -27,7 +27,7 @@ LOOK_AGAIN_S = 1.0
 """Whoever waits because a node asked to be left alone looks so often whether that is still so."""
 LOOKS = 2
 """A node is slow to give a seat back if it was looked so often since: between two looks, all answers are read."""
-TAMED_S = 5.0
+RATE_LIMITED_S = 5.0
 """A node that asked to be left alone, and was not so long ago, is likely to do so again after a call or two: what it
 would do to a queue cannot be told from how long a call takes."""
 LONGEST_QUIET_S = 600.0
@@ -83,7 +83,7 @@ class NodeGate:
         self._cell = cell
         self._silence_s = silence_s
         self._quiet_until = 0.0
-        self._tamed_until = 0.0
+        self._rate_limited_until = 0.0
         self._waiting: FairQueue[asyncio.Future[bool]] = FairQueue()
         self._returning = 0
         """Calls that left the queue to look anew, and will most likely be in it again in a moment."""
@@ -116,9 +116,9 @@ class NodeGate:
         self._turned = time.monotonic()
         self._looks = 0
 
-    def is_tamed(self, now: float) -> bool:
+    def is_rate_limited(self, now: float) -> bool:
         """Tell whether it asks to be left alone, or did so a moment ago: nobody is to count on it."""
-        return now < self._tamed_until
+        return now < self._rate_limited_until
 
     def wait_s(self, now: float, topic: str | None = None) -> float:
         """Say how long a call of a topic would wait for a seat: as many turns as go before it, each as long as usual.
@@ -256,7 +256,7 @@ class NodeGate:
         after_s = error.retry_after_s if isinstance(error, NodeError) else None
         if after_s:
             self._quiet_until = max(self._quiet_until, now + min(after_s, LONGEST_QUIET_S))
-            self._tamed_until = self._quiet_until + TAMED_S
+            self._rate_limited_until = self._quiet_until + RATE_LIMITED_S
             self.look_anew()
         breaker = self.breakers[model]
         if failure == "rate_limited":

@@ -90,7 +90,7 @@ class NodeWatch:
         if gate is None or not gate.is_open(call.model):
             return None
         now = time.monotonic()
-        return math.inf if gate.is_tamed(now) else gate.wait_s(now, call.topic)
+        return math.inf if gate.is_rate_limited(now) else gate.wait_s(now, call.topic)
 
     # -- every two seconds -----------------------------------------------------------------------------------------
 
@@ -139,7 +139,7 @@ class NodeWatch:
     def _shorten_queues(self) -> None:
         """Where a node has become far slower than another, calls that wait for it look around again."""
         now = time.monotonic()
-        waits = {gate: math.inf if gate.is_tamed(now) else gate.wait_s(now) for gate in self.gates.values()}
+        waits = {gate: math.inf if gate.is_rate_limited(now) else gate.wait_s(now) for gate in self.gates.values()}
         best = min(waits.values(), default=0.0)
         for gate, wait_s in waits.items():
             if is_far_slower(wait_s, best):

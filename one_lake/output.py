@@ -32,8 +32,8 @@ class OneSink(FixedPartitionedSink[LaneRows, None]):
     again and are dropped by their lane and decision offset.
 
     Args:
-        writer: opens the lake, when the first row comes.
-        publish: told of each new head of the lake, on a thread of its own.
+        writer: opens the lake when the first row comes, on a thread of its own.
+        publish: told of each new head of the lake, on that thread.
         is_ending: the flow is about to end: no epoch is left to wait in.
     """
 
@@ -89,7 +89,7 @@ class _OnePartition(StatefulSinkPartition[LaneRows, None]):
     def close(self) -> None:
         """Let go of the lake; nothing is committed here but what was begun, since an error ends here too."""
         self._thread.shutdown(wait=True, cancel_futures=True)
-        if self._opened.exception() is None:
+        if not self._opened.cancelled() and self._opened.exception() is None:
             self._opened.result().close()
 
     # -- on the thread ---------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 from msgspec import Struct
 
@@ -42,6 +43,7 @@ log = logging.getLogger(__name__)
 CHUNK_BYTES = 1 << 20
 
 _END = 2**63 - 1
+_NONE = -1
 
 
 class Owner(NamedTuple):
@@ -446,9 +448,7 @@ class _TableWriter:
         return rest
 
     def _held(self, lane: int) -> int:
-        # the second, where rows of this cluster were taken from another lake before it wrote here
-        names = application(lane), taken(self._cluster, lane)
-        return max(map(self._table.transaction_version, names))
+        return held_in(self._table.delta, self._cluster, lane)
 
     def _refreshed_version(self, lane: int) -> int:
         self._table.delta.update_incremental()
@@ -500,6 +500,34 @@ def _rising(
             rising[i] = row > newest
             newest = max(newest, row)
     return rising
+
+
+class LaneVersions:
+    """Tells what the lake holds of each lane where another process of the same Bytewax cluster writes to it."""
+
+    def __init__(self, lake_dir: Path, cluster: str) -> None:
+        self._lake_dir = lake_dir
+        self._cluster = cluster
+        self._rounds: DeltaTable | None = None
+        self._looked_at = 0.0
+
+    def held(self, lane: int) -> int:
+        """As `LakeWriter.held`, as of a second ago; -1 where the lake cannot be read."""
+        now = time.monotonic()
+        with contextlib.suppress(DeltaError, OSError):
+            if self._rounds is None and tables.is_lake(self._lake_dir):
+                self._rounds = tables.open_table(self._lake_dir, "rounds")
+            elif self._rounds is not None and now - self._looked_at >= 1.0:
+                self._rounds.update_incremental()
+                self._looked_at = now
+        return _NONE if self._rounds is None else held_in(self._rounds, self._cluster, lane)
+
+
+def held_in(table: DeltaTable, cluster: str, lane: int) -> int:
+    """The highest decision offset that a table holds of a lane; -1 if none."""
+    # the second, where rows of this cluster were taken from another lake before it wrote here
+    found = map(table.transaction_version, (application(lane), taken(cluster, lane)))
+    return max(_NONE if version is None else version for version in found)
 
 
 def application(lane: int) -> str:

@@ -13,10 +13,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from confluent_kafka import TopicPartition
 from msgspec import Struct
 
 import one_lake
 from connectors.blobs import BlobStore
+from connectors.cut_commits import CutCommits
 from connectors.kafka import CheckedProducer, client_config, read_to_end
 from connectors.topics import DEAD_LETTERS, RESULTS, TASKS, TASKS_HIGH, TASKS_NEXT, ensure_topics
 from schemas.decision import DeadLetter, DecisionKind, read_decision
@@ -438,6 +440,17 @@ def ended_or_gone(run: Running, expected: set[Id]) -> bool:
     return gone or expected <= run.ended()
 
 
+def lanes_at_rest(broker: Broker, lake: Path) -> bool:
+    """Tell whether the cut of each lane was committed behind its last decision."""
+    with one_lake.connect(lake) as db:
+        last = db.execute("SELECT lane, max(decision_offset) FROM rounds GROUP BY lane").fetchall()
+    commits = CutCommits(client_config(broker.brokers), "aureon")
+    found = commits.committed_cut([TopicPartition(RESULTS, lane) for lane, _ in last])
+    commits.close()
+    kept = {place.partition: offset for place, (offset, _) in found.items()}
+    return all(kept.get(lane, 0) > offset for lane, offset in last)
+
+
 @pytest.mark.parametrize("shape", ["w1", "w2", "two"])
 def test_one_worker_two_or_two_processes_do_the_same_work(own_broker: Broker, tmp_path: Path, shape: str) -> None:
     """Each task and each branch has its one record, whoever worked on it."""
@@ -449,6 +462,8 @@ def test_one_worker_two_or_two_processes_do_the_same_work(own_broker: Broker, tm
         run.cell.start(shape)
         everything = ids(sent + parents) | branches
         run.wait_for_ends(everything)
+        # also where the other process writes to the lake: else its log would be read from the beginning for ever
+        run.wait_for(lambda: lanes_at_rest(own_broker, run.lake), 30, "a cut is not committed")
         run.stop_and_audit()
         assert run.answers() == dict.fromkeys(everything, ANSWER)
         with one_lake.connect(run.lake) as db:

@@ -247,8 +247,8 @@ def test_nobody_counts_on_a_node_that_asked_to_be_left_alone_a_moment_ago() -> N
     one.failed("m", now - 1.0, rate_limited(0.5))
     assert one.wait_s(now) == 0.0
     assert watch.wait_s(call()) == math.inf
-    assert one.is_tamed(now + 4.0)
-    assert not one.is_tamed(now + 5.0)
+    assert one.is_rate_limited(now + 4.0)
+    assert not one.is_rate_limited(now + 5.0)
 
 
 def test_the_first_burst_after_a_long_time_loses_no_vote() -> None:
