@@ -267,6 +267,7 @@ class PollingReader:
         self._lake = lake
         self._db = session()
         self._db.execute("SET threads = 1")  # whoever is looked at needs the others
+        self._db.execute("SET enable_progress_bar = false")  # shown where DuckDB takes a process for somebody's shell
         self._files: dict[str, set[str]] = {name: set() for name in TABLES}
         for name in TABLES:
             self._db.execute(f"CREATE TABLE {name} ({ROW}, hash VARCHAR, file VARCHAR)")
