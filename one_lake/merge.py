@@ -26,7 +26,7 @@ from one_lake.maintain import alone, discard_unlogged
 from one_lake.query import rows_of, session
 from one_lake.sealed_table import Commit, SealedTable, Signer
 from one_lake.seals import Link, Merge, Seal, SealedLane, entries, merkle_root
-from one_lake.sink import application, taken
+from one_lake.sink import application, held_in, taken
 from one_lake.staged import Gathered, StagedFile, cast, removal
 from one_lake.verify import FAULTS, verify
 from schemas.errors import RefusedError, TryAgainError
@@ -190,8 +190,9 @@ class _Merging:
         )
 
     def _held(self, table: SealedTable, cluster: str, lane: int) -> int:
-        own = table.transaction_version(application(lane)) if cluster == self._own else -1
-        return max(own, table.transaction_version(taken(cluster, lane)))
+        if cluster == self._own:
+            return held_in(table.delta, cluster, lane)
+        return tables.transaction_version(table.delta, taken(cluster, lane))
 
     def _application(self, cluster: str, lane: int) -> str:
         return application(lane) if cluster == self._own else taken(cluster, lane)

@@ -67,11 +67,6 @@ class SealedTable:
         if found is not None:
             self.tip = Link(found.seal.version, found.hash)
 
-    def transaction_version(self, application: str) -> int:
-        """The version that an application committed last; -1 if none."""
-        version = self.delta.transaction_version(application)
-        return _NEVER if version is None else version
-
     def try_commit(self, commit: Commit, on_failure: Callable[[], None]) -> SignedSeal | None:
         """Log a commit as the next version, and only as that.
 

@@ -43,7 +43,6 @@ log = logging.getLogger(__name__)
 CHUNK_BYTES = 1 << 20
 
 _END = 2**63 - 1
-_NONE = -1
 
 
 class Owner(NamedTuple):
@@ -520,14 +519,13 @@ class LaneVersions:
             elif self._rounds is not None and now - self._looked_at >= 1.0:
                 self._rounds.update_incremental()
                 self._looked_at = now
-        return _NONE if self._rounds is None else held_in(self._rounds, self._cluster, lane)
+        return -1 if self._rounds is None else held_in(self._rounds, self._cluster, lane)
 
 
 def held_in(table: DeltaTable, cluster: str, lane: int) -> int:
     """The highest decision offset that a table holds of a lane; -1 if none."""
     # the second, where rows of this cluster were taken from another lake before it wrote here
-    found = map(table.transaction_version, (application(lane), taken(cluster, lane)))
-    return max(_NONE if version is None else version for version in found)
+    return max(tables.transaction_version(table, name) for name in (application(lane), taken(cluster, lane)))
 
 
 def application(lane: int) -> str:

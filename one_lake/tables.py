@@ -197,6 +197,12 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def transaction_version(table: DeltaTable, application: str) -> int:
+    """The version that an application committed last to a table; -1 if none."""
+    version = table.transaction_version(application)
+    return -1 if version is None else version
+
+
 def as_os_error(error: Exception, lake_dir: str | Path) -> OSError:
     """Give the error the lake's name and what to do."""
     # delta-rs draws its causes as a coloured tree over several lines.

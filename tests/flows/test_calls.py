@@ -425,8 +425,7 @@ def test_nodes_that_are_all_at_full_load_are_all_waited_for() -> None:
         await asyncio.sleep(0.02)
         return OK
 
-    # Not adaptive: where a busy machine makes 20 ms to 100 of one node's calls, its limit of two would become one.
-    nodes = [ScriptedNode(quick, name=f"n{i}", max_concurrency=2, timeout_s=5, adaptive=False) for i in range(3)]
+    nodes = [ScriptedNode(quick, name=f"n{i}", max_concurrency=2, timeout_s=5) for i in range(3)]
     with runner_of(*nodes, tries=1) as runner:
         calls = [routed(*(call(i, node=f"n{n}") for n in range(3))) for i in range(300)]
         found = answered(runner, *calls, limit_s=60)
