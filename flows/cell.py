@@ -75,6 +75,7 @@ from flows.votes import RELIABILITY
 from one_lake.gate import QualityGate, configurations_of
 from one_lake.keys import signing_key
 from one_lake.sink import LakeWriter, LaneVersions
+from one_lake.tables import owners_copy
 from schemas.decision import Decision
 from schemas.errors import OutcomeUnknownError, RefusedError
 from schemas.head import Head
@@ -498,8 +499,11 @@ class _Connected:
         return CutCommits(self.config, self._settings.group)
 
     def owners(self, lane: int, resume_from: int) -> OwnerIndex:
-        """Open the index of ids of a lane; one that is new, or far behind, takes from the lake what that has."""
-        index = OwnerIndex(self._settings.state_dir / f"lane-{lane:04d}.sqlite")
+        """Open the index of ids of a lane; one that is new, or far behind, goes on with the copy that was left last,
+        and takes from the lake's rows what is lacking then.
+        """
+        path, copy = self._settings.state_dir / f"lane-{lane:04d}.sqlite", owners_copy(self._settings.lake_dir, lane)
+        index = OwnerIndex(path, copy)
         if resume_from > index.next_offset + (0 if index.is_new else FAR_BEHIND):
             try:
                 self._catch_up(index, lane)

@@ -175,6 +175,11 @@ def search_index(lake_dir: str | Path) -> Path:
     return Path(lake_dir) / "search" / "index.sqlite"
 
 
+def owners_copy(lake_dir: str | Path, lane: int) -> Path:
+    """Where the copy of a lane's index of ids is, for whichever cell has the lane next."""
+    return Path(lake_dir) / "owners" / f"lane-{lane:04d}.sqlite"
+
+
 def runs_folder(lake_dir: str | Path) -> Path:
     """Where the runs of replays are."""
     return Path(lake_dir) / "runs"

@@ -283,11 +283,12 @@ class NotMoved(Cell):
 class IndexNotRebuilt(Cell):
     """With a lost folder the index of ids begins empty at the cut."""
 
-    def open_index(self, folder: Folder, cut: Cut | None) -> Index:
+    def open_index(self, number: int, folder: Folder, cut: Cut | None) -> Index:
         """Say that an empty index is all there is."""
         if cut is not None and folder.cut is None:
             folder.index, folder.index_next = {}, cut.log
-        return super().open_index(folder, cut)
+            return Index(folder)
+        return super().open_index(number, folder, cut)
 
 
 class IndexNamedByCut(Cell):
@@ -296,6 +297,18 @@ class IndexNamedByCut(Cell):
     def flush_index(self, slot: Slot, cut: Cut) -> None:
         """Claim what was not read."""
         slot.index.flush(cut.log)
+
+
+class CopyNamedByLog(Cell):
+    """A copy of the index is named by how far the log has been read by then, and holds what was flushed before."""
+
+    def flush_index(self, slot: Slot, cut: Cut) -> None:
+        """Copy first."""
+        self.copy_index(slot)
+        copied = self.world.copies.get(slot.number)
+        if copied is not None:
+            copied.index_next = max(copied.index_next, slot.lane.log_next)
+        super().flush_index(slot, cut)
 
 
 # -- the cut -------------------------------------------------------------------------------------------------------
@@ -643,6 +656,7 @@ _mutant(BranchesSkipIds, schedules=300)
 _mutant(NotMoved)
 _mutant(IndexNotRebuilt, schedules=300)
 _mutant(IndexNamedByCut, schedules=1500)
+_mutant(CopyNamedByLog, schedules=1500)
 _mutant(BetweenNotRead)
 _mutant(ReadsFromAdvanced)
 _mutant(PassesUnread)

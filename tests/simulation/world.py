@@ -33,6 +33,7 @@ MAX_ROUNDS = 3
 MAX_ATTEMPTS = 3
 MAX_DEPTH = 1
 TOO_LARGE = 100
+COPY_AFTER = 3
 
 CONVERGED, NEXT_ROUND, RETRIED = DecisionKind.CONVERGED, DecisionKind.NEXT_ROUND, DecisionKind.RETRY
 DEAD, MOVED, STARTED = DecisionKind.DEAD, DecisionKind.MOVED, DecisionKind.STARTED
@@ -200,6 +201,11 @@ class Folder:
         other.index, other.index_next = dict(self.index), self.index_next
         return other
 
+    def take_index(self, copied: "Folder | None") -> None:
+        """Go on with a copy of the index of ids, where that is well ahead."""
+        if copied is not None and copied.index_next >= self.index_next + COPY_AFTER:
+            self.index, self.index_next = dict(copied.index), copied.index_next
+
 
 class Index:
     """The index of ids: what was flushed to the folder, and what was not yet."""
@@ -282,6 +288,8 @@ class World:
         self.logs: list[list[Entry | None]] = [[] for _ in range(lanes)]
         self.log_begins = [0] * lanes
         self.group: dict[int, bytes] = {}
+        self.copies: dict[int, Folder] = {}
+        """By lane, the index of ids as it lies in the lake's folder."""
         self.lake = lake_class()
         self.sealer = Sealer(b"simulation")
         self.cancels: list[tuple[str, str]] = []
@@ -448,7 +456,7 @@ class Cell:
         world = self.world
         committed = _decoded(world.group.get(number))
         cut = self.choose(_decoded(folder.cut), committed)
-        index = self.open_index(folder, cut)
+        index = self.open_index(number, folder, cut)
         lane = world.lane_class(
             number,
             INPUTS,
@@ -483,9 +491,10 @@ class Cell:
         self.slots.remove(slot)
         self.end_orderly(slot)
 
-    def open_index(self, folder: Folder, cut: Cut | None) -> Index:
+    def open_index(self, number: int, folder: Folder, cut: Cut | None) -> Index:
         """Open the index of ids."""
         del cut
+        folder.take_index(self.world.copies.get(number))
         return Index(folder)
 
     def _begin_reading(self, slot: Slot) -> None:
@@ -895,6 +904,13 @@ class Cell:
         """Make the index of ids durable, named by the log offset that it stands for."""
         del cut
         slot.index.flush(slot.lane.log_next)
+        self.copy_index(slot)
+
+    def copy_index(self, slot: Slot) -> None:
+        """Leave a copy of it where all cells read, once it has grown."""
+        copied = self.world.copies.get(slot.number)
+        if slot.folder.index_next >= COPY_AFTER + (copied.index_next if copied is not None else 0):
+            self.world.copies[slot.number] = slot.folder.copy()
 
     def commit_group(self, slot: Slot) -> None:
         """Commit the newest cut of an epoch before this one whose rows are there: its messages are delivered."""
