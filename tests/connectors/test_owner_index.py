@@ -131,7 +131,8 @@ def test_a_copy_is_of_one_moment(tmp_path: Path) -> None:
     """What is flushed while it is made is not in it, and comes into the next."""
     copy = tmp_path / "owners" / "lane-0000.sqlite"
     index = Copying(tmp_path / "a" / "i.sqlite", copy)
-    seen, count = set(), 0
+    seen: set[int] = set()
+    count = 0
     deadline = time.monotonic() + 20
     while len(seen) < 5:
         assert time.monotonic() < deadline
