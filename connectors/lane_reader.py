@@ -65,8 +65,8 @@ class Watermarks:
     ASK_S = 1.0
     """How long the brokers may take to answer."""
     AFTER_FAILURE_S = 1.0
-    BUSY_S = 0.25
-    """How long after the last sign of life it looks every 5 ms."""
+    BUSY_S = 0.03
+    """How long after the last sign of life it looks every 5 ms; from then on less and less often."""
 
     def __init__(self, config: ClientConfig) -> None:
         self._config = config
@@ -77,7 +77,6 @@ class Watermarks:
         self._stopped = False
         self._is_blind = False
         """Whether the last question had no answer."""
-        self._last_sign = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="aureon-watermarks", daemon=True)
         self._thread.start()
 
@@ -98,8 +97,7 @@ class Watermarks:
             self._watches.discard(watch)
 
     def nudge(self) -> None:
-        """Look now: this process has just written something that a reader of its own waits for."""
-        self._last_sign = time.monotonic()
+        """Look now."""
         self._look.set()
 
     def close(self) -> None:
@@ -115,16 +113,16 @@ class Watermarks:
         self.close()
 
     def _run(self) -> None:
-        pause = self.SHORTEST_S
+        pause, last_sign = self.SHORTEST_S, 0.0
         away = Patience(lambda: self._stopped, float("inf"))
         while not self._stopped:
             # With nobody asleep there is nothing to look at until `watch` says so.
-            self._look.wait(pause if self._watches else None)
+            is_nudged = self._look.wait(pause if self._watches else None)
             self._look.clear()
             with self._lock:
                 watches = list(self._watches)
             try:
-                self._ask(watches)
+                saw_more = self._ask(watches)
             except (KafkaException, TimeoutError) as error:
                 # whatever it is, the thread goes on: without it no reader wakes
                 away.goes_on(f"{self._config['bootstrap.servers']} does not tell where its partitions end: {error}")
@@ -137,10 +135,14 @@ class Watermarks:
                 pause = self.AFTER_FAILURE_S
                 continue
             self._is_blind = False
-            busy = time.monotonic() - self._last_sign < self.BUSY_S
-            pause = self.SHORTEST_S if busy else min(pause * 1.5, self.LONGEST_S)
+            now = time.monotonic()
+            if is_nudged or saw_more:
+                last_sign = now
+            pause = self.SHORTEST_S if now - last_sign < self.BUSY_S else min(pause * 1.25, self.LONGEST_S)
 
-    def _ask(self, watches: list[_Watch]) -> None:
+    def _ask(self, watches: list[_Watch]) -> bool:
+        """Look at all; tells whether one goes on."""
+        saw_more = False
         self._client.poll(0)
         for committed_only in (True, False):
             some = {w.asked: w for w in watches if w.committed_only is committed_only}
@@ -152,9 +154,10 @@ class Watermarks:
             )
             for asked, future in found.items():
                 watch = some[asked]
-                watch.end = future.result(ASK_LIMIT_S).offset
-                if watch.end != watch.position:
-                    self._last_sign = time.monotonic()
+                end = future.result(ASK_LIMIT_S).offset
+                saw_more = saw_more or end != watch.end
+                watch.end = end
+        return saw_more
 
 
 class LaneReader:

@@ -474,7 +474,7 @@ class _Connected:
             self._watermarks,
             committed_only=self.topics.committed_only,
             # the embedded broker answers an empty fetch at once: a dozen readers at their ends keep two cores busy
-            sleep_after_s=0.1 if self.topics.committed_only else 0.0,
+            sleep_after_s=1.0 if self.topics.committed_only else 0.0,
         )
 
     @cached_property

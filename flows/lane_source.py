@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 READ_BATCH = 200
 IDLE_PAUSES_S = (0.001, 0.002, 0.005)
 """Pauses between polls that find nothing: short at first, since an answer is often close."""
+POLLS_OF_EACH = 20
 DORMANT_PAUSE_S = 0.05
 OPENERS = 4
 """Lanes that are opened or closed at a time, beside those that work."""
@@ -363,7 +364,7 @@ class LanePartition(StatefulSourcePartition[Item, bytes]):
         if self._lane is None and self._opening is None and self._closing is None:
             pause = DORMANT_PAUSE_S
         else:
-            pause = IDLE_PAUSES_S[min(self._idle // 200, len(IDLE_PAUSES_S) - 1)]
+            pause = IDLE_PAUSES_S[min(self._idle // POLLS_OF_EACH, len(IDLE_PAUSES_S) - 1)]
         return datetime.now(UTC) + timedelta(seconds=pause)
 
     def snapshot(self) -> bytes:

@@ -81,8 +81,12 @@ class SealedTable:
             DeltaError: it was not logged, or nobody knows.
             OSError: as above.
         """
-        self.find_tip()
         version = self.delta.version() + 1
+        if tables.log_entry(self.lake_dir, self.name, version).exists():
+            # with several cells there most often is one; to try in vain costs twice as much as to look
+            self.delta.update_incremental()
+            return None
+        self.find_tip()
         seal = self._sealed(commit, version)
         try:
             self.delta.create_write_transaction(
@@ -149,17 +153,15 @@ class SealedTable:
         return sign(seal, self._signer.key)
 
     def catch_up(self, logged: int) -> None:
-        """Read the log on to the newest version; every so often leave a checkpoint for those who open the table.
+        """Every so often leave a checkpoint for those who open the table, and open it anew.
 
         Args:
             logged: the version that was committed last from here.
         """
-        if logged <= self.delta.version():
-            return  # nothing was committed
-        self.delta.update_incremental()
-        if logged % tables.CHECKPOINT_INTERVAL == 0:
+        if logged % tables.CHECKPOINT_INTERVAL == 0 and logged > self.delta.version():
+            self.delta.update_incremental()
             self.checkpoint()
-        if self.delta.version() >= self._opened_at + tables.CHECKPOINT_INTERVAL:
+        if max(logged, self.delta.version()) >= self._opened_at + tables.CHECKPOINT_INTERVAL:
             # A table that is only ever read on keeps every entry since it was opened, and goes through them again
             # at each commit: 100 ms after 900 commits.
             self.delta = tables.open_table(self.lake_dir, self.name)

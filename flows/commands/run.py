@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -57,8 +58,9 @@ def main(options: argparse.Namespace) -> int:
     lines = options.verbose or sys.stderr.isatty()
     with prepared(settings) as (cell, interrupts):
         say(start_line(cell))
-        watch = Watch(cell, Heartbeat(cell, lines=lines, until_idle_s=options.until_idle))
-        run_cell(cell, interrupts, watch)
+        heartbeat = Heartbeat(cell, lines=lines, until_idle_s=options.until_idle)
+        is_looked_at = lines or options.until_idle is not None
+        run_cell(cell, interrupts, Watch(cell, heartbeat) if is_looked_at else contextlib.nullcontext())
         reused, repeated = cell.runner().told_twice()
         if reused or repeated:
             say(
@@ -113,7 +115,7 @@ def prepared(settings: Settings) -> Iterator[tuple[Cell, "Interrupts"]]:
             cell.close()
 
 
-def run_cell(cell: Cell, interrupts: "Interrupts", watch: "Watch") -> None:
+def run_cell(cell: Cell, interrupts: "Interrupts", watch: AbstractContextManager[object]) -> None:
     """Run the flow in this thread until it has stopped.
 
     Raises:

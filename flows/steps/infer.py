@@ -3,6 +3,7 @@
 Nothing is kept in the snapshot: intake hands undecided messages out again, and the ledger knows what was answered.
 """
 
+import time
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
@@ -13,8 +14,9 @@ from flows.steps.route import Routed
 from flows.stopping import Stopping
 from schemas.errors import tells_errors
 
-DRAIN_EVERY = timedelta(milliseconds=2)
-"""How often finished rounds are looked for while some are open."""
+DRAIN_SOON, DRAIN_EVERY = timedelta(milliseconds=2), timedelta(milliseconds=5)
+"""How often finished rounds are looked for while some are open: just after a submission, and later."""
+SOON_S = 0.02
 SETTLE_EVERY = timedelta(milliseconds=500)
 SETTLED_AFTER = 3
 """Snapshots after the last round of a lane: then all of them are decided, and the ledger may forget them."""
@@ -28,6 +30,7 @@ class Inference(StatefulBatchLogic[list[Routed], list[Answered], None]):
         self._runner = runner
         self._lane = runner.new_lane()
         self._unsettled = 0
+        self._submitted_at = 0.0
         self._stopping = stopping
         self._open = 0
 
@@ -43,6 +46,7 @@ class Inference(StatefulBatchLogic[list[Routed], list[Answered], None]):
         if to_ask:
             self._open += len(to_ask)
             self._unsettled = SETTLED_AFTER
+            self._submitted_at = time.monotonic()
             self._runner.submit(self._lane, to_ask)
         return self._emit(at_once)
 
@@ -71,7 +75,8 @@ class Inference(StatefulBatchLogic[list[Routed], list[Answered], None]):
     def notify_at(self) -> datetime | None:
         """Soon, while rounds are open."""
         if self._open:
-            return datetime.now(UTC) + DRAIN_EVERY
+            is_soon = time.monotonic() - self._submitted_at < SOON_S
+            return datetime.now(UTC) + (DRAIN_SOON if is_soon else DRAIN_EVERY)
         return datetime.now(UTC) + SETTLE_EVERY if self._unsettled else None
 
     def snapshot(self) -> None:

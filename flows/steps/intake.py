@@ -33,9 +33,6 @@ log = logging.getLogger(__name__)
 
 RAW_LIMIT = 64 * 1024
 """Of a message that is no task, so many bytes travel with its dead letter; the rest stays in the input."""
-READ_BATCH = 200
-IDLE_PAUSES_S = (0.001, 0.002, 0.005)
-"""Pauses between polls that find nothing: short at first, since an answer is often close."""
 
 
 # -- what a message is, without I/O --------------------------------------------------------------------------------

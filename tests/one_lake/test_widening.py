@@ -64,6 +64,7 @@ def test_a_lake_from_before_is_widened_and_added_to(old_lake: Path) -> None:
     assert [o.decision_offset for batch in writer.owners(0) for o in batch] == [0]
     writer.add([round_row(0, 0, findings="[]"), round_row(0, 1, findings='[{"policy":"bias"}]', effective_votes=1.5)])
     writer.flush()
+    assert writer.version(0) == 1
     assert [o.decision_offset for batch in writer.owners(0) for o in batch] == [0, 1]
     writer.close()
     assert rounds(old_lake) == [(0, "2", None, None), (1, "2", '[{"policy":"bias"}]', 1.5)]
