@@ -157,12 +157,14 @@ class Rates(Struct, frozen=True, gc=False):
 class Meter:
     """What the last calls of a node were like."""
 
-    __slots__ = ("_latencies", "_outcomes", "_tokens", "calls", "errors", "seconds", "timeouts")
+    __slots__ = ("_latencies", "_outcomes", "_tokens", "_usual_s", "calls", "errors", "seconds", "timeouts")
 
     def __init__(self) -> None:
         self._outcomes: deque[str] = deque(maxlen=100)
         self._latencies: deque[float] = deque(maxlen=100)
         self._tokens: deque[tuple[float, int]] = deque(maxlen=10_000)
+        self._usual_s: float | None = 0.0
+        """None where it is to be worked out anew."""
         self.calls = self.errors = self.timeouts = 0
         self.seconds = Histogram()
         """Of all that were answered."""
@@ -172,6 +174,7 @@ class Meter:
         self.calls += 1
         self._outcomes.append("ok")
         self._latencies.append(latency_s)
+        self._usual_s = None
         self.seconds.add(latency_s)
         if tokens_out:
             self._tokens.append((now, tokens_out))
@@ -188,7 +191,9 @@ class Meter:
     @property
     def usual_latency_s(self) -> float:
         """Median of the last calls that were answered, 0 before the first."""
-        return statistics.median(self._latencies) if self._latencies else 0.0
+        if self._usual_s is None:
+            self._usual_s = statistics.median(self._latencies)
+        return self._usual_s
 
     def rates(self, now: float) -> Rates:
         """Sum up."""

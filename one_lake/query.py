@@ -18,8 +18,8 @@ import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import duckdb
 import pyarrow as pa
 from msgspec import Struct
 
@@ -30,6 +30,9 @@ from one_lake.views import VIEWS
 from schemas.blob import REFERENCE_START, reference_in
 from schemas.errors import BadRecordError
 from schemas.one import ALL_TABLES, SUPERSEDED, arrow_schema
+
+if TYPE_CHECKING:
+    import duckdb
 
 _SETTINGS = """
 SET TimeZone = 'UTC';
@@ -98,7 +101,7 @@ def recent_rounds(lake_dir: str | Path, limit: int) -> list[RecentRound]:
 
 def connect(
     lake_dir: str | Path | None = None, blobs: str | None = None, as_of: str | None = None
-) -> duckdb.DuckDBPyConnection:
+) -> "duckdb.DuckDBPyConnection":
     """Open the lake for queries, as it is now; also while it is being written.
 
     Args:
@@ -128,7 +131,7 @@ def connect(
     return connection
 
 
-def refresh(connection: duckdb.DuckDBPyConnection) -> None:
+def refresh(connection: "duckdb.DuckDBPyConnection") -> None:
     """Move the views of a connection on to what is committed by now."""
     (lake,) = connection.execute("SELECT getvariable('aureon_lake')").fetchall()[0]
     # rounds first: see above
@@ -146,12 +149,14 @@ def refresh(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("COMMIT")
 
 
-def session(memory_limit: str | None = None) -> duckdb.DuckDBPyConnection:
+def session(memory_limit: str | None = None) -> "duckdb.DuckDBPyConnection":
     """A DuckDB connection of its own, in memory, that spills to the system's temporary folder, up to a limit.
 
     Args:
         memory_limit: as DuckDB writes it; what is beyond it is spilled.
     """
+    import duckdb  # noqa: PLC0415 - a cell that begins asks the lake nothing, and this is a twelfth of its imports
+
     connection = duckdb.connect(config={"memory_limit": memory_limit} if memory_limit else {})
     connection.execute(_SETTINGS.format(temp_directory=quoted(f"{tempfile.gettempdir()}/aureon-duckdb")))
     if memory_limit:  # some 0.5 MB a file, which the limit does not count
@@ -188,7 +193,7 @@ def _columns(table: str) -> str:
     )
 
 
-def bound(connection: duckdb.DuckDBPyConnection, then: Moment) -> None:
+def bound(connection: "duckdb.DuckDBPyConnection", then: Moment) -> None:
     """Tell a connection how far each lane was at a moment, for `bounded`; and since when records were superseded."""
     connection.execute("CREATE TABLE bounds (cluster VARCHAR, lane BIGINT, last BIGINT)")
     rows = [(cluster, lane, last) for (cluster, lane), last in then.bounds.items()]
