@@ -4,14 +4,13 @@ import contextlib
 import fcntl
 import logging
 import os
-import shutil
 import sqlite3
 import threading
 import time
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
+from connectors import whole_files
 from flows.lane import Owner
 from schemas.errors import RefusedError
 
@@ -143,29 +142,24 @@ class OwnerIndex:
 
     def _take(self, copy: Path) -> None:
         """Go on with the copy where that is well ahead; one that is damaged, or of another version, is left alone."""
-        draft = self._path.with_suffix(".copy")
         try:
             self._copied = _stands_for(copy)
             if self._copied < self.next_offset + self.COPY_AFTER:
                 return
-            shutil.copyfile(copy, draft)
-            self._check(draft)
-            _sync(draft)
+            self._check(copy)
+            self._db.close()  # which takes what is beside the file with it
+            try:
+                whole_files.copy(copy, self._path)
+            finally:
+                self._open()
         except FileNotFoundError:
             return
         except (OSError, sqlite3.Error) as error:
             log.warning("%s cannot be gone on with, the index of ids is made anew: %s", copy, error)
             self._copied = 0
-            draft.unlink(missing_ok=True)
-            return
-        self._db.close()
-        for rest in ("-wal", "-shm"):
-            self._path.with_name(self._path.name + rest).unlink(missing_ok=True)
-        draft.replace(self._path)
-        self._open()
 
-    def _check(self, draft: Path) -> None:
-        with contextlib.closing(_reading(draft)) as db:
+    def _check(self, copy: Path) -> None:
+        with contextlib.closing(_reading(copy)) as db:
             (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
                 raise sqlite3.DatabaseError(verdict)
@@ -183,17 +177,14 @@ class OwnerIndex:
     def _leave_copy(self, copy: Path, next_offset: int) -> None:
         began = time.monotonic()
         # what SQLite writes is on a disk of this machine; the lake may be elsewhere, where files cannot be locked
-        here, there = self._path.with_suffix(".copy"), copy.with_name(f"{copy.name}.{uuid.uuid4().hex}")
+        here = self._path.with_suffix(".copy")
         try:
             here.unlink(missing_ok=True)
             with contextlib.closing(sqlite3.connect(here, isolation_level=None)) as target:
                 target.execute("PRAGMA synchronous = OFF")
                 self._db.backup(target, pages=_PAGES_PER_STEP, progress=self._end_if_closed)
-            copy.parent.mkdir(exist_ok=True)
             _drop_stale(copy)
-            shutil.copyfile(here, there)
-            _sync(there)
-            there.replace(copy)
+            whole_files.copy(here, copy)
             self._copied = next_offset
         except InterruptedError:
             pass
@@ -202,7 +193,6 @@ class OwnerIndex:
         finally:
             with contextlib.suppress(OSError):
                 here.unlink(missing_ok=True)
-                there.unlink(missing_ok=True)
         now = time.monotonic()
         self._copy_again_at = now + max(self.COPY_EVERY_S, (now - began) / self.COPY_SHARE)
 
@@ -231,11 +221,6 @@ def _stands_for(copy: Path) -> int:
     if found is None or not isinstance(found[0], int):
         raise sqlite3.DatabaseError("it does not say for which part of the log it stands")
     return found[0]
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _drop_stale(copy: Path) -> None:
