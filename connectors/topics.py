@@ -142,11 +142,12 @@ def ensure_topics(config: ClientConfig, lanes: int | None = None, replication: i
     client = admin_client(config)
     there = _partitions(client)
     wanted = _agree_on_lanes(there, lanes)
-    missing = [name for name in ALL_TOPICS if name not in there]
-    if missing:
-        _create(client, [_new_topic(name, wanted, replication) for name in missing])
-        there = _wait_for(client, missing)
-        wanted = _agree_on_lanes(there, lanes)
+    # The tasks' own topic first: it may be there with another number and not be shown yet.
+    for names in ((TASKS,), ALL_TOPICS):
+        if missing := [name for name in names if name not in there]:
+            _create(client, [_new_topic(name, wanted, replication) for name in missing])
+            there = _wait_for(client, missing)
+            wanted = _agree_on_lanes(there, lanes)
     ids, cluster_id = _describe(client)
     return Topics(
         lanes=wanted, topic_ids=ids, kafka_cluster_id=cluster_id, max_message_bytes=_check_settings(client, replication)

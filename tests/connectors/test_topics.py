@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from confluent_kafka.admin import ConfigResource, NewTopic, ResourceType
 
+import connectors.topics
 from connectors.kafka import MAX_MESSAGE_BYTES, CheckedProducer, admin_client, client_config, read_to_end
 from connectors.topics import (
     ALL_TOPICS,
@@ -73,6 +74,16 @@ def test_two_processes_may_create_the_topics_at_once(own_broker: Broker) -> None
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lambda _: ensure_topics(config, 2), range(4)))
     assert [r.lanes for r in results] == [2, 2, 2, 2]
+
+
+def test_topic_that_the_broker_does_not_show_yet_settles_the_number_of_lanes(
+    own_broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a broker lists may lag behind what the controller has created."""
+    create(own_broker, TASKS, 1, retention_ms="-1")
+    late, shown = iter(["once"]), connectors.topics._partitions
+    monkeypatch.setattr("connectors.topics._partitions", lambda client: {} if next(late, None) else shown(client))
+    assert ensure_topics(client_config(own_broker.brokers)).lanes == 1
 
 
 def test_another_number_of_lanes_is_refused_with_both_numbers(own_broker: Broker) -> None:
