@@ -1,20 +1,15 @@
 """What Kafka and the lake hold, message by message and row by row, against promises 1 and 2."""
 
-import multiprocessing
-import os
-import signal
 import time
 from collections import Counter
 from collections.abc import Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 import one_lake
-from connectors.kafka import client_config, watermarks_of
 from connectors.topics import RESULTS
 from flows.cell import INPUTS
 from one_lake import tables
@@ -23,6 +18,8 @@ from schemas.decision import Decision, DecisionKind, read_decision
 from schemas.errors import BadRecordError
 from schemas.one import TABLES
 from schemas.task import TaskDescriptor
+from tests.chaos.beside import Beside
+from tests.chaos.log_reader import LogReader
 
 Name = tuple[int, str, int]
 """(lane, Kafka topic, offset)."""
@@ -54,7 +51,7 @@ class Audit(msgspec.Struct):
 
 
 class LogFollower:
-    """Reads the inputs and the log of every lane as they grow.
+    """Reads the inputs and the log of every lane as they grow, with a client in a process of its own.
 
     Args:
         brokers: where.
@@ -63,18 +60,10 @@ class LogFollower:
     """
 
     def __init__(self, brokers: str, lanes: int, *, from_now: bool = False) -> None:
-        self._consumer = Consumer(
-            {
-                **client_config(brokers),
-                "group.id": "chaos-audit",
-                "auto.offset.reset": "error",
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "fetch.wait.max.ms": 10,
-            }
-        )
+        self._reader = Beside(partial(LogReader, brokers))
         places = [(t, lane) for lane in range(lanes) for t in (*INPUTS, RESULTS)]
-        self._positions = {place: self._end_of(place) if from_now else 0 for place in places}
+        ends = self._reader.ask(LogReader.ends, places) if from_now else [0] * len(places)
+        self._positions = dict(zip(places, ends, strict=True))
         self.log_starts = {lane: self._positions[RESULTS, lane] for lane in range(lanes)}
         """The first entry of each lane's log that is looked at."""
         self.messages: dict[Name, bytes] = {}
@@ -82,28 +71,10 @@ class LogFollower:
         self.seen_at: dict[Name, float] = {}
         """When each was seen here, in seconds since the epoch: the clock of whoever decided may be off."""
 
-    def _end_of(self, place: tuple[str, int]) -> int:
-        return watermarks_of(self._consumer, *place, 30.0)[1]
-
     def poll(self) -> None:
-        """Read all to its end, or for some seconds where that does not come.
-
-        Between two calls nothing is fetched: the embedded broker would keep a core busy, and this process another one,
-        with telling that there is nothing.
-        """
-        self._consumer.assign([TopicPartition(*place, position) for place, position in self._positions.items()])
-        deadline = time.monotonic() + 5
-        unread = set(self._positions)
-        while unread and time.monotonic() < deadline:
-            for message in self._consumer.consume(2000, 0.02):
-                place = str(message.topic()), int(message.partition() or 0)
-                error = message.error()
-                if error is None:
-                    unread.add(place)
-                    self._take(*place, int(message.offset() or 0), message.value() or b"")
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    unread.discard(place)
-        self._consumer.unassign()
+        """Read all to its end, or for some seconds where that does not come."""
+        for message in self._reader.ask(LogReader.read, self._positions):
+            self._take(*message)
 
     def _take(self, kafka_topic: str, lane: int, offset: int, value: bytes) -> None:
         self._positions[kafka_topic, lane] = offset + 1
@@ -118,7 +89,7 @@ class LogFollower:
 
     def close(self) -> None:
         """Let go."""
-        self._consumer.close()
+        self._reader.close()
 
 
 def audit(follower: LogFollower, lake: Path) -> Audit:
@@ -274,13 +245,18 @@ class PollingReader:
         self.looks = 0
         self.vanished = 0
 
-    def look(self, *, whole: bool = False) -> None:
-        """Take the newest snapshot of each table; of files that were there before only their names, or all again."""
+    def look(self, *, whole: bool = False) -> int:
+        """Take the newest snapshot of each table; of files that were there before only their names, or all again.
+
+        Returns:
+            How many rows had vanished or changed, in any look.
+        """
         for name in TABLES:
             if tables.is_lake(self._lake):
                 files = set(tables.files(self._lake, name, tables.open_table(self._lake, name)))
                 self._look_at(name, files, self._files[name] if whole else self._files[name] - files)
         self.looks += 1
+        return self.vanished
 
     def _look_at(self, name: str, files: set[str], gone: set[str]) -> None:
         new = files - (self._files[name] - gone)
@@ -314,33 +290,17 @@ class ReaderBeside:
     """The same in a process of its own: to open a large table takes a second, in which no thread beside it runs."""
 
     def __init__(self, lake: Path) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._process = ProcessPoolExecutor(1, context, _open_reader, (lake,))
-        self._looking: Future[int] = self._process.submit(_look, whole=False)
+        self._process = Beside(partial(PollingReader, lake), nice=10)  # whoever is looked at goes first
+        self._looking = self._process.submit(PollingReader.look)
 
     def look(self) -> None:
         """Have it look, unless it does; what it cannot read now it reads later."""
         if self._looking.done():
-            self._looking = self._process.submit(_look, whole=False)
+            self._looking = self._process.submit(PollingReader.look)
 
     def finish(self) -> int:
         """Look at all of it once more; returns how many rows had vanished or changed, in any look."""
         try:
-            return self._process.submit(_look, whole=True).result()
+            return self._process.submit(PollingReader.look, whole=True).result()
         finally:
-            self._process.shutdown()
-
-
-_readers: list[PollingReader] = []
-"""In a process that does nothing but look."""
-
-
-def _open_reader(lake: Path) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever asks it to look says when it is over
-    os.nice(10)  # whoever is looked at goes first
-    _readers.append(PollingReader(lake))
-
-
-def _look(*, whole: bool) -> int:
-    _readers[0].look(whole=whole)
-    return _readers[0].vanished
+            self._process.close()

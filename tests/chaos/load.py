@@ -4,17 +4,21 @@ import itertools
 import random
 import threading
 import time
+from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 
 from connectors.kafka import CheckedProducer, client_config
 from connectors.topics import TASKS
-from schemas.errors import OutcomeUnknownError
 from schemas.ids import home_lane
+from tests.chaos.beside import Beside
 
 TOPICS = 5
 TICK_S = 0.05
 CHUNK = 500
+FLUSH_LIMIT_S = 120.0
+"""Longer than a broker is ever away."""
 
 
 def send_many(brokers: str, lanes: int, topic: str, count: int) -> None:
@@ -40,6 +44,27 @@ def send_many(brokers: str, lanes: int, topic: str, count: int) -> None:
     producer.close()
 
 
+class Sender:
+    """The client of a user, who sends again what has not arrived.
+
+    Args:
+        brokers: where.
+    """
+
+    def __init__(self, brokers: str) -> None:
+        self._producer = CheckedProducer(client_config(brokers), idempotent=False)
+
+    def send(self, tasks: Sequence[tuple[int, bytes, bytes]]) -> None:
+        """Send some, each a lane, a key and a value, and wait until they have arrived.
+
+        Raises:
+            OutcomeUnknownError: the broker was away for too long.
+        """
+        for lane, key, value in tasks:
+            self._producer.send(TASKS, lane, [value], [key])
+        self._producer.flush(FLUSH_LIMIT_S)
+
+
 class Load:
     """A user that sends tasks until it is told to stop.
 
@@ -54,15 +79,12 @@ class Load:
         self._lanes = lanes
         self._rate = rate
         self._rng = random.Random(seed)
-        self._producer = CheckedProducer(client_config(brokers), self._stopped, idempotent=False)
+        self._sender = Beside(partial(Sender, brokers))
         self.sent = 0
         self.hot = False
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def _stopped(self) -> bool:
-        return self._over.is_set()
 
     def start(self) -> None:
         """Begin."""
@@ -71,36 +93,33 @@ class Load:
     def send_one(self, topic: str) -> str:
         """Send one task of a topic; returns its id."""
         with self._lock:
-            return self._send(topic)
+            task = self._task(topic)
+            self._sender.ask(Sender.send, [task])
+            return task[1].decode()
 
     def stop(self) -> int:
         """Send nothing more; returns how many tasks there are on the broker."""
         self._over.set()
         self._thread.join()
-        with self._lock:
-            self._over.clear()
-            self._producer.flush(60.0)
-            self._producer.close()
+        self._sender.close()
         return self.sent
 
-    def _send(self, topic: str) -> str:
+    def _task(self, topic: str) -> tuple[int, bytes, bytes]:
+        """Make the next one: its lane, its key, its value."""
         lane = self.sent % self._lanes
         name = next(n for i in itertools.count() if home_lane(n := f"task-{self.sent}-{i}", self._lanes) == lane)
         self.sent += 1
         payload = {"prompt": f"{self.sent}+{self._rng.randrange(1000)}", "answer_kind": "number"}
         task = {"topic": topic, "logical_id": name, "payload": payload}
-        self._producer.send(TASKS, lane, [msgspec.json.encode(task)], [name.encode()])
-        return name
+        return lane, name.encode(), msgspec.json.encode(task)
 
     def _run(self) -> None:
         began, planned = time.monotonic(), 0
         while not self._over.wait(TICK_S):
             due = int((time.monotonic() - began) * self._rate)
-            try:
-                with self._lock:
-                    for _ in range(due - planned):
-                        hot = self.hot and self._rng.random() < 0.95
-                        self._send("topic-0" if hot else f"topic-{self._rng.randrange(TOPICS)}")
-            except OutcomeUnknownError:
-                return  # it was told to stop while the broker was away
+            with self._lock:
+                self._sender.ask(Sender.send, [self._task(self._topic()) for _ in range(due - planned)])
             planned = due
+
+    def _topic(self) -> str:
+        return "topic-0" if self.hot and self._rng.random() < 0.95 else f"topic-{self._rng.randrange(TOPICS)}"

@@ -213,6 +213,7 @@ class Watch:
         """Look no more."""
         self._over.set()
         self._thread.join(30)
+        self.follower.close()
 
     def finish(self) -> None:
         """Look at the lake once more, when all have written."""

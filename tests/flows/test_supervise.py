@@ -22,7 +22,7 @@ from schemas.supervision import Quarantine, Stage
 from tests.aureon_command import aureon
 from tests.brokers import Broker
 from tests.chaos.audit import LogFollower
-from tests.chaos.cells import ROOT, CrashingCell
+from tests.chaos.cells import ROOT, CrashingCell, wait_until
 
 LANES = 2
 LIARS = "TEST_LIARS"
@@ -118,6 +118,13 @@ class Cluster:
             f"{node} is not {stage} after {tasks} tasks: {(self.home / 'root.log').read_text()[-3000:]}"
         )
 
+    def status(self) -> dict[str, Any]:
+        """What `aureon status` tells of the cell."""
+        told = aureon("status", "--json", "--home", self.home, cwd=self.home, AUREON_BROKERS=self.broker.brokers)
+        assert told.returncode == 0, told.stderr
+        (cell,) = json.loads(told.stdout)["cells"]
+        return dict(cell)
+
     def close(self) -> None:
         """End both."""
         self.root.kill()
@@ -169,11 +176,8 @@ def test_a_node_that_lies_is_kept_out_and_comes_back_when_it_does_not(own_broker
         assert set(cluster.asked(first)) == {3}
         cluster.until("c", Stage.FREE, 200)
 
-        told = aureon("status", "--json", "--home", tmp_path, cwd=tmp_path, AUREON_BROKERS=own_broker.brokers)
-        assert told.returncode == 0, told.stderr
-        (cell,) = json.loads(told.stdout)["cells"]
-        assert cell["lanes"] == [0, 1]
-        assert cell["decided"] >= cluster.sent
+        wait_until(lambda: cluster.status()["decided"] >= cluster.sent, 10, "not all is told", cluster.cell)
+        assert cluster.status()["lanes"] == [0, 1]
         cluster.root.terminate()
         assert cluster.root.wait(20) == 0
     of_c = "SELECT state FROM supervision WHERE kind = 'alert' AND subject = 'c' ORDER BY number"

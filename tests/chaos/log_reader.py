@@ -1,0 +1,61 @@
+"""The client with which the loss audit reads Kafka."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+from confluent_kafka import Consumer, KafkaError, TopicPartition
+
+from connectors.kafka import client_config, watermarks_of
+
+Place = tuple[str, int]
+"""(Kafka topic, lane)."""
+READ_LIMIT_S = 5.0
+
+
+class LogReader:
+    """Reads what has come since.
+
+    Args:
+        brokers: where.
+    """
+
+    def __init__(self, brokers: str) -> None:
+        self._consumer = Consumer(
+            {
+                **client_config(brokers),
+                "group.id": "chaos-audit",
+                "auto.offset.reset": "error",
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "fetch.wait.max.ms": 10,
+            }
+        )
+
+    def ends(self, places: Sequence[Place]) -> list[int]:
+        """Where the next message of each will be."""
+        return [watermarks_of(self._consumer, *place, 30.0)[1] for place in places]
+
+    def read(self, positions: Mapping[Place, int]) -> list[tuple[str, int, int, bytes]]:
+        """Read from given offsets to the ends, or for some seconds where those do not come.
+
+        Between two calls nothing is fetched: the embedded broker would keep a core busy, and this process another one,
+        with telling that there is nothing.
+
+        Returns:
+            Of each message the Kafka topic, the lane, the offset, the value.
+        """
+        self._consumer.assign([TopicPartition(*place, position) for place, position in positions.items()])
+        deadline = time.monotonic() + READ_LIMIT_S
+        unread = set(positions)
+        found = []
+        while unread and time.monotonic() < deadline:
+            for message in self._consumer.consume(2000, 0.02):
+                place = str(message.topic()), int(message.partition() or 0)
+                error = message.error()
+                if error is None:
+                    unread.add(place)
+                    found.append((*place, int(message.offset() or 0), message.value() or b""))
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    unread.discard(place)
+        self._consumer.unassign()
+        return found
