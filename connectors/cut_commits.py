@@ -1,5 +1,6 @@
 """The cut of every lane on Kafka, beside the snapshots: the metadata of ordinary consumer-group commits."""
 
+import contextlib
 import logging
 import threading
 import time
@@ -99,6 +100,9 @@ class CutCommits:
         self._consumer.close()
 
     def _run(self) -> None:
+        # a new client looks for its coordinator first, for which the first lane would have to wait
+        with contextlib.suppress(KafkaException):
+            self._consumer.committed([], timeout=ASK_LIMIT_S)
         while not self._over.wait(EVERY_S):
             with self._lock:
                 newer = [self._newer.popitem() for _ in range(len(self._newer))]

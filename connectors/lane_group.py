@@ -23,6 +23,9 @@ SESSION_S = 8.0
 MARGIN_S = 2.0
 """A process that stood still for so much less than that has lost nothing."""
 POLL_S = 0.05
+REJOIN_S = 0.7
+"""After it has joined, the library joins once more, to have what others have left, a second later at the soonest; what
+is to go is worked on for most of that time."""
 HERE_LIMIT_S = 15.0
 """How long after its start a process may be given lanes for which it has no place."""
 
@@ -30,7 +33,7 @@ _MEMBER: dict[str, Any] = {
     "partition.assignment.strategy": "cooperative-sticky",
     "session.timeout.ms": int(SESSION_S * 1000),
     # How soon the others learn of a change.
-    "heartbeat.interval.ms": 500,
+    "heartbeat.interval.ms": 200,
     # Nothing is fetched, as all partitions are paused; what slips in before that is little.
     "queued.max.messages.kbytes": 1,
     "fetch.message.max.bytes": 1024,
@@ -225,6 +228,7 @@ class LaneGroup:
         lanes = {p.partition for p in partitions}
         if lanes:
             log.info("lanes %s go to another cell", _told(partitions))
+        self._work_on(REJOIN_S)
         deadline = time.monotonic() + self._leave_limit_s
         with self._changed:
             self._leaving |= lanes & self._tenures.keys()
@@ -232,6 +236,12 @@ class LaneGroup:
                 self._changed.wait(POLL_S)
                 self._tick()
         self._gone(consumer, partitions)
+
+    def _work_on(self, limit_s: float) -> None:
+        """Go on with lanes that are to go, while the library would not join again yet anyhow."""
+        until = time.monotonic() + limit_s
+        while not self._over.wait(POLL_S) and time.monotonic() < until:
+            self._tick()
 
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         log.warning("lanes %s were lost: the group had not heard of this cell", _told(partitions))

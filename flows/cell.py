@@ -455,6 +455,7 @@ class _Connected:
         self._signing_key = signing_key(settings.state_dir)
         self.producer = CheckedProducer(self.config, should_stop, idempotent=self.topics.committed_only)
         self._watermarks = Watermarks(self.config)
+        self._commits = CutCommits(self.config, settings.group)
         self.heartbeats = HeartbeatWriter(self.config)
         self.cancels, self.orders = Cancels(), Orders()
         takers = {
@@ -493,10 +494,6 @@ class _Connected:
             return LaneGroup(self.config, settings.group + MEMBERS, self.member, RESULTS, settings.drain_s)
         mine = [lane for lane in range(self.topics.lanes) if lane % shares == share - 1]
         return FixedLanes(mine)
-
-    @cached_property
-    def _commits(self) -> CutCommits:
-        return CutCommits(self.config, self._settings.group)
 
     def owners(self, lane: int, resume_from: int) -> OwnerIndex:
         """Open the index of ids of a lane; one that is new, or far behind, goes on with the copy that was left last,
@@ -575,8 +572,7 @@ class _Connected:
         self.producer.close()
         if "ownership" in vars(self):
             self.ownership.close()
-        if "_commits" in vars(self):
-            self._commits.close()
+        self._commits.close()
 
 
 def _places(cut: Cut) -> Places:
