@@ -23,7 +23,7 @@ SESSION_S = 8.0
 MARGIN_S = 2.0
 """A process that stood still for so much less than that has lost nothing."""
 POLL_S = 0.05
-REJOIN_S = 0.7
+REJOIN_S = 0.8
 """After it has joined, the library joins once more, to have what others have left, a second later at the soonest; what
 is to go is worked on for most of that time."""
 HERE_LIMIT_S = 15.0

@@ -263,6 +263,7 @@ class Lane:
         cut: where to resume; None for the beginning.
         span: how far above a low-water messages are read, in offsets.
         in_flight: how many messages may be handed out and undecided at a time.
+        at_first: how many at first, if that is less; one more with each that is decided.
         window_bytes: how many bytes of messages of one input are held, about.
         few: how many messages run apart at a time.
         unclean: the life before may have ended with messages under way, and of one of them.
@@ -277,6 +278,7 @@ class Lane:
         *,
         span: int = 8192,
         in_flight: int = 2048,
+        at_first: int | None = None,
         window_bytes: int = 1 << 26,
         few: int = FEW,
         unclean: bool = False,
@@ -290,6 +292,7 @@ class Lane:
         self.log_next = self.log_start
         self._span = span
         self._limit = in_flight
+        self._at_most = in_flight if at_first is None else min(at_first, in_flight)
         self._window_bytes = window_bytes
         self._reading = False
 
@@ -486,6 +489,8 @@ class Lane:
         message = self._under_way.pop(name, None) or self._marking.pop(name, None)
         if message is not None:
             self._give_back(message.topic)
+            if self._at_most < self._limit:
+                self._at_most += 1
 
     def _advance(self, source: _Input) -> None:
         """Raise the low-water over all that is decided; nothing is passed that was not read."""
@@ -630,7 +635,7 @@ class Lane:
             if may_run_alone and len(self._under_way) + len(self._marking) == len(self._band):
                 self._next_few(marks)
             return handed, marks
-        room = self._limit - len(self._under_way) - len(self._marking)
+        room = self._at_most - len(self._under_way) - len(self._marking)
         places = self._places
 
         def may_go(topic: str) -> bool:

@@ -42,6 +42,11 @@ DORMANT_PAUSE_S = 0.05
 OPENERS = 4
 """Lanes that are opened or closed at a time, beside those that work."""
 OPEN_AGAIN_S = 1.0
+AT_FIRST = 8
+"""So many messages at a time a lane begins with where others work already, and doubles that with each time that calls
+take, so that what has waited for it does not keep the others waiting; TCP's slow start (RFC 5681) does the same."""
+SETTLED_S = 2.0
+"""So long after its opening a lane counts as one that works already: those of a start open at about the same time."""
 LET_GO_LIMIT_S = 10.0
 """How long a stop waits for a lane's last commit."""
 
@@ -264,6 +269,7 @@ class LanePartition(StatefulSourcePartition[Item, bytes]):
         self._opening: Future[OpenLane] | None = None
         self._open_again_at = 0.0
         self._lane: OpenLane | None = None
+        self._opened_at = 0.0
         self._leaves_by: float | None = None
         self._closing: Future[None] | None = None
         self._idle = 0
@@ -280,6 +286,11 @@ class LanePartition(StatefulSourcePartition[Item, bytes]):
     def open_lane(self) -> "OpenLane | None":
         """The lane, while it is open; to be looked at from any thread."""
         return self._lane
+
+    @property
+    def is_settled(self) -> bool:
+        """Tell whether the lane has been open for a while."""
+        return self._lane is not None and time.monotonic() - self._opened_at > SETTLED_S
 
     def next_batch(self) -> list[Item]:
         """Go on with the lane where it is open; open it, or leave it, where that has changed."""
@@ -321,7 +332,8 @@ class LanePartition(StatefulSourcePartition[Item, bytes]):
         elif tenure and time.monotonic() >= self._open_again_at:
             self._tenure = tenure
             kept = decode_cut(self._kept) if self._kept else None
-            self._opening = self._openers.submit(OpenLane, self._parts, self._reading, kept, self._solitude)
+            at_first = AT_FIRST if any(place.is_settled for place in list(self._parts.places.values())) else None
+            self._opening = self._openers.submit(OpenLane, self._parts, self._reading, kept, self._solitude, at_first)
         return []
 
     def _take_opened(self, opening: "Future[OpenLane]", tenure: int) -> list[Item]:
@@ -334,7 +346,7 @@ class LanePartition(StatefulSourcePartition[Item, bytes]):
             log.warning("lane %d: %s; trying again", self._number, error)
             self._open_again_at = time.monotonic() + OPEN_AGAIN_S
             return []
-        self._lane, self._leaves_by = lane, None
+        self._lane, self._opened_at, self._leaves_by = lane, time.monotonic(), None
         if tenure != self._tenure:
             self._let_go(lane, orderly=False)
             return []
@@ -393,6 +405,7 @@ class OpenLane:
         reading: which lane, and how its messages are read.
         kept: the cut of the last snapshot here.
         solitude: of the process.
+        at_first: how many messages are handed out at a time at first; None for as many as ever.
 
     Raises:
         TryAgainError: the broker does not answer, or the lane is another cell's by now.
@@ -400,7 +413,9 @@ class OpenLane:
         RefusedError: another process has the folder of the lane.
     """
 
-    def __init__(self, parts: LaneParts, reading: Reading, kept: Cut | None, solitude: Solitude) -> None:
+    def __init__(
+        self, parts: LaneParts, reading: Reading, kept: Cut | None, solitude: Solitude, at_first: int | None
+    ) -> None:
         self._parts = parts
         self._key = lane_key(reading.lane)
         self._number = reading.lane
@@ -408,10 +423,12 @@ class OpenLane:
         self._connections = connections = parts.connections()
         self._reading = reading
         with contextlib.ExitStack() as opened:
-            self._open(connections, kept, opened)
+            self._open(connections, kept, at_first, opened)
             opened.pop_all()
 
-    def _open(self, connections: LaneConnections, kept: Cut | None, opened: contextlib.ExitStack) -> None:
+    def _open(
+        self, connections: LaneConnections, kept: Cut | None, at_first: int | None, opened: contextlib.ExitStack
+    ) -> None:
         parts, number = self._parts, self._number
         committed = connections.committed_cut(number)
         cut = newest(kept, committed)
@@ -429,6 +446,7 @@ class OpenLane:
             cut,
             span=parts.span,
             in_flight=parts.in_flight,
+            at_first=at_first,
             window_bytes=parts.window_bytes,
             unclean=not committed.orderly if committed is not None else self._log_end > 0,
         )

@@ -39,9 +39,9 @@ def lane_with(messages: int, level: int) -> tuple[Lane, int]:
     return lane, offset
 
 
-def reading(*messages: tuple[str, int], in_flight: int = 1 << 20) -> Lane:
+def reading(*messages: tuple[str, int], in_flight: int = 1 << 20, at_first: int | None = None) -> Lane:
     """A lane that has read messages of these topics and priorities, in this order."""
-    lane = Lane(0, {INPUT: 1}, Nobody(), in_flight=in_flight)
+    lane = Lane(0, {INPUT: 1}, Nobody(), in_flight=in_flight, at_first=at_first)
     lane.begin_reading()
     for topic, priority in messages:
         number = lane.position(INPUT)
@@ -140,13 +140,14 @@ def test_one_topic_gets_nearly_all_places_and_another_one_at_once() -> None:
 @given(
     st.lists(st.tuples(st.sampled_from(["", "a", "b", "c"]), st.integers(0, 2)), max_size=80),
     st.integers(1, 40),
+    st.integers(1, 50),
     st.randoms(use_true_random=False),
 )
 def test_each_message_is_handed_out_once_and_topics_take_turns(
-    messages: list[tuple[str, int]], in_flight: int, random: Random
+    messages: list[tuple[str, int]], in_flight: int, at_first: int, random: Random
 ) -> None:
-    """By priority and offset within a topic, as many at a time as there may be; none waits for ever."""
-    lane = reading(*messages, in_flight=in_flight)
+    """By priority and offset within a topic, as many at a time as there may be by then; none waits for ever."""
+    lane = reading(*messages, in_flight=in_flight, at_first=at_first)
     under_way: list[Message] = []
     handed: list[Message] = []
     offset = 0
@@ -155,7 +156,7 @@ def test_each_message_is_handed_out_once_and_topics_take_turns(
         assert now or under_way, "nothing is under way, and nothing goes"
         handed += now
         under_way += now
-        assert len(under_way) == lane.under_way <= in_flight
+        assert len(under_way) == lane.under_way <= min(in_flight, at_first + offset)
         random.shuffle(under_way)
         for message in under_way[: random.randint(1, 5)]:
             lane.log(offset, entry(DecisionKind.CONVERGED, message.offset))

@@ -121,6 +121,7 @@ class Schedule:
             chances,
             span=2 + int(draw() * draw() * 30),
             in_flight=1 + int(draw() * 12),
+            at_first=1 + seed % 61,
             delay=float(5 + int(draw() * 40)),
             lane_class=rules.lane,
             lake_class=rules.lake,

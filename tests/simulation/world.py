@@ -257,6 +257,7 @@ class World:
         chances: how likely what is.
         span: of every lane.
         in_flight: of every lane.
+        at_first: of every lane, in every life.
         delay: of the retries.
         lane_class: `Lane`, or a mutant.
         lake_class: `Lake`, or a mutant.
@@ -271,6 +272,7 @@ class World:
         *,
         span: int,
         in_flight: int,
+        at_first: int,
         delay: float,
         lane_class: type[Lane] = Lane,
         lake_class: type[Lake] = Lake,
@@ -281,6 +283,7 @@ class World:
         self.chances = chances
         self.span = span
         self.in_flight = in_flight
+        self.at_first = at_first
         self.delay = delay
         self.lane_class = lane_class
         self.now = 1000.0
@@ -464,6 +467,7 @@ class Cell:
             cut,
             span=world.span,
             in_flight=world.in_flight,
+            at_first=world.at_first,
             few=3,
             unclean=not committed.orderly if committed is not None else bool(world.logs[number]),
         )
