@@ -132,10 +132,10 @@ def test_what_is_identical_is_the_row_byte_for_byte(past: Past) -> None:
 def test_a_stricter_policy_changes_exactly_what_it_would_not_have_accepted(past: Past) -> None:
     """What converged below the new threshold goes on, or is forced; each change is told, and no other."""
     past.replay("re-decide", "--run", "plain", AUREON_POLICY="threshold", AUREON_SCORE_THRESHOLD="0.6")
-    told = past.replay("re-decide", "--run", "strict", AUREON_POLICY="threshold", AUREON_SCORE_THRESHOLD="0.93")
+    told = past.replay("re-decide", "--run", "strict", AUREON_POLICY="threshold", AUREON_SCORE_THRESHOLD="0.96")
     expected = past.rounds(
         "SELECT topic, logical_id FROM run('plain') WHERE kind = 'converged' AND outcome <> 'not_reached' "
-        "AND score < 0.93 AND score >= 0.6 AND NOT forced ORDER BY ALL"
+        "AND score < 0.96 AND score >= 0.6 AND NOT forced ORDER BY ALL"
     )
     found = past.rounds(
         "SELECT p.topic, p.logical_id FROM run('plain') p JOIN run('strict') s USING (cluster, lane, decision_offset) "
