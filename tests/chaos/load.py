@@ -11,6 +11,7 @@ import msgspec
 
 from connectors.kafka import CheckedProducer, client_config
 from connectors.topics import TASKS
+from schemas.errors import OutcomeUnknownError
 from schemas.ids import home_lane
 from tests.chaos.beside import Beside
 
@@ -84,6 +85,7 @@ class Load:
         self.hot = False
         self._lock = threading.Lock()
         self._over = threading.Event()
+        self._failed: OutcomeUnknownError | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> None:
@@ -98,10 +100,16 @@ class Load:
             return task[1].decode()
 
     def stop(self) -> int:
-        """Send nothing more; returns how many tasks there are on the broker."""
+        """Send nothing more; returns how many tasks there are on the broker.
+
+        Raises:
+            OutcomeUnknownError: it had ended before, as the broker was away for too long.
+        """
         self._over.set()
         self._thread.join()
         self._sender.close()
+        if self._failed is not None:
+            raise self._failed
         return self.sent
 
     def _task(self, topic: str) -> tuple[int, bytes, bytes]:
@@ -117,8 +125,12 @@ class Load:
         began, planned = time.monotonic(), 0
         while not self._over.wait(TICK_S):
             due = int((time.monotonic() - began) * self._rate)
-            with self._lock:
-                self._sender.ask(Sender.send, [self._task(self._topic()) for _ in range(due - planned)])
+            try:
+                with self._lock:
+                    self._sender.ask(Sender.send, [self._task(self._topic()) for _ in range(due - planned)])
+            except OutcomeUnknownError as error:
+                self._failed = error
+                return
             planned = due
 
     def _topic(self) -> str:

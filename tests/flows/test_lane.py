@@ -137,6 +137,18 @@ def test_one_topic_gets_nearly_all_places_and_another_one_at_once() -> None:
     assert [m.topic for m in lane.hand_out(0.0)[0]] == ["hot"]
 
 
+def test_a_lane_that_begins_with_few_has_one_more_with_each_decided() -> None:
+    """Up to as many as there may be."""
+    lane = reading(*[("a", 0)] * 30, in_flight=5, at_first=2)
+    decided = 0
+    for at_a_time in (2, 4, 5, 5):
+        lane.hand_out(0.0)
+        assert lane.under_way == at_a_time
+        for number in range(decided, decided + at_a_time):
+            lane.log(number, entry(DecisionKind.CONVERGED, number))
+        decided += at_a_time
+
+
 @given(
     st.lists(st.tuples(st.sampled_from(["", "a", "b", "c"]), st.integers(0, 2)), max_size=80),
     st.integers(1, 40),
