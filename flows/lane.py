@@ -222,6 +222,7 @@ class _Input:
         "decided",
         "delayed",
         "done",
+        "end_at_opening",
         "held",
         "low",
         "next",
@@ -250,6 +251,7 @@ class _Input:
         self.stride = 1.0 / weight
         self.turn = 0.0
         self.suspects = 0  # how many more messages the life before may have had in its window
+        self.end_at_opening = 0  # what came later it has not had
         self.suspect_below = 0
 
 
@@ -512,13 +514,19 @@ class Lane:
 
     # -- the input -------------------------------------------------------------------------------------------------
 
-    def begin_reading(self) -> None:
-        """The log has been read to its end: from now on what is decided is known, and input may be read."""
+    def begin_reading(self, ends: Mapping[str, int]) -> None:
+        """The log has been read to its end: from now on what is decided is known, and input may be read.
+
+        Args:
+            ends: where each input ended when the lane was opened, after an unclean end of the life before. That had at
+                most a span of messages in its window, from the first undecided one on, and none that came later. One
+                that was thought dead may have had them: a process it brings down ends uncleanly once more, that is all.
+        """
         self._reading = True
         if self._unclean:
-            # the life before had at most this many in its window, from the first undecided message on
-            for source in self._inputs.values():
+            for kafka_topic, source in self._inputs.items():
                 source.suspects = self._span
+                source.end_at_opening = ends[kafka_topic]
 
     def position(self, kafka_topic: str) -> int:
         """The offset from which to read on."""
@@ -562,7 +570,7 @@ class Lane:
             source.delayed.append(message)
         else:
             self._admit(message)
-        if source.suspects and source.window:
+        if source.suspects and source.window and message.offset < source.end_at_opening:
             source.suspects -= 1
             source.suspect_below = message.offset + 1
 
@@ -672,6 +680,8 @@ class Lane:
 
     def _suspect(self, name: tuple[str, int], message: Message, handed: list[Message], marks: list[Message]) -> bool:
         """A message that may have been under way at an unclean end; tell whether it takes up room now."""
+        if message.level:  # offered anew in this life, which has marked it
+            return self._start(message, handed)
         message.level = self._marks.get(name, (0, 0))[1] + 1
         if message.level == APART:
             self._few.append(message)

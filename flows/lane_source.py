@@ -499,7 +499,7 @@ class OpenLane:
     def _begin_reading_at_end_of_log(self) -> None:
         if self.reads_inputs or self._log.position < self._log_end:
             return
-        self._lane.begin_reading()
+        self._lane.begin_reading({kafka_topic: end for kafka_topic, (_, end) in self._holds.items()})
         self.reads_inputs = True
         for kafka_topic, (begin, end) in self._holds.items():
             self._lane.check_input(kafka_topic, begin, end, self._log_end)

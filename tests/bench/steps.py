@@ -48,7 +48,7 @@ def measure(count: int, models: int) -> dict[str, float]:  # noqa: PLR0915 - a l
     sealer = Sealer(b"k" * 32)
     reading = Reading(0, 1, sealer, settings.max_task_bytes, RETRY, settings.retry_delay_s)
     lane = Lane(0, INPUTS, _Memory(), span=1 << 20, in_flight=1 << 20)
-    lane.begin_reading()
+    lane.begin_reading({})
     nodes = [NodeCapabilities(node=f"n{i}", models=(f"n{i}",)) for i in range(models)]
     affinities, topics, records, verifiers = Affinities(), TopicRecord(), AcceptedRecords(), built_in_verifiers()
     router = Router(lambda: (1, nodes), verifiers, affinities, stopped=topics.stopped)

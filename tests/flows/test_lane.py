@@ -33,7 +33,7 @@ def lane_with(messages: int, level: int) -> tuple[Lane, int]:
     for number in range(messages if level else 0):
         lane.log(offset, entry(DecisionKind.STARTED, number, level))
         offset += 1
-    lane.begin_reading()
+    lane.begin_reading({INPUT: messages})
     for number in range(messages):
         lane.read(Message(kafka_topic=INPUT, offset=number, task_id=f"t{number}"))
     return lane, offset
@@ -42,7 +42,7 @@ def lane_with(messages: int, level: int) -> tuple[Lane, int]:
 def reading(*messages: tuple[str, int], in_flight: int = 1 << 20, at_first: int | None = None) -> Lane:
     """A lane that has read messages of these topics and priorities, in this order."""
     lane = Lane(0, {INPUT: 1}, Nobody(), in_flight=in_flight, at_first=at_first)
-    lane.begin_reading()
+    lane.begin_reading({})
     for topic, priority in messages:
         number = lane.position(INPUT)
         lane.read(Message(kafka_topic=INPUT, offset=number, task_id=f"t{number}", topic=topic, priority=priority))
@@ -84,6 +84,17 @@ def test_a_message_that_was_under_way_at_too_many_unclean_ends_is_dead() -> None
     assert dead.verdict == "poison"
 
 
+def test_what_came_after_the_lane_was_opened_is_no_suspect() -> None:
+    """Else a quiet lane marks all messages for hours, and the next kill makes those under way run apart."""
+    lane, _ = lane_with(3, 0)
+    lane.read(Message(kafka_topic=INPUT, offset=3, task_id="t3"))
+
+    handed, marks = lane.hand_out(0.0)
+
+    assert [message.offset for message in marks] == [0, 1, 2]
+    assert [message.offset for message in handed] == [3]
+
+
 def test_two_marks_of_one_level_are_one_step() -> None:
     """A process that was thought dead marks what its successor marks too."""
     lane, offset = lane_with(1, 0)
@@ -108,7 +119,7 @@ def test_a_rare_topic_goes_as_if_it_were_alone_with_one_turn_of_the_other_betwee
 def test_all_of_the_window_is_read_although_far_less_may_be_under_way() -> None:
     """A rare topic has its turn from any place in it."""
     lane = Lane(0, {INPUT: 1}, Nobody(), span=100, in_flight=2)
-    lane.begin_reading()
+    lane.begin_reading({})
     for number in range(99):
         lane.read(Message(kafka_topic=INPUT, offset=number, task_id=f"t{number}", topic="hot"))
     assert lane.room(INPUT) == 1

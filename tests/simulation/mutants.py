@@ -5,6 +5,7 @@ All of these are in the tests only: the product has no switch for any of them.
 
 # ruff: noqa: ARG002 - a mutant does not look at what it should
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -325,9 +326,9 @@ class BetweenNotRead(Lane):
 class ReadsFromAdvanced(Lane):
     """After the log has been read, reading begins at the low-water that it tells, not at that of the cut."""
 
-    def begin_reading(self) -> None:
+    def begin_reading(self, ends: Mapping[str, int]) -> None:
         """Skip what is decided, without a look at it."""
-        super().begin_reading()
+        super().begin_reading(ends)
         for source in self._inputs.values():
             while source.decided.pop(source.low, None) is not None:
                 source.low += 1
@@ -467,10 +468,18 @@ class RoundsFirst(Cell):
 class NoMarks(Lane):
     """Nothing is marked before it is handed out after an unclean end."""
 
-    def begin_reading(self) -> None:
+    def begin_reading(self, ends: Mapping[str, int]) -> None:
         """Forget how the life before ended."""
         self._unclean = False
-        super().begin_reading()
+        super().begin_reading(ends)
+
+
+class LaterOnesSuspected(Lane):
+    """What came after a lane was opened may have been under way before that."""
+
+    def begin_reading(self, ends: Mapping[str, int]) -> None:
+        """Take no end for one."""
+        super().begin_reading(dict.fromkeys(ends, 1 << 62))
 
 
 class NobodyRunsAlone(Lane):
@@ -541,9 +550,9 @@ class MarksBeforeItsTurn(Lane):
 class SuspectsByOffset(Lane):
     """Suspect is what lies within a span of the low-water, or of what the log has decided."""
 
-    def begin_reading(self) -> None:
+    def begin_reading(self, ends: Mapping[str, int]) -> None:
         """Bound the suspects by what is known now."""
-        super().begin_reading()
+        super().begin_reading(ends)
         for source in self._inputs.values():
             source.suspects = 0
             if self._unclean:
@@ -674,6 +683,7 @@ _mutant(CommitRetried, schedules=300)
 _mutant(TableByBatch)
 _mutant(RoundsFirst)
 _mutant(NoMarks, ("poison",))
+_mutant(LaterOnesSuspected, ("general", "poison"))
 _mutant(NobodyRunsAlone, ("poison",))
 _mutant(FewForEver, ("poison",))
 _mutant(AloneInItsLaneOnly, ("poison",), schedules=300)

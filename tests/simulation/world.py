@@ -300,6 +300,8 @@ class World:
         self.later: list[tuple[float, str, int, Task]] = []
         """For one mutant: messages that somebody forwards when they are due."""
         self.activity = 0
+        self.unclean: dict[int, list[dict[str, int]]] = {}
+        """By lane: where its inputs ended each time that it was opened after an unclean end."""
         self.failures: list[str] = []
         self.tracing = tracing
         self.trace: list[str] = []
@@ -460,6 +462,7 @@ class Cell:
         committed = _decoded(world.group.get(number))
         cut = self.choose(_decoded(folder.cut), committed)
         index = self.open_index(number, folder, cut)
+        unclean = not committed.orderly if committed is not None else bool(world.logs[number])
         lane = world.lane_class(
             number,
             INPUTS,
@@ -469,7 +472,7 @@ class Cell:
             in_flight=world.in_flight,
             at_first=world.at_first,
             few=3,
-            unclean=not committed.orderly if committed is not None else bool(world.logs[number]),
+            unclean=unclean,
         )
         slot = Slot(number, lane, index, folder)
         slot.cuts.append((msgspec.structs.replace(cut if cut is not None else lane.cut(), orderly=False), -1))
@@ -479,6 +482,8 @@ class Cell:
         lane.check_log(world.log_begins[number], slot.log_end)
         slot.log_at = max(slot.log_at, world.log_begins[number])
         slot.input_ends = {kafka_topic: len(world.inputs[kafka_topic, number]) for kafka_topic in INPUTS}
+        if unclean:
+            world.unclean.setdefault(number, []).append(slot.input_ends)
         self._begin_reading(slot)
         return slot
 
@@ -504,7 +509,7 @@ class Cell:
     def _begin_reading(self, slot: Slot) -> None:
         if slot.reading or slot.log_at < slot.log_end:
             return
-        slot.lane.begin_reading()
+        slot.lane.begin_reading(slot.input_ends)
         slot.reading = True
         for kafka_topic in INPUTS:
             slot.lane.check_input(kafka_topic, 0, slot.input_ends[kafka_topic], slot.log_end)
@@ -685,6 +690,7 @@ class Cell:
         self.note_cancelled(handed)
         slot.in_flight.extend(handed)
         for message in marks:
+            self.check_mark(slot.number, message)
             self.send_entry(
                 slot.number,
                 Entry(
@@ -697,6 +703,14 @@ class Cell:
                 ),
             )
         self.world.activity += len(handed) + len(marks)
+
+    def check_mark(self, number: int, message: Message) -> None:
+        """It goes up a level by an unclean end, and by none that was before it came."""
+        world, kafka_topic, offset = self.world, message.kafka_topic, message.offset
+        times = sum(ends[kafka_topic] > offset for ends in world.unclean.get(number, ()))
+        if message.level > times:
+            level = message.level
+            world.failures.append(f"{kafka_topic}[{number}]@{offset} is at level {level} after {times} unclean ends")
 
     def work(self, slot: Slot, limit: int) -> None:
         """End some of the calls in flight, in any order."""
