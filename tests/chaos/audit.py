@@ -1,6 +1,5 @@
 """What Kafka and the lake hold, message by message and row by row, against promises 1 and 2."""
 
-import time
 from collections import Counter
 from collections.abc import Mapping
 from functools import partial
@@ -68,15 +67,15 @@ class LogFollower:
         """The first entry of each lane's log that is looked at."""
         self.messages: dict[Name, bytes] = {}
         self.winners: dict[Name, tuple[int, Decision]] = {}
-        self.seen_at: dict[Name, float] = {}
-        """When each was seen here, in seconds since the epoch: the clock of whoever decided may be off."""
+        self.appended_at: dict[Name, float] = {}
+        """When each was, or else was read, in seconds since the epoch: the clock of whoever decided may be off."""
 
     def poll(self) -> None:
         """Read all to its end, or for some seconds where that does not come."""
         for message in self._reader.ask(LogReader.read, self._positions):
             self._take(*message)
 
-    def _take(self, kafka_topic: str, lane: int, offset: int, value: bytes) -> None:
+    def _take(self, kafka_topic: str, lane: int, offset: int, at: float, value: bytes) -> None:
         self._positions[kafka_topic, lane] = offset + 1
         if kafka_topic != RESULTS:
             self.messages[lane, kafka_topic, offset] = value
@@ -85,7 +84,7 @@ class LogFollower:
         if decision.kind is not DecisionKind.STARTED:
             name = (lane, decision.kafka_topic, decision.offset)
             self.winners.setdefault(name, (offset, decision))
-            self.seen_at.setdefault(name, time.time())
+            self.appended_at.setdefault(name, at)
 
     def close(self) -> None:
         """Let go."""

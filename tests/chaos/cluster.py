@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from connectors.heartbeats import latest_states
-from connectors.kafka import client_config
-from connectors.topics import ensure_topics
+from connectors.kafka import ASK_LIMIT_S, admin_client, client_config
+from connectors.topics import RESULTS, ensure_topics
 from schemas.errors import TryAgainError
 from tests.apache_kafka import ApacheKafka, free_ports
 from tests.brokers import Broker, Embedded
@@ -156,6 +157,8 @@ class Cluster:
         self.broker.start()
         self._undo.callback(self.broker.stop)
         ensure_topics(client_config(self.broker.brokers), LANES)
+        if self.kind == "apache":
+            _note_when_decisions_arrive(self.broker.brokers)
         (models_port,) = free_ports(1)
         broker_port = int(self.broker.brokers.rpartition(":")[2])
         python = [sys.executable, "-m"]
@@ -282,6 +285,13 @@ class Cluster:
         while not self._over.wait(0.1):
             for process in (self.models, self.root, *self.cells):
                 process.look()
+
+
+def _note_when_decisions_arrive(brokers: str) -> None:
+    """Have the broker say when it appended a decision: its clock is right, and no reader's delay is in it."""
+    entry = ConfigEntry("message.timestamp.type", "LogAppendTime", incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, RESULTS, incremental_configs=[entry])
+    admin_client(client_config(brokers)).incremental_alter_configs([resource])[resource].result(ASK_LIMIT_S)
 
 
 def has_rights() -> bool:

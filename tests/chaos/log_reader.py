@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 
-from confluent_kafka import Consumer, KafkaError, TopicPartition
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Consumer, KafkaError, TopicPartition
 
 from connectors.kafka import client_config, watermarks_of
 
@@ -35,14 +35,15 @@ class LogReader:
         """Where the next message of each will be."""
         return [watermarks_of(self._consumer, *place, 30.0)[1] for place in places]
 
-    def read(self, positions: Mapping[Place, int]) -> list[tuple[str, int, int, bytes]]:
+    def read(self, positions: Mapping[Place, int]) -> list[tuple[str, int, int, float, bytes]]:
         """Read from given offsets to the ends, or for some seconds where those do not come.
 
         Between two calls nothing is fetched: the embedded broker would keep a core busy, and this process another one,
         with telling that there is nothing.
 
         Returns:
-            Of each message the Kafka topic, the lane, the offset, the value.
+            Of each message the Kafka topic, the lane, the offset, when the broker appended it or, where it does not
+            say, when it was read, in seconds since the epoch, and the value.
         """
         self._consumer.assign([TopicPartition(*place, position) for place, position in positions.items()])
         deadline = time.monotonic() + READ_LIMIT_S
@@ -54,7 +55,9 @@ class LogReader:
                 error = message.error()
                 if error is None:
                     unread.add(place)
-                    found.append((*place, int(message.offset() or 0), message.value() or b""))
+                    kind, stamp = message.timestamp()
+                    at = stamp / 1000 if kind == TIMESTAMP_LOG_APPEND_TIME else time.time()
+                    found.append((*place, int(message.offset() or 0), at, message.value() or b""))
                 elif error.code() == KafkaError._PARTITION_EOF:
                     unread.discard(place)
         self._consumer.unassign()

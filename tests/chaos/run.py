@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +78,11 @@ class Result(Struct):
             if hits:
                 pauses = [f.pause_s for f in hits]
                 known = sorted(p for p in pauses if p is not None)
-                others = sorted(f.others for f in hits if f.others is not None)
                 found |= {
                     f"{name}_pause_p50_s": _quantile(known, 0.5),
                     f"{name}_pause_longest_s": _quantile(known, 1.0) if None not in pauses else None,
-                    f"{name}_others_worst_second": round(others[0], 2) if others else None,
+                    f"{name}_others_worst_second": _least(f.others for f in hits),
+                    f"{name}_others_worst_second_back": _least(f.others_back for f in hits),
                 }
         return found
 
@@ -232,7 +232,7 @@ class Watch:
     def _tell(self) -> None:
         told = len(self.follower.winners)
         for name in itertools.islice(self.follower.winners, self._told, None):
-            self._timeline.note_decision(name[0], self.follower.seen_at[name])
+            self._timeline.note_decision(name[0], self.follower.appended_at[name])
         self._told = told
         self._timeline.note_waiting(len(self.follower.messages) - told)
 
@@ -268,6 +268,10 @@ def repeated_calls(answered: Path, follower: LogFollower) -> tuple[int, int]:
         for candidate in decision.result.candidates
     )
     return calls, calls - used
+
+
+def _least(shares: Iterable[float | None]) -> float | None:
+    return min((round(share, 2) for share in shares if share is not None), default=None)
 
 
 def _quantile(values: list[float], share: float) -> float:

@@ -13,7 +13,7 @@ BACK = 0.8
 """Of the throughput before a fault: with so much it has recovered."""
 BEFORE_S = 10
 SEEN_WITHIN_S = 0.5
-"""Whoever reads the log has seen a decision so soon."""
+"""A decision that was made is on the log so soon, and whoever reads it has seen it."""
 WIDTH, HEIGHT = 1400, 260
 
 
@@ -32,7 +32,10 @@ class Happened(Struct):
     pause_s: float | None = None
     """Until the last of its lanes had a decision again; None if one had none any more."""
     others: float | None = None
-    """The worst second of all other lanes meanwhile, as a share of their median before."""
+    """The worst second of all other lanes while the cell is away, and as it comes back if it is started again at once;
+    as a share of their median before."""
+    others_back: float | None = None
+    """The same once a cell is started again of which others have had the lanes: some go to it, of any cell."""
 
     def __str__(self) -> str:
         """What came of it."""
@@ -41,7 +44,8 @@ class Happened(Struct):
             return text
         pause = "not yet on again" if self.pause_s is None else f"on again after {self.pause_s:.1f} s"
         others = "" if self.others is None else f"; worst second of the others {self.others:.2f}"
-        return f"{text}; its lanes {pause}{others}"
+        back = "" if self.others_back is None else f", when it was back {self.others_back:.2f}"
+        return f"{text}; its lanes {pause}{others}{back}"
 
 
 class Timeline:
@@ -106,7 +110,10 @@ class Timeline:
         )
         usual = statistics.median(others[s] for s in range(-BEFORE_S + 1, 0))
         during = [others[s] for s in range(int(until - fault.began))]
-        fault.others = min(during) / usual if usual and during else None
+        away = int(fault.ended - fault.began) or len(during)
+        fault.others, fault.others_back = (
+            min(some) / usual if usual and some else None for some in (during[:away], during[away:])
+        )
 
     def longest_gap(self) -> float:
         """The longest time in which a lane had no decision, in seconds."""
