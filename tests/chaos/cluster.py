@@ -291,7 +291,8 @@ def _note_when_decisions_arrive(brokers: str) -> None:
     """Have the broker say when it appended a decision: its clock is right, and no reader's delay is in it."""
     entry = ConfigEntry("message.timestamp.type", "LogAppendTime", incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ResourceType.TOPIC, RESULTS, incremental_configs=[entry])
-    admin_client(client_config(brokers)).incremental_alter_configs([resource])[resource].result(ASK_LIMIT_S)
+    client = admin_client(client_config(brokers))  # which has to live until the answer is there
+    client.incremental_alter_configs([resource])[resource].result(ASK_LIMIT_S)
 
 
 def has_rights() -> bool:
