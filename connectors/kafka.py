@@ -475,13 +475,15 @@ def watermarks_of(consumer: Consumer, kafka_topic: str, partition: int, timeout_
 def patiently(ask: Callable[[float], Any], limit_s: float) -> Any:
     """Ask again while the answer is that the broker is not ready yet; `ask` is told how many seconds are left."""
     deadline = time.monotonic() + limit_s
+    pause = 0.01  # a new client is told so while it learns who leads a partition
     while True:
         try:
             return ask(max(deadline - time.monotonic(), 0.1))
         except KafkaException as error:
             if error.args[0].code() not in _PASSING or time.monotonic() > deadline:
                 raise
-        time.sleep(0.1)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.1)
 
 
 @contextlib.contextmanager

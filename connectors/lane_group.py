@@ -23,9 +23,9 @@ SESSION_S = 8.0
 MARGIN_S = 2.0
 """A process that stood still for so much less than that has lost nothing."""
 POLL_S = 0.05
-REJOIN_S = 0.8
+REJOIN_S = 1.0
 """After it has joined, the library joins once more, to have what others have left, a second later at the soonest; what
-is to go is worked on for most of that time."""
+is to go is worked on until then. Whoever is ready a moment before waits for half a second more."""
 HERE_LIMIT_S = 15.0
 """How long after its start a process may be given lanes for which it has no place."""
 
