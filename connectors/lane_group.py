@@ -25,7 +25,7 @@ MARGIN_S = 2.0
 POLL_S = 0.05
 REJOIN_S = 1.0
 """After it has joined, the library joins once more, to have what others have left, a second later at the soonest; what
-is to go is worked on until then. Whoever is ready a moment before waits for half a second more."""
+is to go is worked on until then. Whoever is ready a moment before may wait for half a second more."""
 HERE_LIMIT_S = 15.0
 """How long after its start a process may be given lanes for which it has no place."""
 

@@ -82,8 +82,9 @@ class Result(Struct):
                     f"{name}_pause_p50_s": _quantile(known, 0.5),
                     f"{name}_pause_longest_s": _quantile(known, 1.0) if None not in pauses else None,
                     f"{name}_others_worst_second": _least(f.others for f in hits),
-                    f"{name}_others_worst_second_back": _least(f.others_back for f in hits),
                 }
+                if (back := _least(f.others_back for f in hits)) is not None:
+                    found[f"{name}_others_worst_second_back"] = back
         return found
 
     def table(self) -> str:
