@@ -7,7 +7,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from connectors import whole_files
@@ -21,6 +21,7 @@ CREATE TABLE IF NOT EXISTS owners (key BLOB PRIMARY KEY, topic TEXT, offset INTE
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID;
 """
 _FIND = "SELECT topic, offset, digest FROM owners WHERE key = ?"
+_FIND_ALL = "SELECT key, topic, offset, digest FROM owners WHERE key IN ({})"
 _KEEP = "INSERT OR IGNORE INTO owners VALUES (?, ?, ?, ?)"
 _NOTED = "SELECT value FROM meta WHERE name = ?"
 _NOTE = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
@@ -88,6 +89,8 @@ class OwnerIndex:
         """Nothing is known of a life before."""
         self.next_offset = max(self._note("next_offset", 0), 0)
         self._fresh: dict[bytes, Owner] = {}
+        self._ahead: dict[bytes, Owner | None] = {}
+        """What `look_ahead` found of ids that are not fresh."""
 
     def _note(self, name: str, default: int) -> int:
         row = self._db.execute(_NOTED, (name,)).fetchone()
@@ -98,8 +101,16 @@ class OwnerIndex:
         found = self._fresh.get(key)
         if found is not None:
             return found
+        if key in self._ahead:
+            return self._ahead[key]
         row = self._db.execute(_FIND, (key,)).fetchone()
         return Owner(*row) if row is not None else None
+
+    def look_ahead(self, keys: Collection[bytes]) -> None:
+        """Look up some ids that are about to be asked for: one query for all takes half of what one each does."""
+        self._ahead = dict.fromkeys(keys)
+        for key, *row in self._db.execute(_FIND_ALL.format(",".join("?" * len(keys))), tuple(keys)):
+            self._ahead[key] = Owner(*row)
 
     def put(self, key: bytes, owner: Owner) -> None:
         """Note the owner of an id that has none yet."""
@@ -119,6 +130,7 @@ class OwnerIndex:
         self._db.execute(_NOTE, ("next_offset", next_offset))
         self._db.execute("COMMIT")
         self._fresh.clear()
+        self._ahead.clear()
         self.next_offset, self.is_new = next_offset, False
         self._leave_copy_if_due()
 
@@ -128,6 +140,7 @@ class OwnerIndex:
         self._db.executemany(_KEEP, ((k, o.kafka_topic, o.offset, o.digest) for k, o in owners))
         self._db.execute(_NOTE, ("next_offset", next_offset))
         self._db.execute("COMMIT")
+        self._ahead.clear()
         self.next_offset, self.is_new = next_offset, False
 
     def close(self) -> None:

@@ -142,8 +142,10 @@ class Branching:
 
 def _of_result(result: RoundResult) -> tuple[list[BranchProposal], list[str]]:
     """Read `meta.branches` of the first candidate that gave the leading answer and has any."""
-    leading = [a.meta for i, a in enumerate(result.candidates) if i in result.leading and a.meta]
-    branches = next((meta["branches"] for meta in leading if meta.get("branches") is not None), None)
+    branches: object = None
+    for place, answer in enumerate(result.candidates):
+        if answer.meta and place in result.leading and (branches := answer.meta.get("branches")) is not None:
+            break
     if branches is None:
         return [], []
     if not isinstance(branches, list):

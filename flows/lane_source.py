@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -80,6 +80,10 @@ class Reader(Protocol):
 
 class OwnersIndex(Owners, Protocol):
     """The index of ids with its durable side."""
+
+    def look_ahead(self, keys: Collection[bytes]) -> None:
+        """Look up some ids that are about to be asked for."""
+        ...
 
     def flush(self, next_offset: int) -> None:
         """Keep what was noted, for the log before `next_offset`."""
@@ -559,9 +563,14 @@ class OpenLane:
             room = lane.room(kafka_topic)
             if room <= 0:
                 continue
-            for record in reader.poll(min(room, READ_BATCH)):
-                timestamp = record.timestamp()[1] / 1000
-                lane.read(classify(reading, kafka_topic, record.offset() or 0, record.value(), timestamp))
+            messages = [
+                classify(reading, kafka_topic, record.offset() or 0, record.value(), record.timestamp()[1] / 1000)
+                for record in reader.poll(min(room, READ_BATCH))
+            ]
+            if keys := [m.key for m in messages if m.key is not None]:
+                self._owners.look_ahead(keys)
+            for message in messages:
+                lane.read(message)
 
     def _is_drained(self) -> bool:
         """At a graceful stop: wait for the calls in flight, then read all that was decided of them."""

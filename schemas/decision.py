@@ -57,7 +57,7 @@ class Finding(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """For how long the topic is stopped."""
 
 
-class RoundResult(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+class RoundResult(Struct, frozen=True, gc=False, omit_defaults=True):
     """What the ensemble made of one round, with its evidence."""
 
     answer: str | None
@@ -150,7 +150,7 @@ class FollowUp(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     score: float = 0.0
 
 
-class Decision(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+class Decision(Struct, frozen=True, gc=False, omit_defaults=True):
     """One entry of the log of a lane.
 
     It names the message it decides by (`kafka_topic`, `offset`) within the lane, and holds all that follows: the

@@ -68,7 +68,7 @@ class Ancestor(Struct, frozen=True, gc=False, array_like=True):
     logical_id: str
 
 
-class Origin(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+class Origin(Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
     """What Aureon itself adds to a message that follows from a decision; users never write it.
 
     Earlier rounds travel as a digest (best answer, its score, what was wrong with it, what was spent), never as their
@@ -97,7 +97,7 @@ class Origin(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, fo
     """What went wrong in the attempts before, oldest first."""
 
 
-class TaskHead(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+class TaskHead(Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
     """A task but for its payload and its cause: so much of a message that follows from it a decision spells out."""
 
     topic: Topic

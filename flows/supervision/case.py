@@ -27,7 +27,7 @@ class Health(Struct, frozen=True, gc=False):
 UNKNOWN = Health()
 
 
-class Case(Struct, frozen=True, gc=False, kw_only=True):
+class Case(Struct, frozen=True, gc=False):
     """The result of a round, and what a policy may know besides. The leading answer is what is judged."""
 
     result: RoundResult
