@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 import msgspec
 from confluent_kafka import TopicPartition
@@ -455,6 +456,8 @@ class _Connected:
         self._signing_key = signing_key(settings.state_dir)
         self.producer = CheckedProducer(self.config, should_stop, idempotent=self.topics.committed_only)
         self._watermarks = Watermarks(self.config)
+        self._readers: WeakValueDictionary[tuple[str, int], LaneReader] = WeakValueDictionary()
+        """Those that are open, by Kafka topic and lane."""
         self._commits = CutCommits(self.config, settings.group)
         self.heartbeats = HeartbeatWriter(self.config)
         self.cancels, self.orders = Cancels(), Orders()
@@ -467,7 +470,7 @@ class _Connected:
 
     def reader(self, kafka_topic: str, lane: int, offset: int) -> LaneReader:
         """Open one partition for reading."""
-        return LaneReader(
+        reader = self._readers[kafka_topic, lane] = LaneReader(
             self.config,
             kafka_topic,
             lane,
@@ -477,6 +480,13 @@ class _Connected:
             # the embedded broker answers an empty fetch at once: a dozen readers at their ends keep two cores busy
             sleep_after_s=1.0 if self.topics.committed_only else 0.0,
         )
+        return reader
+
+    def expect(self, kafka_topic: str, lane: int) -> None:
+        """Say that something was sent to a partition, which may be one that is read here."""
+        reader = self._readers.get((kafka_topic, lane))
+        if reader is not None:
+            reader.expect()
 
     @cached_property
     def member(self) -> str:

@@ -1,7 +1,7 @@
 """plan: the decision on one message, with all that follows from it spelled out, encoded and measured.
 
-What has many fields is made of its values in their order: by name they take ten times as long, since each name is looked
-for among all the others.
+What has many fields is made of its values in their order: by name they take ten times as long, since each name is
+looked for among all the others.
 """
 
 import hashlib

@@ -156,6 +156,23 @@ def test_sleeping_reader_costs_next_to_nothing_and_wakes_in_milliseconds(
         assert time.monotonic() - began < 0.5
 
 
+def test_reader_stays_awake_for_what_was_sent_here(own_broker: Broker, producer: CheckedProducer) -> None:
+    """Without waiting until its partition is looked at; and for no longer than that takes."""
+    with reading(own_broker, sleep_after_s=0.0) as reader:
+        producer.send(TASKS, 0, [b"x"])
+        take(reader, 1)
+        fall_asleep(reader)
+        reader.expect()
+        reader.poll(1)
+        assert not reader.asleep
+        producer.send(TASKS, 0, [b"y"])
+        assert values(take(reader, 1)) == [b"y"]
+        fall_asleep(reader)
+        reader.expect()
+        fall_asleep(reader)
+        assert reader.position == 2
+
+
 def test_reader_that_is_not_polled_holds_back(own_broker: Broker, producer: CheckedProducer) -> None:
     """And goes on where it was."""
     large = [b"%07d" % i + b"x" * 2000 for i in range(8000)]

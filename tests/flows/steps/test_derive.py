@@ -177,8 +177,7 @@ def test_a_root_task_without_a_label_has_its_own_topic_and_no_parent() -> None:
 
 def decided(policy_score: float = 0.5) -> tuple[Answered, Supervised, Decision]:
     """A round as a task with every field comes to it."""
-    fields = {"metadata": {"a": "b"}, "priority": 4, "budget": {"calls": 9}, "sources": [["math", "s"]]}
-    asked = message(**fields)
+    asked = message(metadata={"a": "b"}, priority=4, budget={"calls": 9}, sources=[["math", "s"]])
     router = Router(lambda: (1, [NodeCapabilities(node=n, models=("m",)) for n in "ab"]), built_in_verifiers())
     routed = router.route(asked, 100.0)
     answered = Answered(routed, (said("a"), said("b")))
