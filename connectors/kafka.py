@@ -152,7 +152,8 @@ def admin_client(config: ClientConfig) -> AdminClient:
         RefusedError: librdkafka does not take the settings.
     """
     with _settings_refused():
-        return AdminClient(dict(config))
+        # A new client waits for about half of this before it connects at all.
+        return AdminClient({**config, "reconnect.backoff.ms": 20})
 
 
 def answers(brokers: str, timeout_s: float) -> bool:
@@ -228,14 +229,18 @@ def read_to_end(
             low = max(low, high - last)
         consumer.assign([TopicPartition(kafka_topic, partition, low)])
         while time.monotonic() < deadline:
-            for message in consumer.consume(1000, 0.05):
-                error = message.error()
-                if error is None:
-                    messages.append(message)
-                elif error.code() == KafkaError._PARTITION_EOF:
+            message = consumer.poll(0.05)
+            if message is None:
+                continue
+            error = message.error()
+            if error is None:
+                messages.append(message)
+                if (message.offset() or 0) + 1 >= high:  # the end itself is told by a fetch that waits for more
                     return messages
-                else:
-                    raise TryAgainError(f"{name}: {error.str()}")
+            elif error.code() == KafkaError._PARTITION_EOF:
+                return messages
+            else:
+                raise TryAgainError(f"{name}: {error.str()}")
     finally:
         consumer.close()
     raise TryAgainError(f"{name}: the broker did not hand out all of it within {limit_s:.0f} s")

@@ -206,10 +206,12 @@ class Cell:
         """Which lanes this cell has; from now on it says how it is."""
         with self._lock:
             connected = self.connect()
+            ownership = connected.ownership
             if self._beat is None:
                 self._beat = Beat(self._state, connected.heartbeats.publish).start()
                 self._clock = ClockGuard().start()
-            return connected.ownership
+                self.learning()  # read while the group hands out the lanes
+            return ownership
 
     def _state(self) -> CellState:
         connected, runner = self.connect(), self._runner

@@ -25,10 +25,10 @@ from confluent_kafka import Message as ConsumedMessage
 from msgspec import Struct
 
 from flows.cut import Cut, decode_cut, encode_cut, newest
-from flows.lane import Lane, Owners, Window, log_start
+from flows.lane import Lane, Owners, Window, id_key, log_start
 from flows.steps.intake import Decided, Handed, Reading, Work, classify
 from flows.stopping import Stopping
-from schemas.decision import read_decision
+from schemas.decision import Decision, read_decision
 from schemas.errors import BadRecordError, LogMismatchError, TryAgainError, tells_errors
 from schemas.task import TaskDescriptor
 
@@ -540,22 +540,28 @@ class OpenLane:
 
     def _read_log(self) -> Decided:
         decided = Decided(self._number, [], [])
-        lane_log = self._lane.log
+        entries: list[tuple[int, bytes, Decision]] = []
         for record in self._log.poll(READ_BATCH):
             offset = record.offset() or 0
             value = record.value() or b""
             try:
-                decision = read_decision(value)
+                entries.append((offset, value, read_decision(value)))
             except BadRecordError as error:
                 place = self._parts.results_topic, self._number, offset
                 log.warning("%s[%d]@%d: %s; ignored", *place, error, extra={"lane": self._number})
-                continue
-            if lane_log(offset, decision):
+        if not self.reads_inputs:  # later on, who introduces an id is under way, and nobody asks who owns it
+            self._look_ahead([id_key(d.topic, d.logical_id, d.generation) for _, _, d in entries if d.introduces])
+        for offset, value, decision in entries:
+            if self._lane.log(offset, decision):
                 self._last_row = offset
                 decided.decisions.append((offset, decision))
                 decided.hashes.append(hashlib.sha256(value).hexdigest())
         self._begin_reading_at_end_of_log()
         return decided
+
+    def _look_ahead(self, keys: list[bytes]) -> None:
+        if keys:
+            self._owners.look_ahead(keys)
 
     def _read_inputs(self) -> None:
         lane, reading = self._lane, self._reading
@@ -567,8 +573,7 @@ class OpenLane:
                 classify(reading, kafka_topic, record.offset() or 0, record.value(), record.timestamp()[1] / 1000)
                 for record in reader.poll(min(room, READ_BATCH))
             ]
-            if keys := [m.key for m in messages if m.key is not None]:
-                self._owners.look_ahead(keys)
+            self._look_ahead([m.key for m in messages if m.key is not None])
             for message in messages:
                 lane.read(message)
 
