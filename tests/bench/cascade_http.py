@@ -20,7 +20,7 @@ import one_lake
 from connectors.kafka import CheckedProducer, client_config
 from connectors.topics import TASKS, ensure_topics
 from flows.steps.equivalence import number
-from tests.bench.__main__ import Bench, new_bench
+from tests.bench.bench import Bench, new_bench
 from tests.brokers import empty
 from tests.openai_server import OpenAIServer
 

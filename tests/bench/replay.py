@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from tests.bench.__main__ import ROOT, ROUNDS, new_bench
+from tests.bench.bench import ROOT, ROUNDS, new_bench
 
 TASKS = 33_400
 

@@ -28,7 +28,7 @@ from flows.supervision.health import TopicRecord
 from one_lake.encode import encode_rows
 from schemas.decision import RoundResult, read_decision
 from schemas.node import Answer, NodeCapabilities
-from tests.bench.__main__ import task_message
+from tests.bench.bench import task_message
 
 
 class _Memory:
