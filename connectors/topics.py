@@ -58,7 +58,7 @@ CLUSTER_KEY = "cluster/"
 last record of two rivals survive, and the first one counts."""
 
 _KEEP = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
-"""Kafka must not delete what is not decided yet; Aureon deletes what is."""
+"""Kafka must not delete what is not decided yet, and nothing deletes what is."""
 _LANE_SETTINGS = {**_KEEP, "max.message.bytes": str(MAX_MESSAGE_BYTES)}
 _SETTINGS: dict[str, dict[str, str]] = {
     **dict.fromkeys(LANE_TOPICS, _LANE_SETTINGS),

@@ -13,7 +13,7 @@ import pytest
 from flows import cli
 from flows.settings import Settings
 from schemas.errors import AureonError, RefusedError, TryAgainError
-from tests.aureon_command import AUREON, ROOT, aureon, environment
+from tests.aureon_command import AUREON, aureon, environment
 
 COMMANDS = (
     "demo",
@@ -38,7 +38,6 @@ COMMANDS = (
     "eval",
     "schema",
 )
-README = (ROOT / "README.md").read_text()
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
@@ -87,12 +86,6 @@ def test_help_loads_no_kafka_no_lake_and_no_dataflow() -> None:
     assert not heavy & set(done.stdout.split())
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_readme_documents_every_command(command: str) -> None:
-    """A command that is not in README does not exist for most people."""
-    assert f"`aureon {command}" in README or f"aureon {command} " in README
-
-
 @pytest.mark.parametrize("name", Settings.__struct_fields__)
 def test_every_setting_is_a_flag_of_run_with_its_variable_and_default(name: str) -> None:
     """And of demo, but for those that are within its home; and of up, but for those that tell its cells apart."""
@@ -103,7 +96,6 @@ def test_every_setting_is_a_flag_of_run_with_its_variable_and_default(name: str)
     assert (flag in demo) is (name not in ("state", "lake", "blobs", "key_file"))
     up = {o for action in commands()["up"]._actions for o in action.option_strings}
     assert (flag in up) is (name not in ("state", "cell"))
-    assert f"AUREON_{name.upper()}" in README
 
 
 def test_a_flag_goes_before_its_variable() -> None:

@@ -1,4 +1,4 @@
-"""Each rule of DESIGN.md left out, one at a time; a schedule has to fail without it.
+"""Each rule of the design left out, one at a time; a schedule has to fail without it.
 
 All of these are in the tests only: the product has no switch for any of them.
 """
