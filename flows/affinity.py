@@ -42,6 +42,7 @@ from schemas.decision import Decision, DecisionKind, RoundResult
 from schemas.node import Answer, NodeCapabilities
 from schemas.task import PayloadView
 
+STATE_VERSION = 2
 QUALITY_WEIGHT = 2.0
 """So many outcomes weighs the prior."""
 STALE_AFTER_S = 3600.0
@@ -61,7 +62,7 @@ _Said = tuple[Name, str]
 class AffinityState(Struct, kw_only=True):
     """What was learned, and the log that it stands for."""
 
-    version: int = 2
+    version: int = STATE_VERSION
     next_offsets: dict[int, int] = {}
     """By lane: the first decision that was not learned from yet."""
     topics: list[TopicCounts] = []
@@ -87,7 +88,7 @@ class Affinities:
             cascade rests on dearer models being better, and then says so here.
     """
 
-    name = "affinities"
+    name, version = "affinities", STATE_VERSION
 
     def __init__(self, dearest: float = RELIABILITY) -> None:
         self._dearest = dearest
