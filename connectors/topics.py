@@ -113,7 +113,7 @@ class ClusterRecord(Struct, frozen=True, kw_only=True):
     """Of the key that seals causes; the key itself is never on Kafka."""
     created_at: float
     """Seconds since the epoch."""
-    version: int = CLUSTER_VERSION
+    version: int = 1
 
     @classmethod
     def new(cls, topics: Topics, key_fingerprint: str) -> Self:
@@ -125,6 +125,7 @@ class ClusterRecord(Struct, frozen=True, kw_only=True):
             lanes=topics.lanes,
             key_fingerprint=key_fingerprint,
             created_at=time.time(),
+            version=CLUSTER_VERSION,
         )
 
 

@@ -37,7 +37,7 @@ from flows.counts import (
 )
 from flows.lessons import Lesson, example_of, lesson_of, view_of
 from flows.steps.equivalence import comparison_for, group
-from flows.votes import RELIABILITY, ModelParameters, Name, Parameters, Votes, weight_of
+from flows.votes import FORMAT, RELIABILITY, ModelParameters, Name, Parameters, Votes, weight_of
 from schemas.decision import Decision, DecisionKind, RoundResult
 from schemas.node import Answer, NodeCapabilities
 from schemas.task import PayloadView
@@ -218,7 +218,7 @@ class Affinities:
             if found is not None:
                 return self._make_votes(found, topic, now)
             models = [ModelParameters(*name, weight_of(p)) for name, p in sorted(self._priors(topic).items())]
-            votes = Votes(Parameters(topic=topic, models=tuple(models)), now)
+            votes = Votes(Parameters(format=FORMAT, topic=topic, models=tuple(models)), now)
             if len(self._unlearned) < MAX_TOPICS:
                 self._unlearned[topic] = votes
             return votes

@@ -213,7 +213,8 @@ class Decision(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """Of a message that is no task: its bytes, in base64, up to a limit."""
     level: int = 0
     """Of a mark: how its message runs, with all others (1), among few (2), with none (3)."""
-    version: int = WIRE_VERSION
+    version: int = 1
+    """Left out where it is 1; whoever writes a decision says `WIRE_VERSION`."""
 
 
 class DeadLetter(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):

@@ -15,7 +15,7 @@ from msgspec import Struct
 from flows.lane import REDRIVE, Message, Sealer, id_key
 from flows.overflow import Overflow
 from schemas.blob import REFERENCE_START
-from schemas.decision import Decision, DecisionKind
+from schemas.decision import WIRE_VERSION, Decision, DecisionKind
 from schemas.errors import BadRecordError
 from schemas.ids import home_lane
 from schemas.task import (
@@ -242,4 +242,5 @@ def mark_of(message: Message) -> Decision:
         offset=message.offset,
         task_id=message.task_id,
         level=message.level,
+        version=WIRE_VERSION,
     )
