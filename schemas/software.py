@@ -1,7 +1,6 @@
 """Which version of Aureon this is, and what it makes of what another one wrote; `VERSIONS.md` has the rule."""
 
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
 from msgspec import Struct
@@ -12,6 +11,8 @@ from schemas.errors import RefusedError
 @cache
 def software_version() -> str:
     """Name it, as it is kept with each decision: `aureon 0.1.0`; looking it up takes some milliseconds, once."""
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - a tenth of `aureon --help`
+
     try:
         return f"aureon {version('aureon')}"
     except PackageNotFoundError:

@@ -167,14 +167,17 @@ def _broken_object(before: dict[str, Any], now: dict[str, Any], at: str) -> Iter
     for name in set(before.get("required", ())) ^ set(now.get("required", ())):
         if name in before["properties"] and name in now["properties"]:
             yield f"{at}.{name}: its default came or went"
-    yield from broken(*({k: v for k, v in form.items() if k not in rest} for form in (before, now)), at)
+    yield from broken(_less(before, rest), _less(now, rest), at)
 
 
 def _broken_row(before: dict[str, Any], now: dict[str, Any], at: str) -> Iterator[str]:
     old, new = before["prefixItems"], now["prefixItems"]
     yield from broken(old, new[: len(old)], at)
-    rest = {"prefixItems"}
-    yield from broken(*({k: v for k, v in form.items() if k not in rest} for form in (before, now)), at)
+    yield from broken(_less(before, {"prefixItems"}), _less(now, {"prefixItems"}), at)
+
+
+def _less(form: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    return {name: part for name, part in form.items() if name not in names}
 
 
 def _broken_columns(before: list[Any], now: list[Any], at: str) -> Iterator[str]:
