@@ -103,7 +103,7 @@ class Installed:
             check=False,
         )
 
-    def start(self, program: str, *arguments: str) -> "subprocess.Popen[bytes]":
+    def start(self, program: str, *arguments: str) -> "subprocess.Popen[str]":
         """Start a program of the environment."""
         with (self.folder / "said.txt").open("ab") as said:
             return subprocess.Popen(
@@ -113,6 +113,7 @@ class Installed:
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,
+                text=True,
             )
 
 
@@ -152,7 +153,7 @@ def test_what_it_says_of_itself_is_what_it_is(built: Built) -> None:
     assert told["Version"] == importlib.metadata.version("aureon")
     assert told["Requires-Python"] == "<3.13,>=3.11"
     assert told["License-Expression"] == "Apache-2.0"
-    assert set(told.get_all("Provides-Extra")) == {"embedded", "demo", "llm", "embeddings", "otel", "dev"}
+    assert set(told.get_all("Provides-Extra", [])) == {"embedded", "demo", "llm", "embeddings", "otel", "dev"}
     assert told.get_payload(decode=True) == (ROOT / "README.md").read_bytes()
 
 
@@ -188,7 +189,7 @@ def test_the_cell_runs_under_bytewax_from_the_wheel(installed: Installed) -> Non
     task = json.dumps({"topic": "math", "logical_id": "euler", "payload": {"prompt": "Solve for m: 3*m = 9"}})
     store = ".aureon/recovery"
     broker = installed.start("aureon", "broker")
-    cell: subprocess.Popen[bytes] | None = None
+    cell: subprocess.Popen[str] | None = None
     try:
         until(lambda: installed.run("aureon", "submit", "-", stdin=task).returncode == 0, 60, broker)
         (installed.folder / store).mkdir()
