@@ -50,13 +50,18 @@ format: $(STAMP) ## let ruff mend what it can
 	@$(PYTHON_IN_VENV) -m ruff check --fix
 	@$(PYTHON_IN_VENV) -m ruff format
 
-# pycosat has no wheel, and what is left out of reasoning-gym with it (zebra puzzles) is not in the demo.
-lock: $(STAMP) ## write requirements.txt anew; ARGS=--upgrade for newer versions
+IMAGE_LOCK := flows/deploy/requirements.txt
+COMPILE := -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --custom-compile-command "make lock"
+
+# pycosat has no wheel, and what is left out of reasoning-gym with it (zebra puzzles) is not in the demo. Of all that, the
+# image has what a cell needs, and what builds the project itself.
+lock: $(STAMP) ## write requirements.txt anew, and that of the image; ARGS=--upgrade for newer versions
 	@$(PYTHON_IN_VENV) -m pip install --quiet $(UV)
-	@$(PYTHON_IN_VENV) -m uv pip compile pyproject.toml --quiet --output-file requirements.txt --universal \
-		--python-version 3.11 --all-extras --generate-hashes --no-emit-index-url --no-emit-find-links \
-		--no-emit-package pycosat \
-		--custom-compile-command "make lock" $(ARGS)
+	@$(PYTHON_IN_VENV) $(COMPILE) --output-file requirements.txt --all-extras --no-emit-package pycosat $(ARGS) \
+		pyproject.toml
+	@echo "setuptools" | $(PYTHON_IN_VENV) $(COMPILE) --output-file $(IMAGE_LOCK) --extra otel \
+		--constraint requirements.txt pyproject.toml -
 
 clean: ## remove .venv and all caches; .aureon, with its data, stays
 	@rm -rf $(VENV) .kafka build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

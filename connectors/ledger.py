@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from schemas.errors import RefusedError, TryAgainError
 from schemas.node import Answer, Call
+from schemas.software import check_version
 
 log = logging.getLogger(__name__)
 
@@ -209,6 +210,7 @@ class CallLedger:
                     f"{self._path}: commit {position} cannot be read ({error}): end the work with the version that "
                     f"wrote it, or {_DELETE_IT}"
                 ) from None
+            check_version(f"{self._path}: commit {position}", commit.version, LEDGER_VERSION)
             for begun in commit.begun:
                 known = past.setdefault(begun.round_key, Past())
                 known.begin(begun)

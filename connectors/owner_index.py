@@ -13,9 +13,12 @@ from pathlib import Path
 from connectors import whole_files
 from flows.lane import Owner
 from schemas.errors import RefusedError
+from schemas.software import check_version
 
 log = logging.getLogger(__name__)
 
+INDEX_VERSION = 0
+"""SQLite's `user_version` of the file."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS owners (key BLOB PRIMARY KEY, topic TEXT, offset INTEGER, digest TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID;
@@ -47,7 +50,7 @@ class OwnerIndex:
         copy: where the copy is, for all cells to read, if there is to be one.
 
     Raises:
-        RefusedError: another process has it open.
+        RefusedError: another process has it open, or a newer Aureon wrote it.
     """
 
     COPY_AFTER = 2_000
@@ -84,6 +87,7 @@ class OwnerIndex:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute("PRAGMA cache_size = -8000")
+        check_version(f"{self._path}", _version(self._db), INDEX_VERSION)
         self._db.executescript(_SCHEMA)
         self.is_new = self._note("next_offset", -1) < 0
         """Nothing is known of a life before."""
@@ -176,7 +180,8 @@ class OwnerIndex:
             (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
                 raise sqlite3.DatabaseError(verdict)
-            if db.execute(_TABLES).fetchall() != self._db.execute(_TABLES).fetchall():
+            is_alike = db.execute(_TABLES).fetchall() == self._db.execute(_TABLES).fetchall()
+            if _version(db) != INDEX_VERSION or not is_alike:
                 raise sqlite3.DatabaseError("it is of another version")
 
     def _leave_copy_if_due(self) -> None:
@@ -214,6 +219,11 @@ class OwnerIndex:
         del status, remaining, total
         if self._closed:
             raise InterruptedError
+
+
+def _version(db: sqlite3.Connection) -> int:
+    ((version,),) = db.execute("PRAGMA user_version").fetchall()
+    return int(version)
 
 
 def _reading(path: Path) -> sqlite3.Connection:

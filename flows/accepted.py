@@ -16,6 +16,7 @@ from schemas.blob import REFERENCE_START
 from schemas.decision import Decision, DecisionKind
 from schemas.ids import payload_digest
 
+STATE_VERSION = 1
 MAX_RECORDS = 50_000
 KEPT_RECORDS = 5_000
 """Of these, the newest so many are in the file: all of them would take 20 ms to write, every two seconds."""
@@ -37,12 +38,13 @@ class Accepted(Struct, frozen=True, gc=False, array_like=True):
 class _State(Struct, frozen=True):
     next_offsets: dict[int, int]
     records: list[tuple[str, str, Accepted]]
+    version: int = STATE_VERSION
 
 
 class AcceptedRecords:
     """What is known of the records of a cell; threads may share it."""
 
-    name = "accepted"
+    name, version = "accepted", STATE_VERSION
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

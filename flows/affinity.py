@@ -37,11 +37,12 @@ from flows.counts import (
 )
 from flows.lessons import Lesson, example_of, lesson_of, view_of
 from flows.steps.equivalence import comparison_for, group
-from flows.votes import RELIABILITY, ModelParameters, Name, Parameters, Votes, weight_of
+from flows.votes import FORMAT, RELIABILITY, ModelParameters, Name, Parameters, Votes, weight_of
 from schemas.decision import Decision, DecisionKind, RoundResult
 from schemas.node import Answer, NodeCapabilities
 from schemas.task import PayloadView
 
+STATE_VERSION = 2
 QUALITY_WEIGHT = 2.0
 """So many outcomes weighs the prior."""
 STALE_AFTER_S = 3600.0
@@ -61,7 +62,7 @@ _Said = tuple[Name, str]
 class AffinityState(Struct, kw_only=True):
     """What was learned, and the log that it stands for."""
 
-    version: int = 2
+    version: int = STATE_VERSION
     next_offsets: dict[int, int] = {}
     """By lane: the first decision that was not learned from yet."""
     topics: list[TopicCounts] = []
@@ -87,7 +88,7 @@ class Affinities:
             cascade rests on dearer models being better, and then says so here.
     """
 
-    name = "affinities"
+    name, version = "affinities", STATE_VERSION
 
     def __init__(self, dearest: float = RELIABILITY) -> None:
         self._dearest = dearest
@@ -217,7 +218,7 @@ class Affinities:
             if found is not None:
                 return self._make_votes(found, topic, now)
             models = [ModelParameters(*name, weight_of(p)) for name, p in sorted(self._priors(topic).items())]
-            votes = Votes(Parameters(topic=topic, models=tuple(models)), now)
+            votes = Votes(Parameters(format=FORMAT, topic=topic, models=tuple(models)), now)
             if len(self._unlearned) < MAX_TOPICS:
                 self._unlearned[topic] = votes
             return votes

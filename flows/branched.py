@@ -17,6 +17,7 @@ from schemas.decision import Decision, DecisionKind
 from schemas.ids import payload_digest
 from schemas.task import read_head
 
+STATE_VERSION = 1
 MAX_BRANCHES = 50_000
 KEPT_BRANCHES = 5_000
 """Of these, the newest so many are in the file."""
@@ -25,12 +26,13 @@ KEPT_BRANCHES = 5_000
 class _State(Struct, frozen=True):
     next_offsets: dict[int, int]
     branches: list[tuple[str, str, str]]
+    version: int = STATE_VERSION
 
 
 class BranchedContents:
     """What is known of the branches of a cell; threads may share it."""
 
-    name = "branched"
+    name, version = "branched", STATE_VERSION
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

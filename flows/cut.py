@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import Struct
 
-from schemas.errors import LogMismatchError
+from schemas.software import check_version, version_in
 
 VERSION = 1
 
@@ -58,12 +58,10 @@ def decode_cut(data: bytes) -> Cut:
     """Read a cut.
 
     Raises:
-        LogMismatchError: it is of a version that this software does not know.
+        RefusedError: a newer Aureon wrote it.
     """
-    cut = msgspec.json.decode(data, type=Cut)
-    if cut.version != VERSION:
-        raise LogMismatchError(f"the cut of lane {cut.lane} has version {cut.version}; this software reads {VERSION}")
-    return cut
+    check_version("the cut of a lane", version_in(data), VERSION)
+    return msgspec.json.decode(data, type=Cut)
 
 
 def pieces_of(cut: Cut) -> tuple[str, dict[str, str]]:
@@ -80,7 +78,7 @@ def joined(common: str, pieces: Mapping[str, str]) -> Cut | None:
         pieces: by input; empty where there is none.
 
     Raises:
-        LogMismatchError: it is of a version that this software does not know.
+        RefusedError: a newer Aureon wrote it.
     """
     cut = decode_cut(common.encode())
     if cut.topics:

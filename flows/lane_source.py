@@ -26,10 +26,10 @@ from msgspec import Struct
 
 from flows.cut import Cut, decode_cut, encode_cut, newest
 from flows.lane import Lane, Owners, Window, id_key, log_start
-from flows.steps.intake import Decided, Handed, Reading, Work, classify
+from flows.steps.intake import Decided, Handed, Reading, Rejected, Work, classify
 from flows.stopping import Stopping
 from schemas.decision import Decision, read_decision
-from schemas.errors import BadRecordError, LogMismatchError, TryAgainError, tells_errors
+from schemas.errors import BadRecordError, LogMismatchError, RefusedError, TryAgainError, tells_errors
 from schemas.task import TaskDescriptor
 
 log = logging.getLogger(__name__)
@@ -534,6 +534,8 @@ class OpenLane:
         self._solitude.note(self._lane)
         for message in messages:
             body = message.body
+            if isinstance(body, Rejected) and body.is_own:
+                raise RefusedError(f"{body.error}: a newer Aureon wrote it; upgrade this one")
             if message.verdict is None and isinstance(body, Work) and self._connections.is_cancelled(body.task):
                 message.verdict = "cancelled"
         return Handed(messages, marks, now)

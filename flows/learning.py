@@ -32,6 +32,7 @@ from one_lake.query import RecentRound, recent_rounds
 from schemas.decision import Decision, DecisionKind, Finding, RoundResult
 from schemas.errors import RefusedError
 from schemas.node import Answer
+from schemas.software import version_in
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,8 @@ class Memory(Protocol):
 
     name: str
     """Of its file, without the ending."""
+    version: int
+    """Of what `encoded` writes; a file with another number is left alone."""
     changes: int
     """Rises with all that is learned."""
 
@@ -158,7 +161,7 @@ class Learning:
     def _read(self, memory: Memory) -> bool:
         path = self._path(memory)
         try:
-            memory.restore(path.read_bytes())
+            _restore(memory, path.read_bytes())
         except FileNotFoundError:
             return False
         except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
@@ -169,6 +172,13 @@ class Learning:
 
     def _path(self, memory: Memory) -> Path:
         return self._folder / f"{memory.name}.json"
+
+
+def _restore(memory: Memory, encoded: bytes) -> None:
+    found = version_in(encoded)
+    if found not in (0, memory.version):  # what is no JSON says more when it is read
+        raise ValueError(f"it has version {found}, and this software reads {memory.version}")
+    memory.restore(encoded)
 
 
 def _learn_from_lake(memories: Sequence[Memory], lake_dir: Path) -> None:

@@ -21,6 +21,7 @@ from flows.policies import Outlook
 from schemas.decision import Decision
 from schemas.task import TaskDescriptor
 
+STATE_VERSION = 1
 PRIOR_SHARE = 0.4
 """Of what is missing to certainty, a round is expected to bring so much before anything is known: rather too much, so
 that it is tried."""
@@ -53,7 +54,7 @@ class Gains(Struct, kw_only=True, gc=False):
 class OutlookState(Struct, kw_only=True):
     """What was learned, and the log that it stands for."""
 
-    version: int = 1
+    version: int = STATE_VERSION
     next_offsets: dict[int, int] = {}
     gains: list[Gains] = []
     """Those of the topics seen longest ago first."""
@@ -62,7 +63,7 @@ class OutlookState(Struct, kw_only=True):
 class Outlooks:
     """What further rounds brought, of all topics; threads may share it."""
 
-    name = "outlook"
+    name, version = "outlook", STATE_VERSION
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -455,7 +455,7 @@ class _TableWriter:
 
     def _rows(self) -> str:
         files = tables.files(self._table.lake_dir, self.name, self._table.delta)
-        return rows_of(self.name, files, differ=tables.is_widened(self._table.delta))
+        return rows_of(self.name, files, differ=tables.differ(self._table.delta, self.name))
 
     def _catch_up(self) -> None:
         with contextlib.suppress(DeltaError, OSError):

@@ -8,9 +8,11 @@ from msgspec import Raw, Struct
 
 from schemas.errors import BadRecordError
 from schemas.node import Answer
+from schemas.software import check_version, version_in
 from schemas.task import DEFAULT_PRIORITY, Allowance, Ancestor, Cause, EvidenceKind, Origin, read_head
 
 WIRE_VERSION = 1
+"""Of decisions, and of the tasks that follow from them."""
 FindingAction = Literal["accept", "flag", "more_reasoning", "cap", "reject", "stop_topic"]
 """What a supervision policy may do: nothing, a note, another round that reasons more, a bound to the score, keep the
 result out of ONE, and that with all further tasks of its topic for a while."""
@@ -211,7 +213,8 @@ class Decision(Struct, frozen=True, gc=False, omit_defaults=True):
     """Of a message that is no task: its bytes, in base64, up to a limit."""
     level: int = 0
     """Of a mark: how its message runs, with all others (1), among few (2), with none (3)."""
-    version: int = WIRE_VERSION
+    version: int = 1
+    """Left out where it is 1; whoever writes a decision says `WIRE_VERSION`."""
 
 
 class DeadLetter(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
@@ -243,6 +246,7 @@ def read_decision(message: bytes) -> Decision:
 
     Raises:
         BadRecordError: it is none; someone else wrote to `tasks.results`.
+        RefusedError: a newer Aureon wrote it; to pass over it would be to decide its message again.
     """
     try:
         decision = _decode(message)
@@ -250,5 +254,8 @@ def read_decision(message: bytes) -> Decision:
             for branch in decision.follow_ups:
                 read_head(branch.task)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        check_version("a decision", version_in(message), WIRE_VERSION)
         raise BadRecordError(f"no decision: {error}") from None
+    if decision.version > WIRE_VERSION:
+        check_version("a decision", decision.version, WIRE_VERSION)
     return decision

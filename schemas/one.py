@@ -282,6 +282,10 @@ SUPERSEDED = "superseded"
 ALL_TABLES: dict[str, type[Struct]] = {SUPERSEDED: Record, **TABLES}
 """Every table that there may be, in the order in which they are committed."""
 
+AT_FIRST: dict[str, dict[str, int | str]] = {"records": {"tokens": 0}, "rounds": {"routing": "", "tokens": 0}}
+"""By table, the columns that may not be null and that the first published version had not yet, with what its rows have
+in them."""
+
 
 def micros(seconds: float) -> int:
     """Turn seconds since the epoch into what rows have."""

@@ -95,6 +95,34 @@ class Origin(Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_f
     """When the first round of this logical id was handed out, in seconds since the epoch."""
     errors: tuple[str, ...] = ()
     """What went wrong in the attempts before, oldest first."""
+    root_id: str = ""
+    root_topic: str = ""
+    parent_id: str = ""
+    parent_topic: str = ""
+    depth: int = 0
+    """These five are read and never written: the first published version had them in the place of `ancestors`."""
+
+    def __post_init__(self) -> None:
+        """Take the ancestors from what the first version told of them."""
+        if not self.root_id:
+            return
+        if self.depth:
+            msgspec.structs.force_setattr(self, "ancestors", _ancestors_at_first(self))
+        for name, nothing in _AT_FIRST.items():
+            msgspec.structs.force_setattr(self, name, nothing)
+
+
+_AT_FIRST = {"root_id": "", "root_topic": "", "parent_id": "", "parent_topic": "", "depth": 0}
+
+
+def _ancestors_at_first(origin: Origin) -> tuple[Ancestor, ...]:
+    """Root and parent are told; the id of one between them is its child's, less the ending, and its topic a guess."""
+    between, below = [], origin.parent_id
+    for _ in range(origin.depth - 2):
+        below = below.rpartition(":branch-")[0]
+        between.append(Ancestor(origin.parent_topic, below))
+    parent = [Ancestor(origin.parent_topic, origin.parent_id)] if origin.depth > 1 else []
+    return Ancestor(origin.root_topic, origin.root_id), *reversed(between), *parent
 
 
 class TaskHead(Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):

@@ -21,7 +21,16 @@ from flows.overflow import Overflow
 from flows.policies import ConvergencePolicy, Outlook, Situation
 from flows.steps.intake import Rejected, Work
 from flows.steps.supervise import Supervised, critique
-from schemas.decision import NOTHING_SEEN, Before, Decision, DecisionKind, FollowUp, RoundResult, Seen
+from schemas.decision import (
+    NOTHING_SEEN,
+    WIRE_VERSION,
+    Before,
+    Decision,
+    DecisionKind,
+    FollowUp,
+    RoundResult,
+    Seen,
+)
 from schemas.ids import RQMLRoundId, branch_id, content_hash, home_lane
 from schemas.node import Answer, Call
 from schemas.software import software_version
@@ -366,6 +375,7 @@ def _unasked(lane: int, answered: Answered, now: float) -> Decision:
             raw=body.raw,
             software=software_version(),
             decided_at=now,
+            version=WIRE_VERSION,
         )
     if message.verdict == "id_conflict":
         detail = (
@@ -434,6 +444,7 @@ def _decision(
         round(now - routed.handed_at, 6) if answered.answers else 0.0,
         follow_ups,
         cut_off,
+        version=WIRE_VERSION,
     )
 
 

@@ -19,6 +19,7 @@ from schemas.decision import Decision, Finding
 
 log = logging.getLogger(__name__)
 
+STATE_VERSION = 1
 REMEMBERED = 1000
 """Results of a topic."""
 MAX_TOPICS = 10_000
@@ -49,12 +50,13 @@ class _Counts:
 class _State(Struct, frozen=True):
     next_offsets: dict[int, int]
     topics: list[_Topic]
+    version: int = STATE_VERSION
 
 
 class TopicRecord:
     """What is known of the topics of a cell; threads may share it."""
 
-    name = "supervision"
+    name, version = "supervision", STATE_VERSION
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

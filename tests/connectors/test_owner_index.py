@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from connectors.owner_index import OwnerIndex
+from connectors.owner_index import INDEX_VERSION, OwnerIndex
 from flows.lane import Owner
 from schemas.errors import RefusedError
 
@@ -72,6 +72,16 @@ def test_two_processes_never_share_a_lane(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="its own state folder"):
         OwnerIndex(tmp_path / "i.sqlite")
     index.close()
+
+
+def test_an_index_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    """Its keys may mean something else."""
+    OwnerIndex(tmp_path / "i.sqlite").close()
+    with sqlite3.connect(tmp_path / "i.sqlite") as db:
+        db.execute(f"PRAGMA user_version = {INDEX_VERSION + 1}")
+    db.close()
+    with pytest.raises(RefusedError, match=rf"i\.sqlite has version {INDEX_VERSION + 1}, .* a newer Aureon wrote it"):
+        OwnerIndex(tmp_path / "i.sqlite")
 
 
 def test_an_index_takes_from_elsewhere_what_it_lacks(tmp_path: Path) -> None:
