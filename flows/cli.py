@@ -19,7 +19,7 @@ import signal
 import sys
 import traceback
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,9 +51,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    return ended(lambda: _run(arguments))
+
+
+def ended(program: Callable[[], int]) -> int:
+    """Run what a user has called; where it fails, say why, in one line if it can be told so.
+
+    Returns:
+        The exit code.
+    """
     try:
         try:
-            return _run(arguments)
+            return program()
         finally:
             sys.stdout.flush()
     except BrokenPipeError:

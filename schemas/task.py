@@ -2,7 +2,7 @@
 
 import enum
 import hashlib
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Raw, Struct
@@ -190,6 +190,8 @@ class PayloadView(Struct, frozen=True, gc=False):
     """Of a question for code: a program that is run after the answer, and fails where that is wrong."""
     tolerance: Annotated[float, Meta(ge=0.0, lt=1.0)] | None = None
     """Of a question for a number: how far two answers may be apart and be the same, relative to the larger."""
+    whole: Raw = msgspec.field(name="$whole", default=Raw(b"{}"))
+    """All of a payload that names a verifier, as it came."""
 
     @property
     def text(self) -> str:
@@ -197,6 +199,12 @@ class PayloadView(Struct, frozen=True, gc=False):
         if self.prompt is not None:
             return self.prompt
         return "\n\n".join(m.content for m in self.messages or ())
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """All of a payload that names a verifier, with what in it is the user's: for that verifier to look at."""
+        found: dict[str, Any] = msgspec.json.decode(self.whole)
+        return found
 
 
 AWAY = PayloadView()
@@ -229,7 +237,7 @@ def read_payload(payload: bytes) -> PayloadView:
         raise BadRecordError("nested too deeply - at `$.payload`") from None
     if not view.text.strip():
         raise BadRecordError("empty: needs `prompt` (text) or `messages` (a list) - at `$.payload`")
-    return view
+    return view if view.verifier is None else msgspec.structs.replace(view, whole=Raw(payload))
 
 
 def read_task(message: bytes) -> tuple[TaskDescriptor, PayloadView]:

@@ -63,8 +63,11 @@ class TaskSender:
         self.sent = 0
         """Tasks taken so far; `flush` confirms them."""
 
-    def add(self, document: bytes) -> None:
+    def add(self, document: bytes) -> tuple[str, str]:
         """Take one task.
+
+        Returns:
+            Its topic and its logical id.
 
         Raises:
             BadRecordError: it is none, or refers to a blob that is not there; says why.
@@ -94,6 +97,7 @@ class TaskSender:
         self.sent += 1
         if self._messages >= self._batch or self._bytes >= BATCH_BYTES:
             self._send()
+        return task.topic, task.logical_id
 
     def _send(self) -> None:
         for (kafka_topic, lane), (keys, messages) in self._batches.items():

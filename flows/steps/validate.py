@@ -28,8 +28,9 @@ VERIFIED = 0.99
 """The confidence of an answer that its verifier accepted."""
 
 Verifier = Callable[[PayloadView, str], Any]
-"""A registered check: (payload, answer) -> is the answer right. What it returns is taken for true or false, and where
-it is false and no plain bool, its text tells why. It may raise; that counts as no verdict."""
+"""A registered check: (payload, answer) -> is the answer right. All of the payload, the user's own fields too, is in
+`payload.fields`. What it returns is taken for true or false, and where it is false and no plain bool, its text tells
+why. It may raise; that counts as no verdict."""
 
 MAX_DISSENT = 5
 MAX_DISSENT_CHARACTERS = 200

@@ -22,7 +22,7 @@ TASKS = 33_400
 
 def _steady(run: Path) -> float:
     """Rounds per second between the first part of a run and the last."""
-    parts = sorted((path.stat().st_mtime_ns, pq.read_metadata(path).num_rows) for path in run.glob("part-*.parquet"))
+    parts = sorted((path.stat().st_mtime_ns, pq.read_metadata(path).num_rows) for path in run.glob("part-0*.parquet"))
     return float(sum(rows for _, rows in parts[1:]) / (parts[-1][0] - parts[0][0]) * 1e9)
 
 
