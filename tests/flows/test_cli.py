@@ -37,6 +37,7 @@ COMMANDS = (
     "replay",
     "eval",
     "schema",
+    "completion",
 )
 
 
