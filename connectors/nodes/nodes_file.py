@@ -308,7 +308,12 @@ class NodeMaker:
             make = self._import(entry.kind, "nodes")
         except RefusedError as error:
             raise RefusedError(f"kind: {entry.kind!r}: {error.__cause__ or error}") from error
-        node: Node = make(entry)
+        try:
+            node: Node = make(entry)
+        except RefusedError as error:
+            raise RefusedError(f"kind: {error}") from error
+        except Exception as error:  # a user's callable; whatever is wrong is told with its place
+            raise RefusedError(f"kind: {entry.kind} cannot be made: {type(error).__name__}: {error}") from error
         capabilities: object = getattr(node, "capabilities", None)
         if not isinstance(capabilities, NodeCapabilities) or capabilities.node != entry.id:
             raise RefusedError(

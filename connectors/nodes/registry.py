@@ -12,6 +12,7 @@ from msgspec import Struct
 from connectors.nodes import Node
 from connectors.nodes.nodes_file import NodeEntry, NodeMaker, PromptTexts, read_nodes_file
 from schemas.errors import RefusedError
+from schemas.node import NodeCapabilities
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +117,9 @@ class NodeRegistry(Generic[P]):
 
     def _from_function(self, give: Callable[[], Sequence[Node]], setting: str) -> Present[P]:
         nodes = list(give())
+        for node in nodes:
+            if not isinstance(getattr(node, "capabilities", None), NodeCapabilities):
+                raise RefusedError(f"{setting}: gave {type(node).__name__}, which has no `capabilities` of a node")
         by_id = {node.capabilities.node: node for node in nodes}
         if len(by_id) < len(nodes):
             raise RefusedError(f"{setting}: two of its nodes have the same id; each needs its own")

@@ -108,6 +108,7 @@ def prepared(settings: Settings) -> Iterator[tuple[Cell, "Interrupts"]]:
                 say(f"metrics at {telemetry.url}/metrics")
             cell.connect()
             # What the settings name by import path: a wrong one ends the start, not the first task.
+            cell.present_nodes()
             cell.router()
             cell.planner()
             yield cell, interrupts

@@ -6,9 +6,11 @@ from hypothesis import strategies as st
 
 from flows.policies import (
     ConvergencePolicy,
+    CriterionPolicy,
     Outlook,
     SimpleThresholdPolicy,
     Situation,
+    Value,
     Verdict,
     make_policy,
     value_of,
@@ -62,6 +64,25 @@ class Always:
         """Take it."""
         del result, situation
         return Verdict(converged=True, reason="always")
+
+
+def dear(settings: Settings) -> ConvergencePolicy:
+    """A user's own, of what there is."""
+    return CriterionPolicy(Value(7.0), settings.max_rounds)
+
+
+class Yes:
+    """One that gives no verdict."""
+
+    name = "yes"
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def judge(self, result: RoundResult, situation: Situation) -> bool:
+        """Take it."""
+        del result, situation
+        return True
 
 
 @pytest.mark.parametrize("text", ["threshold", "threshold(0.85)"])
@@ -178,11 +199,19 @@ def test_a_policy_of_ones_own_is_named_by_its_place() -> None:
     assert policy(OWN).name == "always"
 
 
+def test_an_own_policy_that_gives_no_verdict_is_named() -> None:
+    """Where it is asked, and not where the verdict is looked at."""
+    assert judged(OWN).reason == "always"
+    with pytest.raises(RefusedError, match=r"Yes': judge gave bool, and no flows\.policies\.Verdict$"):
+        judged(f"{__name__}:Yes")
+
+
 def test_only_value_by_itself_weighs_calls() -> None:
     """Of a combination nobody can say what a call is worth to it."""
     assert value_of(policy("value(20)")) is not None
     assert value_of(policy("any(verifier, value)")) is None
     assert value_of(policy("threshold")) is None
+    assert value_of(policy(f"{__name__}:dear")) is not None, "a user's own may be made of what there is"
 
 
 @pytest.mark.parametrize(

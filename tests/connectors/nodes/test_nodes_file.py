@@ -279,6 +279,9 @@ def test_a_kind_that_gives_no_such_node_is_refused(monkeypatch: pytest.MonkeyPat
     with_own(monkeypatch, lambda _entry: None)
     with pytest.raises(RefusedError, match=r"^node 'own': kind: own_module:make gave no node of this id; return one"):
         make(OWN)
+    with_own(monkeypatch, lambda entry: entry.options["color"])
+    with pytest.raises(RefusedError, match=r"^node 'own': kind: own_module:make cannot be made: KeyError: 'color'$"):
+        make(OWN)
     with pytest.raises(RefusedError, match=r"^node 'own': kind: 'no_module:make': No module named 'no_module'"):
         make(OWN.replace("own_module", "no_module"))
 

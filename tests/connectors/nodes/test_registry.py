@@ -57,6 +57,13 @@ def test_nodes_come_from_a_function_as_they_always_did() -> None:
     assert (found.version, found.refresh()) == (1, ())
 
 
+def test_what_is_no_node_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what it is, and what it lacks."""
+    with_own(monkeypatch, lambda: ["http://127.0.0.1:1/v1"])
+    with pytest.raises(RefusedError, match=r"^own_module:make: gave str, which has no `capabilities` of a node$"):
+        NodeRegistry("own_module:make", import_object, Prompts)
+
+
 def test_two_nodes_of_one_id_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """One would take the other's calls."""
     with_own(monkeypatch, lambda: [*import_object("connectors.nodes.embedded:embedded_nodes", "nodes")()] * 2)
@@ -158,7 +165,7 @@ def test_what_was_made_for_a_file_that_is_then_refused_is_given_back(
     with_own(monkeypatch, lambda entry: 1 / len(entry.url))
     rewrite(path, OWN)
     assert found.refresh() == ()
-    assert "nodes.toml: ZeroDivisionError" in caplog.text
+    assert "node 'own': kind: own_module:make cannot be made: ZeroDivisionError" in caplog.text
     assert list(found.nodes) == ["a", "b"]
 
 
