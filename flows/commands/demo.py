@@ -22,11 +22,12 @@ from msgspec import Struct
 from connectors.embedded import EmbeddedBroker
 from connectors.nodes.llm import MODEL, model_path
 from flows.batch import Batch
-from flows.cli import FAILED, INTERRUPTED, OK, command_name, say, settings_of
+from flows.commands.arguments import settings_of
 from flows.commands.demo_report import Result, evaluate, print_report
 from flows.commands.examiner import Examiner
 from flows.commands.run import locked, prepared
 from flows.settings import PREFIX, Settings
+from flows.terminal import FAILED, INTERRUPTED, OK, command_name, say
 from schemas.errors import RefusedError
 
 TASKS = 2100

@@ -6,12 +6,13 @@ from datetime import timedelta
 from bytewax.recovery import RecoveryConfig
 from bytewax.run import cli_main
 
-from flows.cli import OK, say, settings_of
+from flows.commands.arguments import settings_of
 from flows.commands.engine import muffled_engine
 from flows.commands.run import ENGINE_LOG, Interrupts, broker_of, locked, recovery_folder
 from flows.root_status import RootStatus
 from flows.supervise import RootParts
 from flows.telemetry import shown
+from flows.terminal import OK, say
 from schemas.errors import step_log
 
 SNAPSHOT_EVERY = timedelta(seconds=5)

@@ -21,7 +21,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from flows.cli import OK, printable, settings_of, show
+from flows.commands.arguments import settings_of
 from flows.commands.overview import (
     LAKE_EVERY_S,
     CellView,
@@ -30,6 +30,7 @@ from flows.commands.overview import (
     NodeView,
     Observer,
 )
+from flows.terminal import OK, printable, show
 from schemas.node import NodeHealth
 from schemas.supervision import Quarantine, Stage
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from flows import cli
+from flows.commands.arguments import make_parser
 from flows.commands.demo import DemoState, demo_settings, load_state, main
 from flows.commands.demo_report import AgreementFigures, FamilyFigures, Result, print_report, queries
 from flows.commands.examiner import Examiner, Marking
@@ -103,7 +103,7 @@ def test_a_demo_keeps_to_the_nodes_it_was_begun_with(tmp_path: Path) -> None:
 
 def test_the_language_model_brings_settings_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those for how much is under way can be changed, the nodes cannot."""
-    parse = cli.make_parser().parse_args
+    parse = make_parser().parse_args
     assert demo_settings(parse(["demo", "--llm"]), llm=True).in_flight == 1
     monkeypatch.setenv("AUREON_IN_FLIGHT", "9")
     monkeypatch.setenv("AUREON_NODES", "mine:nodes")
@@ -118,7 +118,7 @@ def test_without_the_extra_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     home = tmp_path / "home"
     with pytest.raises(RefusedError, match=r"pip install 'aureon\[llm\]'"):
-        main(cli.make_parser().parse_args(["demo", "--llm", "--home", str(home)]))
+        main(make_parser().parse_args(["demo", "--llm", "--home", str(home)]))
     assert not home.exists()
 
 
@@ -139,7 +139,7 @@ def test_fresh_leaves_what_the_demo_has_not_made(tmp_path: Path) -> None:
     (home / "lake").mkdir(parents=True)
     (home / "demo.json").write_bytes(msgspec.json.encode(DemoState(tasks=1, seed=3)))
     (home / "notes.txt").write_text("mine")
-    options = cli.make_parser().parse_args(["demo", "--fresh", "--home", str(home)])
+    options = make_parser().parse_args(["demo", "--fresh", "--home", str(home)])
     from flows.commands.demo import delete_demo  # noqa: PLC0415 - its name says what it does; nobody else is to have it
 
     delete_demo(demo_settings(options))
@@ -157,10 +157,10 @@ def test_a_demo_keeps_to_its_home(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the variables say that are meant for real work; those of the refinement hold."""
     for name, value in {"BROKERS": "kafka:9092", "LAKE": "/lake", "HOME": "/srv", "MAX_ROUNDS": "5"}.items():
         monkeypatch.setenv(f"AUREON_{name}", value)
-    settings = demo_settings(cli.make_parser().parse_args(["demo"]))
+    settings = demo_settings(make_parser().parse_args(["demo"]))
     assert (settings.brokers, settings.home, settings.max_rounds) == ("", "/srv/demo", 5)
     assert settings.lake_dir == Path("/srv/demo/lake")
-    settings = demo_settings(cli.make_parser().parse_args(["demo", "--home", "x", "--brokers", "b:1"]))
+    settings = demo_settings(make_parser().parse_args(["demo", "--home", "x", "--brokers", "b:1"]))
     assert (settings.brokers, settings.home) == ("b:1", "x")
 
 
