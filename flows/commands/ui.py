@@ -26,7 +26,8 @@ from msgspec import Struct
 
 from connectors.status_server import Page, Pages, Request, StatusServer
 from flows.commands.arguments import settings_of
-from flows.commands.overview import ALL_OF_IT, SPANS, Observer
+from flows.commands.overview import Observer
+from flows.commands.overview_lake import ALL_OF_IT, SPANS
 from flows.commands.task_tree import find_tree
 from flows.settings import Settings, address_of
 from flows.terminal import OK, say
