@@ -35,8 +35,8 @@ from connectors.kafka import CheckedProducer, client_config, preflight, read_to_
 from connectors.lane_reader import LaneReader, Watermarks
 from connectors.topics import DIRECTIVES, HEARTBEATS, RESULTS, Topics, ensure_topics
 from flows import logs
-from flows.cell import brokers_of, lanes_asked
 from flows.clock import ClockGuard
+from flows.cluster import brokers_of, lanes_asked
 from flows.root import Root, Told
 from flows.settings import Settings, read_settings
 from flows.stopping import Stopping

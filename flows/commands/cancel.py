@@ -6,7 +6,7 @@ import time
 from connectors.cancels import Cancel, send_cancel
 from connectors.kafka import client_config
 from connectors.topics import ensure_topics
-from flows.cell import brokers_of, lanes_asked
+from flows.cluster import brokers_of, lanes_asked
 from flows.commands.arguments import settings_of
 from flows.commands.figures import reach
 from flows.terminal import OK, show

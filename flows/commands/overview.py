@@ -21,7 +21,7 @@ from deltalake.exceptions import DeltaError
 import one_lake
 from connectors.heartbeats import HeartbeatReader
 from connectors.kafka import client_config
-from flows.cell import brokers_of
+from flows.cluster import brokers_of
 from flows.commands.figures import KafkaLook, reach
 from flows.commands.overview_cluster import Cluster, Pulse
 from flows.commands.overview_lake import ALL_OF_IT, SPANS, Lake, Span, lake_within

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from connectors.heartbeats import latest_states
 from connectors.kafka import client_config
-from flows.cell import brokers_of
+from flows.cluster import brokers_of
 from flows.commands.arguments import settings_of
 from flows.commands.figures import (
     KafkaFigures,

@@ -14,7 +14,7 @@ from msgspec import Raw
 from connectors.blobs import BlobStore
 from connectors.kafka import CheckedProducer, ClientConfig, client_config
 from connectors.topics import ensure_topics
-from flows.cell import brokers_of, lanes_asked
+from flows.cluster import brokers_of, lanes_asked
 from flows.commands.arguments import settings_of
 from flows.commands.figures import reach
 from flows.overflow import Overflow

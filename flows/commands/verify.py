@@ -8,7 +8,7 @@ import msgspec
 
 from connectors.heads import published_heads
 from connectors.kafka import client_config
-from flows.cell import brokers_of
+from flows.cluster import brokers_of
 from flows.commands.arguments import settings_of
 from flows.commands.figures import reach
 from flows.commands.progress import bars
