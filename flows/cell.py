@@ -46,7 +46,8 @@ from flows.tally import DecisionTally
 from flows.traces import spans_of
 from flows.votes import RELIABILITY
 from one_lake.gate import QualityGate, configurations_of
-from one_lake.sink import LakeWriter, LaneVersions
+from one_lake.lanes import LaneVersions
+from one_lake.writer import LakeWriter
 from schemas.decision import Decision
 from schemas.errors import OutcomeUnknownError
 from schemas.head import Head

@@ -27,8 +27,8 @@ from flows.orders import Orders
 from flows.settings import Settings
 from one_lake.gate import QualityGate
 from one_lake.keys import signing_key
-from one_lake.sink import LakeWriter
 from one_lake.tables import owners_copy
+from one_lake.writer import LakeWriter
 from schemas.task import TaskDescriptor
 
 log = logging.getLogger(__name__)
