@@ -11,10 +11,11 @@ from weakref import WeakValueDictionary
 from confluent_kafka import TopicPartition
 
 from connectors.cancels import CANCEL_KEY, Cancels
+from connectors.checked_producer import CheckedProducer
 from connectors.cut_commits import CutCommits, Places
 from connectors.directives import AFFINITY_KEY, QUARANTINE_KEY, Directives
 from connectors.heartbeats import HeartbeatWriter
-from connectors.kafka import CheckedProducer, client_config, preflight
+from connectors.kafka import client_config, preflight
 from connectors.lane_group import FixedLanes, LaneGroup
 from connectors.lane_reader import LaneReader, Watermarks
 from connectors.owner_index import OwnerIndex

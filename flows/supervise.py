@@ -29,9 +29,10 @@ from bytewax.operators import StatefulBatchLogic
 from bytewax.outputs import FixedPartitionedSink, Sink, StatefulSinkPartition
 from msgspec import Struct
 
+from connectors.checked_producer import CheckedProducer
 from connectors.directives import QUARANTINE_KEY, publish_directives
 from connectors.heartbeats import read_state
-from connectors.kafka import CheckedProducer, client_config, preflight, read_to_end
+from connectors.kafka import client_config, preflight, read_to_end
 from connectors.lane_reader import LaneReader, Watermarks
 from connectors.topics import DIRECTIVES, HEARTBEATS, RESULTS, Topics, ensure_topics
 from flows import logs

@@ -12,7 +12,8 @@ import msgspec
 from msgspec import Raw
 
 from connectors.blobs import BlobStore
-from connectors.kafka import CheckedProducer, ClientConfig, client_config
+from connectors.checked_producer import CheckedProducer
+from connectors.kafka import ClientConfig, client_config
 from connectors.topics import ensure_topics
 from flows.cluster import brokers_of, lanes_asked
 from flows.commands.arguments import settings_of
