@@ -11,7 +11,7 @@ from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
-from flows.commands.demo import STATE_FILE, DemoState, demo_settings
+from flows.commands.demo_home import STATE_FILE, DemoState, demo_settings
 from flows.commands.demo_report import Result
 from flows.settings import PREFIX
 from flows.terminal import OK, say
