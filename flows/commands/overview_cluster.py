@@ -1,4 +1,7 @@
-"""How the cluster is: its cells and nodes by what they said last on Kafka, and what waits there."""
+"""How the cluster is: its cells and nodes by what they said last on Kafka, and what waits there.
+
+Pure: times and heartbeats are handed in.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable
