@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
-from connectors.kafka import CheckedProducer
+from connectors.checked_producer import CheckedProducer
 from connectors.lane_reader import LaneReader
 from connectors.topics import DIRECTIVES
 

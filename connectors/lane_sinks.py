@@ -5,7 +5,7 @@ from collections.abc import Callable
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from msgspec import Struct
 
-from connectors.kafka import CheckedProducer
+from connectors.checked_producer import CheckedProducer
 from schemas.errors import tells_errors
 
 

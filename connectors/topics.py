@@ -16,15 +16,8 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 from msgspec import Struct
 
-from connectors.kafka import (
-    ASK_LIMIT_S,
-    MAX_MESSAGE_BYTES,
-    CheckedProducer,
-    ClientConfig,
-    admin_client,
-    patiently,
-    read_to_end,
-)
+from connectors.checked_producer import CheckedProducer
+from connectors.kafka import ASK_LIMIT_S, MAX_MESSAGE_BYTES, ClientConfig, admin_client, patiently, read_to_end
 from schemas.errors import RefusedError, TryAgainError
 from schemas.software import check_version
 

@@ -16,7 +16,6 @@ learned. Everything here is pure: times are handed in, and lanes in log order.
 """
 
 import operator
-import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from itertools import combinations
@@ -36,6 +35,7 @@ from flows.counts import (
     left_after,
 )
 from flows.lessons import Lesson, example_of, lesson_of, view_of
+from flows.memory import Memory
 from flows.steps.equivalence import comparison_for, group
 from flows.votes import FORMAT, RELIABILITY, ModelParameters, Name, Parameters, Votes, weight_of
 from schemas.decision import Decision, DecisionKind, RoundResult
@@ -80,7 +80,7 @@ class Figures(Struct, frozen=True, gc=False):
     """What the quality rests on besides the prior."""
 
 
-class Affinities:
+class Affinities(Memory):
     """What is known of all models on all topics; threads may share it.
 
     Args:
@@ -91,10 +91,9 @@ class Affinities:
     name, version = "affinities", STATE_VERSION
 
     def __init__(self, dearest: float = RELIABILITY) -> None:
+        super().__init__()
         self._dearest = dearest
-        self._lock = threading.Lock()
         self._topics: OrderedDict[str, Topic] = OrderedDict()
-        self._next: dict[int, int] = {}
         self._earlier: OrderedDict[_Task, tuple[_Said, ...]] = OrderedDict()
         """Answers of rounds that went on, by task; those of one whose last round is long in coming are forgotten."""
         self._examples = 0
@@ -102,8 +101,6 @@ class Affinities:
         self._nodes: dict[str, NodeCapabilities] = {}
         self._plain = True
         self._unlearned: dict[str, Votes] = {}
-        self.changes = 0
-        """Rises with all that is learned."""
 
     def declare(self, nodes: Iterable[NodeCapabilities]) -> None:
         """Take the priors from what the nodes declare; again, when they change."""
@@ -117,21 +114,12 @@ class Affinities:
 
     # -- learning --------------------------------------------------------------------------------------------------
 
-    def learn(self, lane: int, decisions: Iterable[tuple[int, Decision]]) -> None:
-        """Learn from winning decisions as read back, in log order; what was learned from before is skipped."""
-        with self._lock:
-            following = first = self._next.get(lane, 0)
-            for offset, decision in decisions:
-                if offset >= following:
-                    following = offset + 1
-                    result = decision.result
-                    if result is not None and result.candidates:
-                        topic = self._topics.get(decision.topic) or self._new_topic(decision)
-                        if topic.teaches(decision):
-                            self._teach(topic, decision, result)
-            if following > first:
-                self._next[lane] = following
-                self.changes += 1
+    def _take(self, decision: Decision) -> None:
+        result = decision.result
+        if result is not None and result.candidates:
+            topic = self._topics.get(decision.topic) or self._new_topic(decision)
+            if topic.teaches(decision):
+                self._teach(topic, decision, result)
 
     def _teach(self, topic: Topic, decision: Decision, result: RoundResult) -> None:
         self._topics.move_to_end(decision.topic)

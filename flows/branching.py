@@ -8,7 +8,6 @@ or answered before, as far as this process knows.
 """
 
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -16,6 +15,7 @@ from typing import Annotated, Any, Protocol
 import msgspec
 from msgspec import Meta, Raw, Struct
 
+from connectors.toml_file import parse_toml
 from flows.prompts import template
 from flows.settings import Settings, import_object, make_object
 from schemas.decision import RoundResult
@@ -217,10 +217,10 @@ class DeclaredAffinities:
     def __init__(self, path: Path) -> None:
         self.name = path.name
         try:
-            rules = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), _File).follow_up
+            rules = msgspec.convert(parse_toml(path.read_bytes()), _File).follow_up
         except OSError as error:
             raise RefusedError(f"{path}: {error.strerror or error}") from None
-        except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        except (RefusedError, msgspec.ValidationError) as error:
             raise RefusedError(f"{path}: {error}") from None
         self._rules: dict[str, list[tuple[FollowUpRule, str, re.Pattern[str] | None]]] = {}
         for number, rule in enumerate(rules, 1):

@@ -13,9 +13,9 @@ import fcntl
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
 import msgspec
 from msgspec import Struct
@@ -24,6 +24,7 @@ from flows.accepted import AcceptedRecords
 from flows.affinity import Affinities
 from flows.branched import BranchedContents
 from flows.lessons import view_of
+from flows.memory import Memory
 from flows.outlook import Outlooks
 from flows.steps.equivalence import comparison_for, group
 from flows.steps.intake import Decided
@@ -41,33 +42,6 @@ ROUNDS_OF_THE_LAKE = 4000
 
 _read_candidates = msgspec.json.Decoder(tuple[Answer, ...]).decode
 _read_findings = msgspec.json.Decoder(tuple[Finding, ...]).decode
-
-
-class Memory(Protocol):
-    """Something that learns from winning decisions, and can be put into a file."""
-
-    name: str
-    """Of its file, without the ending."""
-    version: int
-    """Of what `encoded` writes; a file with another number is left alone."""
-    changes: int
-    """Rises with all that is learned."""
-
-    def learn(self, lane: int, decisions: Iterable[tuple[int, Decision]]) -> None:
-        """Learn from winning decisions as read back, in log order; what was learned from before is skipped."""
-        ...
-
-    def encoded(self) -> bytes:
-        """Write down what was learned, and the place in each lane's log that it stands for."""
-        ...
-
-    def restore(self, encoded: bytes) -> None:
-        """Begin with what was learned before.
-
-        Raises:
-            ValueError: it is nothing that `encoded` wrote.
-        """
-        ...
 
 
 class Memories(Struct, frozen=True, kw_only=True):

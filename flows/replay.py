@@ -28,7 +28,6 @@ from bytewax.operators import StatefulBatchLogic
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.run import cli_main
 
-from flows.cli import say
 from flows.commands.engine import muffled_engine
 from flows.commands.progress import bars
 from flows.commands.run import broker_of
@@ -36,6 +35,7 @@ from flows.replays.parts import Done, Past, Redeciding
 from flows.replays.redecide import Options, named
 from flows.rules import Rules
 from flows.settings import Settings, read_settings
+from flows.terminal import say
 from one_lake.runs import Asked, Run, Selection, keep_part, parts_done, past_rounds, read_run, run_folder, start_run
 from schemas.errors import RefusedError, TryAgainError, step_log, tells_errors
 from schemas.software import software_version

@@ -22,11 +22,11 @@ from connectors.whole_files import ANYBODY, make_once
 from one_lake import tables
 from one_lake.criteria import CRITERIA, ROUND_COLUMNS, preference
 from one_lake.keys import SigningKey, publish
+from one_lake.lanes import application, held_in, taken
 from one_lake.maintain import alone, discard_unlogged
 from one_lake.query import rows_of, session
 from one_lake.sealed_table import Commit, SealedTable, Signer
 from one_lake.seals import Link, Merge, Seal, SealedLane, entries, merkle_root
-from one_lake.sink import application, held_in, taken
 from one_lake.staged import Gathered, StagedFile, cast, removal
 from one_lake.verify import FAULTS, verify
 from schemas.errors import RefusedError, TryAgainError

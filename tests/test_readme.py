@@ -17,7 +17,7 @@ import pytest
 import one_lake
 from connectors.nodes.nodes_file import parse_nodes
 from flows.branching import make_planner
-from flows.cli import make_parser
+from flows.commands.arguments import make_parser
 from flows.commands.from_one import tasks_of
 from flows.commands.schema import schema_of
 from flows.prompts import Prompts

@@ -17,7 +17,6 @@ import importlib.util
 import math
 import os
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -29,6 +28,7 @@ from yarl import URL
 from connectors.nodes import Node
 from connectors.nodes.embedded import METHODS, TOPICS, SolverNode, SolverPool
 from connectors.nodes.openai import Key, OpenAINode
+from connectors.toml_file import about_fields, parse_toml, place_and_problem, read_file
 from schemas.errors import RefusedError
 from schemas.node import Answer, Call, NodeCapabilities
 
@@ -115,12 +115,7 @@ def read_nodes_file(path: Path) -> NodesFile:
     Raises:
         RefusedError: it cannot be read, or something in it is wrong; names file, node and field.
     """
-    try:
-        return parse_nodes(path.read_bytes())
-    except OSError as error:
-        raise RefusedError(f"{path}: {error.strerror or error}") from None
-    except RefusedError as error:
-        raise RefusedError(f"{path.name}: {error}") from None
+    return read_file(path, parse_nodes)
 
 
 def parse_nodes(text: bytes) -> NodesFile:
@@ -129,16 +124,11 @@ def parse_nodes(text: bytes) -> NodesFile:
     Raises:
         RefusedError: something in it is wrong; names node and field.
     """
-    try:
-        document = tomllib.loads(text.decode())
-    except UnicodeDecodeError as error:
-        raise RefusedError(f"not UTF-8: {error.reason} at byte {error.start}") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise RefusedError(f"not TOML: {error}") from None
+    document = parse_toml(text)
     try:
         found = msgspec.convert(document, NodesFile)
     except msgspec.ValidationError as error:
-        raise RefusedError(_located(str(error), document)) from None
+        raise RefusedError(_located(error, document)) from None
     seen: set[str] = set()
     for entry in found.node:
         if entry.id in seen:
@@ -149,10 +139,7 @@ def parse_nodes(text: bytes) -> NodesFile:
     return found
 
 
-_AT = re.compile(r" - at `\$\.?(.*)`$")
 _WHICH = re.compile(r"node\[(\d+)\]\.?(.*)")
-_UNKNOWN = "Object contains unknown field "
-_MISSING = "Object missing required field "
 _SOME_KEY = "[...]"
 """What msgspec says of a key of a table."""
 _FIELDS: Mapping[str, type[Struct]] = {"node": NodeEntry, "prompts": PromptTexts, "": NodesFile}
@@ -162,11 +149,9 @@ _PATTERNS = {
 }
 
 
-def _located(text: str, document: Mapping[str, Any]) -> str:
+def _located(error: msgspec.ValidationError, document: Mapping[str, Any]) -> str:
     """Say of a validation error of which node and field it is, in the file's words."""
-    at = _AT.search(text)
-    path = at[1] if at is not None else ""
-    problem = text[: at.start()] if at is not None else text
+    path, problem = place_and_problem(error)
     if path.startswith("prompts" + _SOME_KEY):
         path = path.replace(_SOME_KEY, "." + _bad_key(document["prompts"], PromptTexts), 1)
     which = _WHICH.fullmatch(path)
@@ -179,11 +164,8 @@ def _located(text: str, document: Mapping[str, Any]) -> str:
             field = field.replace(_SOME_KEY, "." + _bad_key(entry["affinity"], Share))
         place += f": {field}" if field else ""
         problem = _PATTERNS.get(field, problem) if "regex" in problem else problem
-    if problem.startswith(_UNKNOWN):
-        kind = _FIELDS[re.split(r"[.\[]", path)[0]]
-        problem = f"unknown field {problem.removeprefix(_UNKNOWN)}; there are: {', '.join(kind.__struct_fields__)}"
-    elif problem.startswith(_MISSING):
-        problem = f"needs {problem.removeprefix(_MISSING)}"
+    kind = _FIELDS.get(re.split(r"[.\[]", path)[0], NodesFile)
+    problem = about_fields(problem, kind.__struct_fields__)
     return f"{place}: {problem}".removeprefix(": ").replace("`", "")
 
 

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 
 import shtab
 
-from flows.cli import OK, make_parser, show
+from flows.commands.arguments import make_parser
 from flows.commands.schema import SCHEMAS
 from flows.settings import Settings
+from flows.terminal import OK, show
 
 _FOLDERS = ("home", "state", "lake", "blobs")
 _FILES = ("key_file", "nodes", "supervision", "branching", "gate")

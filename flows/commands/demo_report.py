@@ -13,12 +13,11 @@ from rich.table import Table
 
 import one_lake
 from flows.batch import add_asked
-from flows.cli import command_name
 from flows.commands.examiner import Examiner, Marking
 from flows.commands.llm_figures import LlmFigures, llm_figures, llm_table
+from flows.demo_tasks import RIGHT
+from flows.terminal import command_name
 
-RIGHT = 0.99
-"""What a verifier gives at least for a right answer; some take a little off for the last decimal place."""
 WIDTH = 110
 """Where there is no terminal to ask."""
 

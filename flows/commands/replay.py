@@ -6,11 +6,12 @@ from pathlib import Path
 
 import msgspec
 
-from flows.cli import FAILED, OK, say, settings_of, show
+from flows.commands.arguments import settings_of
 from flows.replay import REDRIVE, replay
 from flows.replays.redecide import Options
 from flows.replays.report import RunReport, Totals, read_truths, redrive_report, report
 from flows.settings import Settings
+from flows.terminal import FAILED, OK, say, show
 from one_lake.runs import Run, Selection, parts_done, read_run, run_folder
 from schemas.errors import RefusedError
 

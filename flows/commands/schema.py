@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from connectors.nodes.nodes_file import NodesFile
-from flows.cli import OK, show
+from flows.terminal import OK, show
 from schemas.blob import BlobReference
 from schemas.decision import DeadLetter, Decision, RoundResult
 from schemas.errors import RefusedError

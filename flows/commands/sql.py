@@ -14,7 +14,8 @@ from typing import Any
 import duckdb
 
 import one_lake
-from flows.cli import FAILED, OK, say, settings_of, show
+from flows.commands.arguments import settings_of
+from flows.terminal import FAILED, OK, say, show
 from schemas.errors import RefusedError
 
 ROWS_AT_A_TIME = 1000

@@ -12,14 +12,16 @@ import msgspec
 from msgspec import Raw
 
 from connectors.blobs import BlobStore
-from connectors.kafka import CheckedProducer, ClientConfig, client_config
+from connectors.checked_producer import CheckedProducer
+from connectors.kafka import ClientConfig, client_config
 from connectors.topics import ensure_topics
-from flows.cell import brokers_of, lanes_asked
-from flows.cli import FAILED, INTERRUPTED, OK, say, settings_of, show
+from flows.cluster import brokers_of, lanes_asked
+from flows.commands.arguments import settings_of
 from flows.commands.figures import reach
 from flows.overflow import Overflow
 from flows.settings import Settings
 from flows.steps.plan import input_topic
+from flows.terminal import FAILED, INTERRUPTED, OK, say, show
 from schemas.errors import AureonError, BadRecordError, RefusedError
 from schemas.ids import home_lane
 from schemas.task import AWAY, encode, read_task

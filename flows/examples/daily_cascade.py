@@ -16,9 +16,9 @@ import sys
 from pathlib import Path
 
 from flows.batch import refine
-from flows.cli import OK, command_name, ended, show
 from flows.commands.sql import print_table
 from flows.settings import read_settings
+from flows.terminal import OK, command_name, ended, show
 
 HERE = Path(__file__).parent
 BECAME = """

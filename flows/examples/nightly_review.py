@@ -14,10 +14,10 @@ from pathlib import Path
 
 import one_lake
 from flows.batch import refine
-from flows.cli import OK, ended, show
 from flows.commands.sql import print_table
 from flows.replay import RE_ASK, RE_DECIDE, replay
 from flows.settings import read_settings
+from flows.terminal import OK, ended, show
 from one_lake.runs import Selection
 
 CHANGES = """

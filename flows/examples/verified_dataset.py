@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 
 from flows.batch import refine
-from flows.cli import OK, ended, show
 from flows.commands.sql import print_table
 from flows.settings import read_settings
 from flows.steps.equivalence import number
+from flows.terminal import OK, ended, show
 from one_lake.query import quoted
 from schemas.task import PayloadView
 

@@ -6,14 +6,13 @@ action = "reject"
 topics = ["support"]       # left out: everywhere
 """
 
-import re
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from connectors.toml_file import about_fields, parse_toml, place_and_problem, read_file
 from flows.settings import import_object, make_object
 from flows.supervision.bias import Bias
 from flows.supervision.case import Rule
@@ -69,12 +68,7 @@ def read_supervision(path: Path) -> Supervisor:
     Raises:
         RefusedError: it cannot be read, or something in it is wrong; names file, policy and field.
     """
-    try:
-        return parse_supervision(path.read_bytes())
-    except OSError as error:
-        raise RefusedError(f"{path}: {error.strerror or error}; AUREON_SUPERVISION names it") from None
-    except RefusedError as error:
-        raise RefusedError(f"{path.name}: {error}") from None
+    return read_file(path, parse_supervision, "AUREON_SUPERVISION")
 
 
 def parse_supervision(text: bytes) -> Supervisor:
@@ -83,12 +77,7 @@ def parse_supervision(text: bytes) -> Supervisor:
     Raises:
         RefusedError: something in it is wrong; names policy and field.
     """
-    try:
-        document = tomllib.loads(text.decode())
-    except UnicodeDecodeError as error:
-        raise RefusedError(f"not UTF-8: {error.reason} at byte {error.start}") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise RefusedError(f"not TOML: {error}") from None
+    document = parse_toml(text)
     if unknown := document.keys() - {"policy"}:
         raise RefusedError(f"unknown field {min(unknown)}; there are: policy")
     tables = document.get("policy")
@@ -113,9 +102,6 @@ def _entry(table: Any, place: int) -> Entry:
     return Entry(policy, tuple(topics))
 
 
-_AT = re.compile(r" - at `\$\.?(.*)`$")
-_UNKNOWN = "Object contains unknown field "
-_MISSING = "Object missing required field "
 _LITERAL = "Invalid enum value "
 _ACTIONS = "accept, flag, more_reasoning, cap, reject, stop_topic"
 
@@ -126,20 +112,14 @@ def _built_in(rule: type[Rule], given: Mapping[str, Any]) -> Rule:
     try:
         return msgspec.convert(given, rule)
     except msgspec.ValidationError as error:
-        raise RefusedError(_told(str(error), rule)) from None
+        raise RefusedError(_told(error, rule)) from None
 
 
-def _told(text: str, rule: type[Rule]) -> str:
+def _told(error: msgspec.ValidationError, rule: type[Rule]) -> str:
     """Say of a validation error of which field it is, in the file's words."""
-    at = _AT.search(text)
-    path = at[1] if at is not None else ""
-    problem = text[: at.start()] if at is not None else text
-    if problem.startswith(_UNKNOWN):
-        known = ", ".join(("use", "topics", *rule.__struct_fields__))
-        problem = f"unknown field {problem.removeprefix(_UNKNOWN)}; there are: {known}"
-    elif problem.startswith(_MISSING):
-        problem = f"needs {problem.removeprefix(_MISSING)}"
-    elif problem.startswith(_LITERAL):
+    path, problem = place_and_problem(error)
+    problem = about_fields(problem, ("use", "topics", *rule.__struct_fields__))
+    if problem.startswith(_LITERAL):
         problem = f"{problem.removeprefix(_LITERAL)} is none of {_ACTIONS}"
     return f"{path}: {problem}".removeprefix(": ").replace("`", "")
 

@@ -20,7 +20,8 @@ from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import NewTopic
 from deltalake import DeltaTable
 
-from connectors.kafka import CheckedProducer, admin_client, client_config
+from connectors.checked_producer import CheckedProducer
+from connectors.kafka import admin_client, client_config
 from connectors.topics import RESULTS, TASKS, ensure_topics
 from schemas.decision import DecisionKind, read_decision
 from tests.bench.raw import IN, OUT

@@ -13,7 +13,7 @@ from connectors.topics import RETRY, TASKS
 from flows.accepted import AcceptedRecords
 from flows.affinity import Affinities
 from flows.calls import Answered
-from flows.cell import INPUTS
+from flows.cluster import INPUTS
 from flows.lane import Lane, Owner, Sealer
 from flows.policies import SimpleThresholdPolicy
 from flows.settings import Settings

@@ -19,6 +19,7 @@ from connectors.ledger import LEDGER_VERSION, Begun, CallLedger, Charge, Ended, 
 from schemas.errors import RefusedError, TryAgainError
 from schemas.node import Answer, Call
 from schemas.task import PromptMessage
+from tests.connectors.asked import a_call
 
 KEY, OTHER = b"k" * 16, b"o" * 16
 NAME = ("n", "m", 0)
@@ -31,19 +32,7 @@ def answer(text: str = "42", **fields: Any) -> Answer:
 
 def call(**fields: Any) -> Call:
     """One question."""
-    values: dict[str, Any] = {
-        "topic": "math",
-        "logical_id": "a",
-        "generation": 0,
-        "round_index": 0,
-        "attempt": 0,
-        "node": "n",
-        "model": "m",
-        "sample": 0,
-        "prompt": "?",
-        "answer_kind": "number",
-    }
-    return Call(**values | fields)
+    return a_call(**{"logical_id": "a", "prompt": "?", **fields})
 
 
 def on_loop(steps: Callable[[], Coroutine[Any, Any, None]]) -> None:

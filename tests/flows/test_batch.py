@@ -14,7 +14,7 @@ PROGRAM = """
 import json, sys
 import flows.batch
 from flows.batch import refine
-from flows.cli import ended
+from flows.terminal import ended
 from flows.settings import read_settings
 
 def main():

@@ -17,9 +17,10 @@ import pytest
 import yaml  # type: ignore[import-untyped] # it comes with kubernetes_validate, without types
 
 from connectors.nodes.nodes_file import parse_nodes
-from flows.cli import REFUSED, make_parser
+from flows.commands.arguments import make_parser
 from flows.commands.up import COMMIT_S
 from flows.settings import Settings
+from flows.terminal import REFUSED
 from tests.aureon_command import ROOT
 
 DEPLOY = ROOT / "flows" / "deploy"

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from connectors.kafka import CheckedProducer, client_config
+from connectors.checked_producer import CheckedProducer
+from connectors.kafka import client_config
 from connectors.topics import CLUSTER_KEY, CLUSTER_VERSION, DIRECTIVES, RESULTS, TASKS, TASKS_NEXT, ensure_topics
 from flows.lane import Sealer
 from schemas.decision import WIRE_VERSION, Decision, DecisionKind, read_decision

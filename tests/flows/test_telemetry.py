@@ -13,7 +13,8 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from connectors.kafka import CheckedProducer, client_config
+from connectors.checked_producer import CheckedProducer
+from connectors.kafka import client_config
 from connectors.status_server import Page, Request, StatusServer
 from connectors.topics import TASKS, ensure_topics
 from flows.cell import Cell

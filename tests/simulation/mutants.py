@@ -14,8 +14,9 @@ from msgspec import Struct
 from flows.cut import Cut, TopicCut, encode_cut
 from flows.lane import ALONE, Entry, Lane, Message, id_key
 from schemas.decision import DecisionKind
+from tests.simulation.process import Cell, Slot
 from tests.simulation.schedule import TRUE, Kind, Rules
-from tests.simulation.world import NEXT, RETRY, Cell, Folder, Index, Lake, Parsed, Redriver, Row, Slot, Task
+from tests.simulation.world import NEXT, RETRY, Folder, Index, Lake, Parsed, Redriver, Row, Task
 from tests.simulation.world import Entry as Said
 
 # -- the log decides -----------------------------------------------------------------------------------------------

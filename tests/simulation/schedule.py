@@ -16,15 +16,14 @@ from flows.cut import decode_cut, newest
 from flows.lane import Lane
 from schemas.errors import LogMismatchError
 from tests.simulation.invariants import Check
+from tests.simulation.process import Cell, CrashError
 from tests.simulation.world import (
     GLOBAL,
     HIGH,
     INPUTS,
     NEXT,
     TOPICS,
-    Cell,
     Chances,
-    CrashError,
     Folder,
     Lake,
     Redriver,

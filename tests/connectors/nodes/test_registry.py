@@ -16,8 +16,8 @@ from connectors.nodes.registry import NodeRegistry
 from flows.prompts import Prompts
 from flows.settings import import_object
 from schemas.errors import RefusedError
+from tests.connectors.asked import a_call
 from tests.connectors.nodes.test_nodes_file import OWN, OwnNode, with_own
-from tests.connectors.nodes.test_openai import call
 from tests.openai_server import HANG, OpenAIServer
 
 Registry = NodeRegistry[Prompts]
@@ -202,13 +202,13 @@ def test_a_server_can_be_added_and_taken_out_under_load(path: Path) -> None:
         found = registry(path)
         second.faults.append(HANG)
         first.latency_s = 0.3
-        stays, goes = (asyncio.create_task(node.ask(call())) for node in found.nodes.values())
+        stays, goes = (asyncio.create_task(node.ask(a_call())) for node in found.nodes.values())
         await asyncio.sleep(0.1)
         rewrite(path, entry("a", first.url) + entry("c", second.url))
         gone: tuple[Node, ...] = found.refresh()
         for node in gone:
             await node.close()
-        results = await asyncio.gather(stays, goes, found.nodes["c"].ask(call()), return_exceptions=True)
+        results = await asyncio.gather(stays, goes, found.nodes["c"].ask(a_call()), return_exceptions=True)
         assert [getattr(r, "text", None) or getattr(r, "failure", None) for r in results] == ["42", "closed", "42"]
         for node in found.nodes.values():
             await node.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import make_parser
+from flows.commands.arguments import make_parser
 from tests.aureon_command import aureon
 
 READY = "ready> "
