@@ -64,7 +64,6 @@ def test_every_page_of_the_guide_is_in_both_lists() -> None:
 def test_the_guide_is_shipped() -> None:
     """And links to nothing in the folders that is not."""
     shipped = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    assert shipped["flows.guide"] == ["*.md"]
     for path in GUIDE.glob("*.md"):
         for link in re.findall(r"\]\((\.\.[^()#\s]+)", prose(path.read_text())):
             target = (path.parent / link).resolve()
