@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from flows.metrics import METRICS, Described, series_names
+from flows.metrics import METRICS, Described
 from tests.aureon_command import ROOT
+from tests.flows.scraped import series_names
 from tests.pages import guide
 
 DEPLOY = ROOT / "flows" / "deploy"

@@ -167,11 +167,6 @@ def with_text_for_lanes(rows: pa.Table) -> pa.Table:
     return rows.set_column(at, "lane", rows["lane"].cast(pa.string()))
 
 
-def without_fourth(rows: pa.Table) -> pa.Table:
-    """Leave the row of decision 4 out."""
-    return rows.filter(pc.not_equal(rows["decision_offset"], 4))
-
-
 def flip(path: Path) -> None:
     """Flip a bit in the middle of a file."""
     data = bytearray(path.read_bytes())
