@@ -49,7 +49,7 @@ from flows.beat import Beat
 from flows.branched import BranchedContents
 from flows.branching import Branching, make_planner
 from flows.budget import Budgets
-from flows.calls import CallRunner, RetryPolicy, RunnerParts
+from flows.calls import CallRunner, RunnerParts
 from flows.clock import ClockGuard
 from flows.cut import Cut, joined, pieces_of
 from flows.lane import Owner, Sealer, id_key
@@ -72,6 +72,7 @@ from flows.stopping import Stopping
 from flows.supervision.health import TopicRecord
 from flows.tally import DecisionTally
 from flows.traces import spans_of
+from flows.tries import RetryPolicy
 from flows.votes import RELIABILITY
 from one_lake.gate import QualityGate, configurations_of
 from one_lake.keys import signing_key
