@@ -128,6 +128,11 @@ def round_key(call: Call) -> bytes:
     return hashlib.blake2b("".join(told).encode(errors="surrogatepass"), digest_size=16).digest()
 
 
+def call_name(call: Call) -> CallName:
+    """Name a call within its round."""
+    return call.node, call.model, call.sample
+
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Commit).decode
 

@@ -22,7 +22,7 @@ from flows.beat import Beat
 from flows.branched import BranchedContents
 from flows.branching import Branching, make_planner
 from flows.budget import Budgets
-from flows.calls import CallRunner, RetryPolicy, RunnerParts
+from flows.calls import CallRunner, RunnerParts
 from flows.clock import ClockGuard
 from flows.cluster import INPUTS
 from flows.connections import Connections
@@ -44,6 +44,7 @@ from flows.stopping import Stopping
 from flows.supervision.health import TopicRecord
 from flows.tally import DecisionTally
 from flows.traces import spans_of
+from flows.tries import RetryPolicy
 from flows.votes import RELIABILITY
 from one_lake.gate import QualityGate, configurations_of
 from one_lake.lanes import LaneVersions
