@@ -95,7 +95,6 @@ class TopicRecord:
                             if finding.action == "reject":
                                 rejected = 1
                             elif finding.action == "stop_topic":
-                                rejected = 1
                                 self._stop(decision, counts, finding)
                                 break
                         else:
