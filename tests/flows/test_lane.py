@@ -649,7 +649,7 @@ def test_a_retry_waits_until_it_is_due() -> None:
     """To the moment; and not at all where the log knows it."""
     lane = begun()
     for number, due_at in enumerate([5.0, 5.0, 6.0]):
-        lane.read(message(number, f"t{number}", due_at=due_at))
+        lane.read(message(number, f"t{number}" if number < 2 else "", due_at=due_at))
     assert offsets(lane, 4.9) == []
     lane.log(0, decided(0, "t0"))
     assert offsets(lane, 5.0) == [1]
@@ -774,6 +774,7 @@ def test_what_runs_apart_waits_until_nothing_else_is_under_way() -> None:
     lane.read(message(2))
     handed, (asked,) = lane.hand_out(0.0)
     assert ([m.offset for m in handed], asked.offset) == ([2], 0)
+    assert lane.hand_out(0.0) == ([], [])
     lane.log(1, decided(2))
     assert lane.hand_out(0.0) == ([], [])
     lane.log(2, mark(0, TOGETHER))

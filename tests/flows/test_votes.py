@@ -239,6 +239,12 @@ def test_a_chance_is_a_share_of_all_scores() -> None:
     assert votes.tally((A, B, C), (0, 1, 1)) != without
 
 
+def test_the_weightiest_vote_is_no_more_than_certain() -> None:
+    """However much it weighs."""
+    assert weighing((A, 800.0), (B, -800.0)).tally((A, B), (0, 1)).chances == (1.0, 0.0)
+    assert weighing((A, -800.0), nobody=800.0).tally((A,), (0,)).chances == (0.0,)
+
+
 def test_of_several_votes_that_were_given_before_the_one_that_tells_most_of_it_counts() -> None:
     """The weightiest vote goes first; what another adds to it is told by the pair, in that order."""
     beside = (Beside(*B, *A, 0.1), Beside(*C, *A, -0.5), Beside(*C, *B, 0.1), Beside(*A, *B, 9.0))
@@ -246,6 +252,8 @@ def test_of_several_votes_that_were_given_before_the_one_that_tells_most_of_it_c
     total, shares = votes.shares([C, A, B, A])
     assert shares == {A: 1.0, B: pytest.approx(0.05), C: pytest.approx(0.1)}
     assert total == pytest.approx(3.2)
+    third = weighing((A, 3.0), (B, 3.0), beside=(Beside(*A, *B, 1.0), Beside(*B, *A, 1.0)))
+    assert third.tally((A, B), (0, 0)).effective == (1.333,)
     assert weighing((A, 0.0)).shares([A]) == (0.0, {A: 1.0})
     assert votes.tally((A, B, C), (0, 0, 0)).effective == (1.15,)
 
@@ -284,6 +292,11 @@ def test_how_well_a_model_does_is_what_its_vote_counts_by_itself() -> None:
     )  # 2.0, 1.7 and 2.5: by 0.5; 3.7 to 2.5 is more than three times
     assert votes.tally((B, A), (0, 1)).leading == 1
     assert votes.tally((C, B), (0, 1)).leading == 1
+    for weight, leading in ((3.5, 1), (3.0, 0)):  # beside 2.7 of a model of which nothing is known
+        known = weighing((A, weight), evidence={"doubt": -1.0})
+        assert known.tally((D, A), (0, 1), [{"doubt": 0.0}, {"doubt": 1.0}]).leading == leading
+    two = weighing((A, 4.0), (B, 3.4), evidence={"doubt": -1.0})
+    assert two.tally((B, A), (0, 1), [{"doubt": 0.0}, {"doubt": 1.0}]).leading == 1
     assert weighing((A, 1.0)).tally((A, A, A), (0, 1, 1)).leading == 0
     assert weighing((A, 4.0), (B, 1.0)).tally((A, B), (0, 0)).leading == 0
     assert weighing().tally((A, B), (0, 1)).leading == 0

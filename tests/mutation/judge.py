@@ -44,6 +44,7 @@ class Target(Struct, frozen=True):
 
     path: str
     tests: tuple[str, ...]
+    """Arguments of pytest."""
     schedules: int = 0
     """Of the simulation of the lane."""
 

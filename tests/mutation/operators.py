@@ -258,7 +258,7 @@ def _changed_statement(node: ast.stmt) -> Iterator[tuple[ast.stmt, str]]:
         return
     match node:
         case ast.Return(value=ast.expr() as value):
-            if ast.unparse(value) not in {"None", "False"}:
+            if ast.unparse(value) not in {"None", "False", "''"}:
                 yield ast.Return(value=ast.Constant(None)), f"{_short(node)} => return None"
         case ast.Break():
             yield ast.Continue(), "break => continue"

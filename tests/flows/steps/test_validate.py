@@ -166,8 +166,10 @@ def test_what_the_verifier_said_before_is_not_asked_again() -> None:
     assert (result.answer, result.leading, result.agreement) == ("a", (2, 3), 0.5)
     apart = validate(CHECKED, said("7", "42"), {"mine": never}, checks=Checks({"7": True, "42": True}))
     assert (apart.leading, apart.agreement) == ((0,), 0.5)
-    numbered = validate(code, said("a", "b", "c", "d"), {"mine": never}, Votes(Parameters(topic="m")), checks=programs)
-    assert [d.confidence for d in numbered.dissent] == [posterior((2, 1, 1), 1)] * 2
+    votes = Votes(Parameters(topic="m", nobody=2.0))
+    numbered = validate(code, said("a", "b", "c", "d"), {"mine": never}, votes, checks=programs)
+    alike = votes.tally((("a", "m"), ("b", "m"), ("c", "m"), ("d", "m")), (0, 1, 0, 2))
+    assert [d.confidence for d in numbered.dissent] == list(alike.chances[1:])
     unchecked = validate(NUMBER, said("7"), {}, checks=Checks({"7": True}))
     assert (unchecked.verified, unchecked.checks) == (None, ())
     none = validate(code, said("b", "d"), {"mine": never}, checks=programs)
@@ -259,6 +261,8 @@ def test_the_votes_of_known_models_decide_and_name_their_parameters() -> None:
     assert result.z_score == pytest.approx((0.5 + 3.0) / 2)
     tally = votes.tally((("a", "m"), ("b", "m"), ("c", "m"), ("a", "m"), ("d", "m"), ("a", "m")), (0, 0, 1, 1, 1, 1))
     assert (result.confidence, result.effective_votes) == (tally.chances[1], tally.effective[1])
+    thirds = Votes(Parameters(topic="math", models=(ModelParameters("a", "m", 0.5, 0.0, 0.5, 0.3),)))
+    assert validate(NUMBER, said("7", score=0.6), {}, thirds).z_score == 0.3333
     assert validate(NUMBER, said("7"), {}, votes).z_score is None
     assert validate(NUMBER, [Answer(node="x", model="m", text="7", score=0.5)], {}, votes).z_score is None
 
