@@ -17,7 +17,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 endif
 UV := uv==0.13.9
 
-.PHONY: help run test test-kafka chaos bench lint format lock clean
+.PHONY: help run test test-kafka mutate chaos bench lint format lock clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -34,6 +34,10 @@ test: $(STAMP) ## all tests, on the embedded broker; ARGS="-k name" for some
 
 test-kafka: $(STAMP) ## the tests that need a broker, on Apache Kafka (Java 17 and Maven)
 	@AUREON_TEST_KAFKA=apache $(PYTEST) -m kafka $(ARGS)
+
+# For hours, on one processor, and only where nothing else wants it; what was killed is not judged again.
+mutate: $(STAMP) ## change the code in one place at a time: does a test fail? ARGS="flows/lane.py" for some
+	@nice -n 19 $(PYTHON_IN_VENV) -m tests.mutation $(ARGS)
 
 chaos: $(STAMP) ## the loss audit: a cluster, half an hour of faults, and the books; ARGS="--help" for more
 	@$(PYTHON_IN_VENV) -m tests.chaos $(ARGS)
@@ -64,7 +68,7 @@ lock: $(STAMP) ## write requirements.txt anew, and that of the image; ARGS=--upg
 		--constraint requirements.txt pyproject.toml -
 
 clean: ## remove .venv and all caches; .aureon, with its data, stays
-	@rm -rf $(VENV) .kafka build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	@rm -rf $(VENV) .kafka build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* .mutation
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What `python` has to be. It prints nothing and returns 0 if it will do.

@@ -124,9 +124,7 @@ def situation_of(
 
 
 def _is_same(view: PayloadView, before: str, answer: str | None) -> bool:
-    if answer is None or answer == before:
-        return answer is not None
-    return group(view.answer_kind, [before, answer], comparison_for(view)) == [0, 0]
+    return answer is not None and group(view.answer_kind, [before, answer], comparison_for(view)) == [0, 0]
 
 
 def before_of(origin: Origin | None) -> Before | None:

@@ -178,7 +178,7 @@ class Stability:
 
     takes_nothing_less = False
 
-    def __init__(self, least: float = 0.0) -> None:
+    def __init__(self, least: float) -> None:
         self._least = least
         self.name = f"stability({least:g})" if least else "stability"
 

@@ -166,9 +166,7 @@ def _weigh(
 
 
 def _z_score(known: Votes, given: Sequence[Answer], groups: Sequence[int], leading: int) -> float | None:
-    scored = [a for a, g in zip(given, groups, strict=True) if g == leading and a.score is not None]
-    if not scored:
-        return None
+    scored = [a for a, g in zip(given, groups, strict=True) if g == leading]
     scores = [known.z_score((a.node, a.model), a.score) for a in scored if a.score is not None]
     found = [z for z in scores if z is not None]
     return round(math.fsum(found) / len(found), 4) if found else None

@@ -110,6 +110,11 @@ class Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An answer without a letter is not its concern."""
 
     @property
+    def least(self) -> int:
+        """The same of this one, with its parameters."""
+        return self.LEAST
+
+    @property
     def name(self) -> str:
         """The policy with its parameters, but for those that are empty, and its action."""
         own = [f for f in self.__struct_fields__ if f not in ("action", "cap", "pause_s")]

@@ -240,6 +240,25 @@ class DoubleDropped(Lane):
             super()._admit(message)
 
 
+class AdmittedWhenDue(Lane):
+    """A delayed message is admitted when it is due, also where it was decided by then."""
+
+    def _admit_due(self, now: float) -> None:
+        for source in self._inputs.values():
+            while source.delayed and source.delayed[0].due_at <= now:
+                self._admit(source.delayed.popleft())
+
+
+class DoublesWaitUntilDue(Lane):
+    """A delayed message whose id has an owner waits like any other: fewer are suspect than the life before had."""
+
+    def read(self, message: Message) -> None:
+        """Look for no owner before it is due."""
+        key, message.key = message.key, None if message.due_at else message.key
+        super().read(message)
+        message.key = key
+
+
 class NoOwners(Lane):
     """An id may be decided by more than one message."""
 
@@ -660,6 +679,8 @@ _mutant(RetryForwarded)
 _mutant(ForgedCausesAccepted)
 _mutant(SealWithoutPlace, schedules=400)
 _mutant(DoubleDropped)
+_mutant(AdmittedWhenDue, schedules=400)
+_mutant(DoublesWaitUntilDue, schedules=1300)
 _mutant(NoOwners, schedules=400)
 _mutant(MovedSkipsIds)
 _mutant(BranchesSkipIds, schedules=300)

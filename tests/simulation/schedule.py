@@ -22,6 +22,7 @@ from tests.simulation.world import (
     HIGH,
     INPUTS,
     NEXT,
+    RETRY,
     TOPICS,
     Chances,
     Folder,
@@ -140,6 +141,7 @@ class Schedule:
         if self.kind == "general" and self.cancelling.random() < 0.2:
             self.cancels = 1 + int(self.cancelling.random() * 3)
         self.plan_redrives(seed, chances)
+        self.plan_delays(seed)
         self.bursts = draw() if draw() < 0.4 else 0.0
         if self.kind == "broker" and draw() < 0.6:  # much is above the low-waters when it happens
             chances.epoch, chances.gap = 0.01, 0.3 * draw()
@@ -170,6 +172,11 @@ class Schedule:
         if self.kind == "general" and self.redriving.random() < 0.5:
             self.redrives = 1 + int(self.redriving.random() * 6)
             chances.dead = max(chances.dead, 0.2 * self.redriving.random())
+
+    def plan_delays(self, seed: int) -> None:
+        """Decide how often a user sends to where retries are delayed; apart from the rest, too."""
+        self.delaying = Random(seed ^ 0xDE1A7)
+        self.delayed = 0.5 if self.kind == "general" and self.delaying.random() < 0.2 else 0.0
 
     # -- processes
 
@@ -218,6 +225,8 @@ class Schedule:
         name = self.names[int(draw() * len(self.names))]
         topic = TOPICS[int(draw() < 0.25)]
         kafka_topic = GLOBAL if draw() < 0.7 else HIGH if draw() < 0.9 else NEXT
+        if self.delayed and self.delaying.random() < self.delayed:
+            kafka_topic = RETRY
         lane = home(name, world.lanes)
         if draw() < self.misplaced:
             lane = int(draw() * world.lanes)
