@@ -63,6 +63,21 @@ def test_a_finished_call_is_not_asked_again_in_the_next_life(tmp_path: Path) -> 
     assert (good.tries, bad.tries) == (2, 2)
 
 
+def test_the_runner_tells_what_it_had_from_the_ledger_and_what_it_asked_again(tmp_path: Path) -> None:
+    """A call in flight at the end of a life may have cost something."""
+    good, slow = ScriptedNode(answers), ScriptedNode(hangs, answers, name="slow", timeout_s=60)
+    round_ = routed(call(), call(node="slow"))
+    with runner_of(good, slow, tries=1, folder=tmp_path) as runner:
+        runner.submit(runner.new_lane(), [round_])
+        while not (good.tries and slow.tries):
+            time.sleep(0.005)
+    with runner_of(good, slow, tries=1, folder=tmp_path) as runner:
+        (found,) = answered(runner, round_)
+        assert runner.told_twice() == (1, 1)
+    assert (good.tries, slow.tries) == (1, 2)
+    assert found.spent.calls == 3
+
+
 def test_what_was_begun_before_goes_before_what_the_router_would_choose_now(tmp_path: Path) -> None:
     """An answer that was paid for is used, although another model leads by now."""
     one, two = ScriptedNode(answers, name="one"), ScriptedNode(answers, name="two")
