@@ -59,6 +59,8 @@ NUMBER, CHOICE, EXPRESSION, CODE, TEXT = (
         (TEXT, ["Hello  World", "hello world\n"]),
         (TEXT, ["The Moon.", "moon", "“Moon”", "**the moon**!"]),
         (TEXT, ["\N{LATIN SMALL LIGATURE FI}ne", "fine"]),
+        (TEXT, ["\uff4d\uff4f\uff4f\uff4e", "moon"]),
+        (TEXT, ["the moon", "moon", "a moon"]),
     ],
 )
 def test_spellings_of_one_answer_are_one_group(kind: AnswerKind, texts: list[str]) -> None:
@@ -102,6 +104,19 @@ def test_groups_are_numbered_as_they_appear() -> None:
     """A later one joins the number of its first."""
     assert group(NUMBER, ["7", "8", "7.0", "", "16/2", ""]) == [0, 1, 0, 2, 1, 3]
     assert group(TEXT, []) == []
+
+
+def test_of_a_long_text_the_words_alone_are_compared() -> None:
+    """Of one of 20,000 letters its stops are looked at, and of a longer one they are not."""
+    assert canonical(TEXT, "a" * 19_999 + ".") == "a" * 19_999
+    assert canonical(TEXT, "a" * 20_000 + ".") == "a" * 20_000 + "."
+
+
+def test_an_article_is_left_out_only_before_something() -> None:
+    """What is nothing else is that."""
+    assert canonical(TEXT, "the the.") == "the"
+    assert canonical(TEXT, "The.") == "the"
+    assert canonical(TEXT, "...") == "..."
 
 
 def test_the_left_side_of_one_equation_is_no_part_of_an_expression() -> None:
