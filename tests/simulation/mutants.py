@@ -60,7 +60,7 @@ class NoTaskIdCheck(Lane):
     def log(self, offset: int, entry: Entry) -> bool:
         """Take any entry for the message with its name."""
         source = self._inputs[entry.kafka_topic]
-        message = self._under_way.get((entry.kafka_topic, entry.offset)) or self._find(source, entry.offset)
+        message = self._find(source, entry.offset) if entry.offset >= source.low else None
         if message is None:
             return super().log(offset, entry)
         own, message.task_id = message.task_id, entry.task_id

@@ -30,8 +30,10 @@ def text_of(question: Question) -> str:
 
 
 def at_first(question: Question) -> str:
-    """All agree, but on some questions for one of them."""
-    return "Answer: 8" if DOUBTED.search(text_of(question)) and question["model"] == "c" else "Answer: 7"
+    """All agree, but on some questions for one of them: not always the same one, which would soon count for little."""
+    text = text_of(question)
+    differs = DOUBTED.search(text) is not None and question["model"] == "abc"[len(text) % 3]
+    return "Answer: 8" if differs else "Answer: 7"
 
 
 def cells(shown: str) -> list[list[str]]:
