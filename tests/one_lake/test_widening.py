@@ -8,10 +8,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from deltalake import CommitProperties, DeltaTable, Field, Transaction, write_deltalake
+from deltalake.schema import PrimitiveType
 
 import one_lake
 from one_lake import tables
 from one_lake.query import recent_rounds
+from schemas.errors import RefusedError
 from schemas.one import TABLES, arrow_schema
 from tests.one_lake.lake_data import decisions, lake_writer, round_row
 
@@ -115,3 +117,16 @@ def test_a_new_lake_is_not_read_as_a_widened_one(tmp_path: Path) -> None:
     writer.close()
     opened = tables.open_table(tmp_path, "rounds")
     assert not tables.is_widened(opened)
+
+
+def test_a_lake_that_a_newer_version_has_widened_is_refused(tmp_path: Path) -> None:
+    """To read it would show its rows as altered, and to put its files together would lose what is new."""
+    lake_writer(tmp_path).close()
+    newer = DeltaTable(tables.folder(tmp_path, "rounds"))
+    newer.alter.add_columns([Field("mood", PrimitiveType("string"))])
+    with pytest.raises(
+        RefusedError, match=r"table `rounds` has columns .* not know \(mood\): a newer one writes to it"
+    ):
+        one_lake.connect(tmp_path)
+    with pytest.raises(RefusedError, match="upgrade this one"):
+        lake_writer(tmp_path)
