@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+import one_lake
 from tests.aureon_command import Finished, aureon, finished
 from tests.brokers import Broker
+from tests.openai_server import OpenAIServer
 
 pytestmark = pytest.mark.embedded
 PROGRAM = """
@@ -21,8 +23,6 @@ def main():
     with refine(read_settings(), open("tasks.jsonl", "rb").read().splitlines()) as lake:
         print(json.dumps(lake.execute(
             "SELECT logical_id, answer FROM one SEMI JOIN asked USING (topic, logical_id) ORDER BY ALL").fetchall()))
-        print(json.dumps(lake.execute("SELECT logical_id FROM branches ANTI JOIN rounds "
-            "USING (topic, logical_id)").fetchall()))
     return 0
 
 %s
@@ -38,6 +38,16 @@ flows.batch.STALLED_S = 2.0
 """
 
 
+NODE = """
+[[node]]
+id = "{name}"
+kind = "openai"
+url = "{url}"
+models = ["m"]
+topics = ["{topic}"]
+"""
+
+
 def task(name: str, prompt: str, **payload: object) -> str:
     """A line of the file."""
     return json.dumps({"topic": "math", "logical_id": name, "payload": {"prompt": prompt, **payload}}) + "\n"
@@ -50,7 +60,7 @@ def refined(folder: Path, *lines: str, more: str = "", **variables: str) -> Fini
 
 
 def test_all_have_ended_when_it_returns(own_broker: Broker, tmp_path: Path) -> None:
-    """Branches too, and a task that was cancelled; the tasks of others are not waited for, and not told."""
+    """A task that was cancelled too; the tasks of others are not waited for, and not told."""
     own: Any = {"AUREON_BROKERS": own_broker.brokers}
     assert aureon("cancel", "math", "never", cwd=tmp_path, **own).returncode == 0
     other = json.dumps({"topic": "math", "logical_id": "other", "payload": {"prompt": "Solve for x: 2*x = 2"}})
@@ -65,11 +75,31 @@ def test_all_have_ended_when_it_returns(own_broker: Broker, tmp_path: Path) -> N
         AUREON_BLOBS=str(tmp_path / "blobs"),
     )
     assert done.returncode == 0, done.stderr
-    asked, waiting = map(json.loads, done.stdout.splitlines())
-    assert asked == [["large", "4"], ["small", "3"]]
-    assert [name for (name,) in waiting if not name.startswith("other")] == []
-    assert "2 branches" in done.stderr
+    assert json.loads(done.stdout) == [["large", "4"], ["small", "3"]]
     assert any(path.stat().st_size > 100_000 for path in (tmp_path / "blobs").rglob("*") if path.is_file())
+
+
+def test_a_branch_is_waited_for(own_broker: Broker, tmp_path: Path) -> None:
+    """However long it takes after the task that it came of."""
+    (tmp_path / "branching.toml").write_text('[[follow_up]]\nfrom = "math"\nto = "slow"\nprompt = "Check: $answer"\n')
+    with OpenAIServer() as fast, OpenAIServer(latency_s=5.0) as slow:
+        nodes = (("fast", fast, "math"), ("slow", slow, "slow"))
+        (tmp_path / "nodes.toml").write_text("".join(NODE.format(name=n, url=s.url, topic=t) for n, s, t in nodes))
+        done = refined(
+            tmp_path,
+            task("one", "6*7"),
+            AUREON_BROKERS=own_broker.brokers,
+            AUREON_NODES="nodes.toml",
+            AUREON_BRANCHING="branching.toml",
+            AUREON_POLICY="threshold(0.1)",
+            AUREON_DRAIN_S="0.5",
+        )
+    assert done.returncode == 0, done.stderr
+    with one_lake.connect(tmp_path / ".aureon" / "lake") as lake:
+        assert lake.sql("SELECT topic, logical_id FROM one ORDER BY ALL").fetchall() == [
+            ("math", "one"),
+            ("slow", "one:branch-0"),
+        ]
 
 
 def test_what_is_no_task_is_named(tmp_path: Path) -> None:
@@ -90,4 +120,4 @@ def test_tasks_that_are_gone_are_not_waited_for(own_broker: Broker, tmp_path: Pa
     assert done.returncode == 1
     assert "nothing waits any more, with 2 of 3 tasks and branches ended: the broker lost the others" in done.stderr
     again = refined(tmp_path, *lines, **own)
-    assert json.loads(again.stdout.splitlines()[0]) == [["gone", "2"], ["here", "1"]], again.stderr
+    assert json.loads(again.stdout) == [["gone", "2"], ["here", "1"]], again.stderr
