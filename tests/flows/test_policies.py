@@ -62,7 +62,8 @@ class Always:
 
     def judge(self, result: RoundResult, situation: Situation) -> Verdict:
         """Take it."""
-        del result, situation
+        assert isinstance(result, RoundResult)
+        assert isinstance(situation, Situation)
         return Verdict(converged=True, reason="always")
 
 
@@ -81,7 +82,8 @@ class Yes:
 
     def judge(self, result: RoundResult, situation: Situation) -> bool:
         """Take it."""
-        del result, situation
+        assert isinstance(result, RoundResult)
+        assert isinstance(situation, Situation)
         return True
 
 

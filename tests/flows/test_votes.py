@@ -206,6 +206,8 @@ def test_parameters_that_say_nothing_are_a_plain_vote() -> None:
     assert plain.z_score(A, 0.5) is None
     with pytest.raises(ValueError, match="topic"):
         read_parameters(b"{}")
+    with pytest.raises(ValueError, match="they have version 9, and this software reads 1"):
+        read_parameters(b'{"topic":"math","format":9}')
 
 
 def test_the_version_of_parameters_does_not_depend_on_the_order_of_their_evidence() -> None:

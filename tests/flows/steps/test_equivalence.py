@@ -187,6 +187,8 @@ def test_a_tolerance_is_relative_to_the_larger() -> None:
     assert group(NUMBER, ["10 km", "10.05 km", "10050 m", "10 miles"], by) == [0, 0, 0, 1]
     assert group(NUMBER, ["0", "0.001"], by) == [0, 1]
     assert group(EXPRESSION, ["100 x", "101 x"], by) == [0, 1]
+    assert group(NUMBER, ["0.5", "0.5000000005"]) == [0, 0]
+    assert group(NUMBER, ["0.5", "0.500000000501"]) == [0, 1]
 
 
 def test_a_question_says_its_tolerance() -> None:

@@ -111,6 +111,11 @@ def test_what_was_learned_is_the_same_when_it_is_read_again() -> None:
     assert again.stopped("b", 120.0)
 
 
+def test_what_was_learned_is_written_in_the_first_version() -> None:
+    """Another number would keep what is on disks from being read."""
+    assert msgspec.json.decode(TopicRecord().encoded())["version"] == 1
+
+
 def test_topics_are_not_remembered_without_bound() -> None:
     """They are the users' to invent."""
     record = TopicRecord()
