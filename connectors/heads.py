@@ -11,6 +11,7 @@ import msgspec
 
 from connectors.kafka import CheckedProducer, ClientConfig, read_to_end
 from connectors.topics import HEADS
+from schemas.errors import UNREADABLE
 from schemas.head import Head
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,6 @@ def published_heads(config: ClientConfig) -> list[Head]:
     for message in read_to_end(config, HEADS, last=LAST_MESSAGES):
         try:
             heads[message.key()] = msgspec.json.decode(message.value() or b"", type=Head)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             log.warning("%s@%s: no head: %s; ignored", HEADS, message.offset(), error)
     return list(heads.values())

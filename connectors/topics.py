@@ -25,7 +25,7 @@ from connectors.kafka import (
     patiently,
     read_to_end,
 )
-from schemas.errors import RefusedError, TryAgainError
+from schemas.errors import UNREADABLE, RefusedError, TryAgainError
 
 log = logging.getLogger(__name__)
 
@@ -189,7 +189,7 @@ def _read_record(config: ClientConfig) -> ClusterRecord | None:
             continue
         try:
             return msgspec.json.decode(value, type=ClusterRecord)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise RefusedError(
                 f"{DIRECTIVES}[0]@{message.offset()}: no record of a cluster: {error}; only Aureon writes there"
             ) from None

@@ -65,7 +65,7 @@ from flows.settings import Settings, import_object
 from flows.steps.equivalence import Comparison
 from flows.steps.intake import Reading
 from flows.steps.plan import MAX_DECISION_BYTES, Limits, Planner
-from flows.steps.route import PRESUMED_BEST, Router, read_strategy
+from flows.steps.route import PRESUMED_BEST, Router, Strategy, read_strategy
 from flows.steps.supervise import Supervision
 from flows.stopping import Stopping
 from flows.supervision.health import TopicRecord
@@ -77,7 +77,7 @@ from one_lake.keys import signing_key
 from one_lake.sink import LakeWriter, LaneVersions
 from one_lake.tables import owners_copy
 from schemas.decision import Decision
-from schemas.errors import OutcomeUnknownError, RefusedError
+from schemas.errors import UNREADABLE, OutcomeUnknownError, RefusedError
 from schemas.head import Head
 from schemas.node import NodeCapabilities, NodeState
 from schemas.supervision import CellState
@@ -94,6 +94,10 @@ FAR_BEHIND = 20_000
 MEMBERS = "-cells"
 """The group whose members are the cells is named like that of the cuts, with this behind it."""
 
+NO_FOLDER = FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError
+"""What is raised where a folder cannot be made at its place."""
+
+_BUDGETS = ("task_budget", "root_budget", "day_budget")
 _NO_STATES: Mapping[str, NodeState] = {}
 
 
@@ -143,6 +147,21 @@ class Cell:
         self.waited_at = 0.0
         """When the flow last waited for the broker, by `time.monotonic`."""
         self._capabilities: tuple[int, Sequence[NodeCapabilities]] = (0, ())
+
+    def check(self) -> None:
+        """See that what the settings name is there, as far as that takes no broker: a wrong one ends the start.
+
+        Raises:
+            RefusedError: something is not; says what to change.
+        """
+        settings = self.settings
+        _ = settings.cell_share, settings.traces_url, settings.kafka_properties, self.nodes
+        _ = self.rules.policy, self.rules.supervisor, self.rules.verifiers
+        for name in _BUDGETS:
+            settings.budget(name)
+        self._strategy()
+        make_planner(settings)
+        configurations_of(settings.gate)
 
     # -- what the flow is built from -------------------------------------------------------------------------------
 
@@ -278,7 +297,7 @@ class Cell:
     def budgets(self) -> Budgets:
         """What may be spent."""
         settings = self.settings
-        task, root, day = (settings.budget(f"{name}_budget") for name in ("task", "root", "day"))
+        task, root, day = map(settings.budget, _BUDGETS)
         return Budgets(task=task, root=root, day=day, lanes=self.connect().topics.lanes)
 
     def present_nodes(self) -> tuple[int, Sequence[NodeCapabilities]]:
@@ -297,14 +316,12 @@ class Cell:
         """Knows the nodes, and how well they do; one a process."""
         with self._lock:
             if self._router is None:
-                settings = self.settings
-                agree = max(settings.cascade_agree, settings.score_threshold)
                 value = value_of(self.rules.policy)
                 self._router = Router(
                     self.present_nodes,
                     self.rules.verifiers,
                     self.learning().memories.affinities,
-                    read_strategy(settings.routing, settings.cascade_first, agree),
+                    self._strategy(),
                     states=self._node_states,
                     render=self._messages,
                     pays=value.pays if value is not None else None,
@@ -313,6 +330,11 @@ class Cell:
                     orders=self.connect().orders,
                 )
             return self._router
+
+    def _strategy(self) -> Strategy:
+        settings = self.settings
+        agree = max(settings.cascade_agree, settings.score_threshold)
+        return read_strategy(settings.routing, settings.cascade_first, agree)
 
     def learning(self) -> Learning:
         """What was learned of the models; one a process."""
@@ -416,12 +438,12 @@ class Cell:
             return self._connected
 
     def _open_traces(self, connected: "_Connected") -> "Traces | None":
-        if not self.settings.traces:
+        if not (url := self.settings.traces_url):
             return None
         from connectors.otlp import SpanExport  # noqa: PLC0415 - it needs an extra
 
         cluster = connected.cluster.cluster_id
-        return SpanExport(self.settings.traces, connected.member, lambda entry: spans_of(cluster, entry[1]))
+        return SpanExport(url, connected.member, lambda entry: spans_of(cluster, entry[1]))
 
     def _stops_waiting(self) -> bool:
         """Asked again and again while the flow waits for the broker."""
@@ -645,11 +667,15 @@ def belongs_to(folder: Path, cluster_id: str, what: str, variable: str) -> None:
         RefusedError: it is another cluster's.
     """
     path = folder / "cluster.json"
-    make_once(path, msgspec.json.encode({"cluster_id": cluster_id}), ANYBODY)
     try:
+        make_once(path, msgspec.json.encode({"cluster_id": cluster_id}), ANYBODY)
         known = msgspec.json.decode(path.read_bytes(), type=dict[str, str]).get("cluster_id")
-    except msgspec.DecodeError as error:
-        raise RefusedError(f"{path}: {error}; is this {what} Aureon's?") from None
+    except NO_FOLDER as error:
+        raise RefusedError(f"the {what} {folder} cannot be made: {error.strerror}; set {variable} to another") from None
+    except UNREADABLE as error:
+        raise RefusedError(
+            f'{path}: {error}; is this {what} Aureon\'s? Where it is, put back {{"cluster_id":"{cluster_id}"}}'
+        ) from None
     if known != cluster_id:
         raise RefusedError(
             f"the {what} {folder} belongs to the cluster {known}, but the broker to {cluster_id}: set AUREON_BROKERS "

@@ -14,6 +14,7 @@ import gc
 import importlib
 import logging
 import os
+import re
 import shutil
 import signal
 import sys
@@ -34,6 +35,9 @@ FAILED: Final = 1
 REFUSED: Final = 2
 INTERRUPTED: Final = 128 + signal.SIGINT
 PIPE_CLOSED: Final = 128 + signal.SIGPIPE
+
+MOST: Final = 1_000_000_000
+"""Of whatever is counted or waited for."""
 
 _SETTING = "setting_"
 """Settings are told from a command's own arguments by this prefix."""
@@ -214,7 +218,7 @@ def _demo(commands: Any) -> None:
     demo.add_argument(
         "--tasks", type=_positive, metavar="N", help="how many tasks (default: as last time, or 2100; with --llm 210)"
     )
-    demo.add_argument("--seed", type=int, metavar="N", help="which tasks (default: as last time, or 0)")
+    demo.add_argument("--seed", type=_whole, metavar="N", help="which tasks (default: as last time, or 0)")
     demo.add_argument(
         "--llm", action="store_true", help="ask a small language model in this process beside the solvers (SmolLM2)"
     )
@@ -490,7 +494,7 @@ def _maintain(commands: Any) -> None:
     )
     maintain.add_argument(
         "--retention-h",
-        type=float,
+        type=_hours,
         default=168.0,
         metavar="HOURS",
         help="a file that no version has any more stays so long, for queries that still read it (default: 168)",
@@ -606,7 +610,7 @@ def _eval(commands: Any) -> None:
     evaluate.add_argument(
         "--splits", type=_positive, default=20, metavar="N", help="how many random halves (default: 20)"
     )
-    evaluate.add_argument("--seed", type=int, default=0, metavar="N", help="which halves (default: 0)")
+    evaluate.add_argument("--seed", type=_whole, default=0, metavar="N", help="which halves (default: 0)")
     evaluate.add_argument("--json", action="store_true", help="print the figures as one JSON object")
     evaluate.add_argument("--picture", metavar="FILE", help="draw them into this file, as SVG")
     _logging_flags(evaluate)
@@ -678,17 +682,36 @@ def flags_of(options: argparse.Namespace) -> dict[str, str | None]:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
+    number = _whole(text)
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected a number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number from 1 to {MOST:,}")
     return number
 
 
+def _whole(text: str) -> int:
+    if not re.fullmatch(r"[+-]?\d{1,10}", text, re.ASCII) or abs(int(text)) > MOST:
+        raise argparse.ArgumentTypeError(f"{text[:50]}: expected a whole number, {MOST:,} at most")
+    return int(text)
+
+
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text}: expected a number of seconds above 0")
-    return seconds
+    return _above(text, 0, "seconds")
+
+
+def _hours(text: str) -> float:
+    return _above(text, 1, "hours")
+
+
+def _above(text: str, least: float, what: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not least <= number <= MOST or not number:
+        raise argparse.ArgumentTypeError(
+            f"{text[:50]}: expected a number of {what} {f'from {least} on' if least else 'above 0'}, {MOST:,} at most"
+        )
+    return number
 
 
 # -- the log -------------------------------------------------------------------------------------------------------

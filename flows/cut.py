@@ -10,9 +10,13 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import Struct
 
-from schemas.errors import LogMismatchError
+from schemas.errors import UNREADABLE, LogMismatchError
 
 VERSION = 1
+_CURE = (
+    "end all cells and delete the group's offsets (kafka-consumer-groups --delete-offsets), or, where it is that of a "
+    "snapshot, the folder `recovery` in the state folder; the lane then begins with an older one, which only costs time"
+)
 
 
 class TopicCut(Struct, frozen=True, array_like=True):
@@ -58,9 +62,12 @@ def decode_cut(data: bytes) -> Cut:
     """Read a cut.
 
     Raises:
-        LogMismatchError: it is of a version that this software does not know.
+        LogMismatchError: it is none, or of a version that this software does not know.
     """
-    cut = msgspec.json.decode(data, type=Cut)
+    try:
+        cut = msgspec.json.decode(data, type=Cut)
+    except UNREADABLE as error:
+        raise LogMismatchError(f"a cut that is none ({error}): {_CURE}") from None
     if cut.version != VERSION:
         raise LogMismatchError(f"the cut of lane {cut.lane} has version {cut.version}; this software reads {VERSION}")
     return cut
@@ -80,14 +87,17 @@ def joined(common: str, pieces: Mapping[str, str]) -> Cut | None:
         pieces: by input; empty where there is none.
 
     Raises:
-        LogMismatchError: it is of a version that this software does not know.
+        LogMismatchError: it is none, or of a version that this software does not know.
     """
     cut = decode_cut(common.encode())
     if cut.topics:
         return cut
     topics = {}
     for name, text in pieces.items():
-        piece = msgspec.json.decode(text, type=_Piece) if text else None
+        try:
+            piece = msgspec.json.decode(text, type=_Piece) if text else None
+        except UNREADABLE as error:
+            raise LogMismatchError(f"the cut of lane {cut.lane} is none for {name} ({error}): {_CURE}") from None
         if piece is None or piece.log != cut.log:
             return None
         topics[name] = piece.cut

@@ -258,7 +258,7 @@ class CriterionPolicy:
 
 # -- reading the setting -------------------------------------------------------------------------------------------
 
-_TOKEN = re.compile(r"\s*(?:[a-z]+|\d+(?:\.\d+)?|[(),])")
+_TOKEN = re.compile(r"\s*(?:[a-z]+|\d{1,12}(?:\.\d{1,12})?|[(),])", re.ASCII)
 _THERE_ARE = "there are: threshold, value, verifier, stability, any(…, …), all(…, …), and module:callable"
 
 
@@ -271,7 +271,7 @@ def make_policy(settings: Settings) -> ConvergencePolicy:
     text = settings.policy.strip()
     if ":" in text:
         policy: ConvergencePolicy = make_object(
-            import_object(text, "policy"), f"AUREON_POLICY={text!r}", "judge", settings
+            import_object(text, "AUREON_POLICY"), f"AUREON_POLICY={text!r}", "judge", settings
         )
         return policy
     if text == "threshold":
@@ -312,7 +312,7 @@ class _Reader:
 
     def _take(self, wanted: str = "") -> str:
         if not self._tokens or (wanted and self._tokens[0] != wanted):
-            raise self._refused(f"{wanted or 'a name'!r} is missing")
+            raise self._refused(f"{repr(wanted) if wanted else 'a name'} is missing")
         return self._tokens.pop(0)
 
     def _criterion(self, depth: int) -> Criterion:
@@ -349,10 +349,9 @@ class _Reader:
         self._take("(")
         text = self._take()
         self._take(")")
-        try:
-            return float(text)
-        except ValueError:
-            raise self._refused(f"{text!r} is no number") from None
+        if not text[0].isdigit():
+            raise self._refused(f"{text!r} is no number")
+        return float(text)
 
     def _share(self, number: float | None, default: float) -> float:
         share = default if number is None else number

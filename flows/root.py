@@ -17,6 +17,7 @@ from flows.counts import TopicCounts
 from flows.quarantine import Kept, fared_of, judge
 from flows.registry import Known, Registry
 from schemas.decision import Decision, DecisionKind
+from schemas.errors import UNREADABLE, RefusedError
 from schemas.node import NodeState
 from schemas.supervision import Alert, CellState, Noted, Quarantine, Stage, quarantine_key
 
@@ -107,7 +108,13 @@ class Root:
         self.alerted: Counter[str] = Counter()
         """All of this life, by kind."""
         if state is not None:
-            self._restore(msgspec.msgpack.decode(state, type=RootState))
+            try:
+                self._restore(msgspec.msgpack.decode(state, type=RootState))
+            except UNREADABLE as error:
+                raise RefusedError(
+                    f"the snapshot of the root is none ({error}): delete the folder `recovery` in its state folder; it "
+                    "then begins with the orders that stand"
+                ) from None
         else:
             for order in standing:
                 if order.stage is not Stage.FREE:

@@ -43,7 +43,7 @@ from flows.stopping import Stopping
 from flows.telemetry import Telemetry
 from one_lake.notes import NoteWriter
 from schemas.decision import Decision, DecisionKind, read_decision
-from schemas.errors import BadRecordError, tells_errors
+from schemas.errors import UNREADABLE, BadRecordError, tells_errors
 from schemas.node import NodeState
 from schemas.supervision import CellState, Noted, Quarantine
 
@@ -211,7 +211,7 @@ def _heard(records: list[tuple[int, bytes]]) -> Heard:
     for offset, value in records:
         try:
             states.append(read_state(value))
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             log.warning("%s@%d: %s; ignored", HEARTBEATS, offset, error)
     return Heard(states)
 
@@ -397,7 +397,7 @@ class RootParts:
             if (message.key() or b"").startswith(QUARANTINE_KEY):
                 try:
                     standing.append(msgspec.json.decode(message.value() or b"", type=Quarantine))
-                except msgspec.DecodeError as error:
+                except UNREADABLE as error:
                     log.warning("%s@%s: %s; ignored", DIRECTIVES, message.offset(), error)
         return standing
 

@@ -24,7 +24,7 @@ import one_lake
 from connectors.whole_files import ANYBODY, make_once, replace
 from one_lake import tables
 from one_lake.query import quoted
-from schemas.errors import RefusedError
+from schemas.errors import UNREADABLE, RefusedError
 
 TASKS_A_PART = 1000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -97,7 +97,7 @@ def read_run(lake_dir: str | Path, name: str) -> Run | None:
         return msgspec.json.decode(path.read_bytes(), type=Run)
     except FileNotFoundError:
         return None
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise RefusedError(f"{path}: no run: {error}; name another, or delete its folder") from None
 
 

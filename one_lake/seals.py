@@ -21,7 +21,7 @@ from msgspec import Struct
 from connectors.whole_files import ANYBODY, replace
 from one_lake import tables
 from one_lake.keys import PublicKey, SigningKey
-from schemas.errors import BadRecordError
+from schemas.errors import UNREADABLE, BadRecordError
 
 SEAL, SIGNATURE = "aureon.seal", "aureon.signature"
 """The entries of a commit's metadata."""
@@ -104,7 +104,7 @@ class SignedSeal(Struct, frozen=True, gc=False):
         """
         try:
             return _decode_seal(self.body)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        except UNREADABLE as error:
             raise BadRecordError(f"not a seal: {error}") from None
 
     @property
@@ -221,7 +221,7 @@ def _archived(path: Path) -> Iterator[Entry]:
     try:
         with gzip.open(path) as lines:
             yield from map(_decode_entry, lines)
-    except (gzip.BadGzipFile, zlib.error, EOFError, msgspec.DecodeError) as error:
+    except (gzip.BadGzipFile, zlib.error, EOFError, *UNREADABLE) as error:
         raise BadRecordError(f"{path}: no archive of seals: {error}") from None
 
 

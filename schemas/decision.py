@@ -6,7 +6,7 @@ from typing import Literal
 import msgspec
 from msgspec import Raw, Struct
 
-from schemas.errors import BadRecordError
+from schemas.errors import UNREADABLE, BadRecordError
 from schemas.node import Answer
 from schemas.task import DEFAULT_PRIORITY, Allowance, Ancestor, Cause, EvidenceKind, Origin, read_head
 
@@ -249,6 +249,6 @@ def read_decision(message: bytes) -> Decision:
         if decision.kind is DecisionKind.CONVERGED:  # the lake's rows of its branches tell what is in them
             for branch in decision.follow_ups:
                 read_head(branch.task)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise BadRecordError(f"no decision: {error}") from None
     return decision

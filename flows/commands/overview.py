@@ -28,7 +28,7 @@ from flows.cell import brokers_of
 from flows.commands.figures import KafkaFigures, KafkaLook, Rate, reach
 from flows.registry import SILENT_AFTER_S, Registry
 from flows.settings import Settings
-from schemas.errors import AureonError
+from schemas.errors import UNREADABLE, AureonError
 from schemas.node import NodeHealth, NodeState
 from schemas.supervision import Alert, CellState, Quarantine
 
@@ -585,7 +585,7 @@ class Observer:
         now = time.time()
         try:
             found = self._asked_lake(SPANS[over], now)
-        except (AureonError, OSError, DeltaError, duckdb.Error, msgspec.DecodeError) as error:
+        except (AureonError, OSError, DeltaError, duckdb.Error, *UNREADABLE) as error:
             last = self._last.get(over) or Lake(at=now, lake=str(self._settings.lake_dir))
             return msgspec.structs.replace(last, error=" ".join(str(error).split()))
         with self._pulse_lock:

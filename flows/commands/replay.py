@@ -5,7 +5,6 @@ import contextlib
 import fcntl
 import shutil
 import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -28,8 +27,6 @@ from schemas.errors import RefusedError, TryAgainError, step_log
 def main(options: argparse.Namespace) -> int:
     """Begin a run, or go on with one, and tell what it came to."""
     settings = settings_of(options)
-    if str(Path.cwd()) not in sys.path:  # where a user's own policies and verifiers most often are
-        sys.path.append(str(Path.cwd()))
     if options.action == "list":
         return _list(settings, as_json=options.json)
     truths = read_truths(Path(options.truth)) if options.truth else None

@@ -14,7 +14,7 @@ from flows.commands.figures import reach
 from flows.commands.progress import bars
 from flows.settings import Settings
 from one_lake.verify import FAULTS, Report, verify
-from schemas.errors import RefusedError
+from schemas.errors import UNREADABLE, RefusedError
 from schemas.head import Head
 
 KAFKA = "kafka"
@@ -60,7 +60,7 @@ def _heads(said: str | None, settings: Settings) -> list[Head | str]:
         raise RefusedError(
             f"--head {said}: expected nothing (then Kafka tells), a file, or a hash of 64 digits"
         ) from None
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise RefusedError(f"{said}: no head of a lake: {error}") from None
     try:
         return [msgspec.convert(told.get("head", told) if isinstance(told, dict) else told, Head)]

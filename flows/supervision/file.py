@@ -6,8 +6,6 @@ action = "reject"
 topics = ["support"]       # left out: everywhere
 """
 
-import re
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +22,7 @@ from flows.supervision.insults import Insults
 from flows.supervision.safety import Safety
 from flows.supervision.supervisor import Entry, Supervisor
 from schemas.errors import RefusedError
+from schemas.toml_text import in_words, place_of, read_toml
 
 BUILT_IN: Final[Mapping[str, type[Rule]]] = {
     rule.USE: rule
@@ -83,12 +82,7 @@ def parse_supervision(text: bytes) -> Supervisor:
     Raises:
         RefusedError: something in it is wrong; names policy and field.
     """
-    try:
-        document = tomllib.loads(text.decode())
-    except UnicodeDecodeError as error:
-        raise RefusedError(f"not UTF-8: {error.reason} at byte {error.start}") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise RefusedError(f"not TOML: {error}") from None
+    document = read_toml(text)
     if unknown := document.keys() - {"policy"}:
         raise RefusedError(f"unknown field {min(unknown)}; there are: policy")
     tables = document.get("policy")
@@ -113,10 +107,6 @@ def _entry(table: Any, place: int) -> Entry:
     return Entry(policy, tuple(topics))
 
 
-_AT = re.compile(r" - at `\$\.?(.*)`$")
-_UNKNOWN = "Object contains unknown field "
-_MISSING = "Object missing required field "
-_LITERAL = "Invalid enum value "
 _ACTIONS = "accept, flag, more_reasoning, cap, reject, stop_topic"
 
 
@@ -126,31 +116,15 @@ def _built_in(rule: type[Rule], given: Mapping[str, Any]) -> Rule:
     try:
         return msgspec.convert(given, rule)
     except msgspec.ValidationError as error:
-        raise RefusedError(_told(str(error), rule)) from None
-
-
-def _told(text: str, rule: type[Rule]) -> str:
-    """Say of a validation error of which field it is, in the file's words."""
-    at = _AT.search(text)
-    path = at[1] if at is not None else ""
-    problem = text[: at.start()] if at is not None else text
-    if problem.startswith(_UNKNOWN):
-        known = ", ".join(("use", "topics", *rule.__struct_fields__))
-        problem = f"unknown field {problem.removeprefix(_UNKNOWN)}; there are: {known}"
-    elif problem.startswith(_MISSING):
-        problem = f"needs {problem.removeprefix(_MISSING)}"
-    elif problem.startswith(_LITERAL):
-        problem = f"{problem.removeprefix(_LITERAL)} is none of {_ACTIONS}"
-    return f"{path}: {problem}".removeprefix(": ").replace("`", "")
+        path, problem = place_of(error)
+        told = in_words(problem, ("use", "topics", *rule.__struct_fields__), _ACTIONS)
+        raise RefusedError(f"{path}: {told}".removeprefix(": ")) from None
 
 
 def _own(use: str, given: Mapping[str, Any]) -> Any:
     if ":" not in use:
         raise RefusedError(f"use: {use!r} is no built-in policy, and no module:callable; {_there_are()}")
-    try:
-        make: Callable[..., Any] = import_object(use, "supervision")
-    except RefusedError as error:
-        raise RefusedError(f"use: {error.__cause__ or error}") from None
+    make: Callable[..., Any] = import_object(use, "use")
     return make_object(make, use, "examine", **given)
 
 

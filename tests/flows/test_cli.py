@@ -132,7 +132,7 @@ def test_a_wrong_setting_is_named_as_it_was_given(capsys: pytest.CaptureFixture[
     assert cli.main(["status", "--home", "x", "--lake", "", "--json"]) in (0, 2)  # an empty one counts as not given
     capsys.readouterr()
     assert cli.main(["run", "--max-rounds", "many"]) == cli.REFUSED
-    assert "aureon: --max-rounds='many': Expected `int`" in capsys.readouterr().err
+    assert "aureon: --max-rounds='many': expected a whole number from 1 to 1,000,000,000" in capsys.readouterr().err
 
 
 def test_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:

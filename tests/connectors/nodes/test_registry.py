@@ -158,7 +158,7 @@ def test_what_was_made_for_a_file_that_is_then_refused_is_given_back(
     with_own(monkeypatch, lambda entry: 1 / len(entry.url))
     rewrite(path, OWN)
     assert found.refresh() == ()
-    assert "nodes.toml: ZeroDivisionError" in caplog.text
+    assert "cannot be called: ZeroDivisionError" in caplog.text
     assert list(found.nodes) == ["a", "b"]
 
 
