@@ -640,7 +640,7 @@ def _logging_flags(parser: argparse.ArgumentParser) -> None:
 
 def _settings_flags(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
     """Make a flag of each setting; Settings itself tells what it is for and what it is by default."""
-    hints = typing.get_type_hints(Settings, include_extras=True)
+    hints, kinds = typing.get_type_hints(Settings, include_extras=True), typing.get_type_hints(Settings)
     group = parser.add_argument_group("settings", "a flag goes before its environment variable")
     wanted = set(names)
     for field in msgspec.structs.fields(Settings):
@@ -652,7 +652,7 @@ def _settings_flags(parser: argparse.ArgumentParser, names: Iterable[str]) -> No
         group.add_argument(
             "--" + field.name.replace("_", "-"),
             dest=_SETTING + field.name,
-            metavar=_metavar(field.name, typing.get_type_hints(Settings)[field.name]),
+            metavar=_metavar(field.name, kinds[field.name]),
             help=f"{description} [{PREFIX}{field.name.upper()}{default}]".replace("%", "%%"),
         )
 

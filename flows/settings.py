@@ -17,6 +17,7 @@ from msgspec import Meta, Struct
 
 from schemas.errors import RefusedError, failure_of
 from schemas.task import Allowance
+from schemas.toml_text import in_words, place_of
 
 PREFIX = "AUREON_"
 CELLS = "cells"
@@ -232,11 +233,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         try:
             return msgspec.convert({key.strip(): value.strip() for key, _, value in parts}, Allowance, strict=False)
         except msgspec.ValidationError as error:
-            what, _, place = str(error).partition(" - at `$.")
-            told = f"{place.rstrip('`')}: {what}" if place else what
+            place, problem = place_of(error)
+            told = in_words(problem.replace(" | null", ""), Allowance.__struct_fields__)
             raise RefusedError(
-                f"{PREFIX}{name.upper()}={text!r}: {told.replace('`', '').replace(' | null', '')}; "
-                "expected calls=N;tokens=N;cost=X, each of which may be left out"
+                f"{PREFIX}{name.upper()}={text!r}: {f'{place}: ' if place else ''}{told}; expected "
+                "calls=N;tokens=N;cost=X, each of which may be left out"
             ) from None
 
     @property

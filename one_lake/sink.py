@@ -33,6 +33,7 @@ from one_lake.query import rows_of, session
 from one_lake.sealed_table import Commit, SealedTable, Signer
 from one_lake.seals import Link, SealedLane, merkle_root
 from one_lake.staged import StagedFile
+from schemas.errors import BadRecordError
 from schemas.head import Head
 from schemas.one import QUALITY_GATE, ROW_HASH, TABLES, DeadLetterRow, Record, RoundRow, Row, arrow_schema
 
@@ -513,7 +514,7 @@ class LaneVersions:
     def held(self, lane: int) -> int:
         """As `LakeWriter.held`, as of a second ago; -1 where the lake cannot be read."""
         now = time.monotonic()
-        with contextlib.suppress(DeltaError, OSError):
+        with contextlib.suppress(DeltaError, OSError, BadRecordError):
             if self._rounds is None and tables.is_lake(self._lake_dir):
                 self._rounds = tables.open_table(self._lake_dir, "rounds")
             elif self._rounds is not None and now - self._looked_at >= 1.0:
