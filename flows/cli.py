@@ -27,7 +27,7 @@ from typing import Any, Final
 import msgspec
 
 from flows import logs
-from flows.settings import PREFIX, Settings, read_settings
+from flows.settings import PREFIX, Settings, is_text, read_settings
 from schemas.errors import AureonError, RefusedError
 
 OK: Final = 0
@@ -72,8 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
+    given = sys.argv[1:] if arguments is None else arguments
+    if bad := [n for n, argument in enumerate(given, 1) if not is_text(argument)]:
+        raise RefusedError(f"argument {bad[0]}: it is no UTF-8")
     parser = make_parser()
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(given)
     if options.command is None:
         parser.print_help(sys.stderr)
         return REFUSED

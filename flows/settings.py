@@ -329,12 +329,20 @@ def read_settings(flags: Mapping[str, Any] | None = None, environment: Mapping[s
     unknown = [v for v in environment if v.startswith(PREFIX) and v.removeprefix(PREFIX).lower() not in _KNOWN]
     if unknown := [v for v in unknown if not v.startswith(_FOR_TESTS)]:
         raise RefusedError(f"{unknown[0][:100]} is no setting of Aureon; `aureon run --help` lists them")
+    for field, value in given.items():
+        if isinstance(value, str) and not is_text(value):
+            raise RefusedError(f"{origin[field]}: it is no UTF-8")
     try:
         return msgspec.convert(given, Settings, strict=False)
     except msgspec.ValidationError as error:
         name = str(error).partition(" - at `$.")[2].rstrip("`")
         shown = "" if name in _SECRET else f"={given[name]!r}"
         raise RefusedError(f"{origin[name]}{shown}: expected {_wanted(name)}") from None
+
+
+def is_text(given: str) -> bool:
+    """Tell whether an argument or a variable is UTF-8; Python has half of surrogate pairs for bytes that are none."""
+    return given.isascii() or given.encode(errors="replace").decode() == given
 
 
 def _wanted(field: str) -> str:

@@ -1,14 +1,25 @@
 """Decisions: what is appended to `tasks.results`, and all that follows from them."""
 
 import enum
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 
 from schemas.errors import UNREADABLE, BadRecordError
 from schemas.node import Answer
-from schemas.task import DEFAULT_PRIORITY, Allowance, Ancestor, Cause, EvidenceKind, Origin, read_head
+from schemas.task import (
+    DEFAULT_PRIORITY,
+    Allowance,
+    Ancestor,
+    Cause,
+    EvidenceKind,
+    Moment,
+    Origin,
+    Priority,
+    Whole,
+    read_head,
+)
 
 WIRE_VERSION = 1
 FindingAction = Literal["accept", "flag", "more_reasoning", "cap", "reject", "stop_topic"]
@@ -159,16 +170,16 @@ class Decision(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
 
     kind: DecisionKind
     kafka_topic: str
-    offset: int
+    offset: Whole
     task_id: str
     introduces: bool = False
     """True when the message is the first with its id, so that this decision makes it the owner of the id."""
     topic: str = ""
     logical_id: str = ""
-    generation: int = 0
-    round_index: int = 0
-    attempt: int = 0
-    priority: int = DEFAULT_PRIORITY
+    generation: Whole = 0
+    round_index: Whole = 0
+    attempt: Whole = 0
+    priority: Priority = DEFAULT_PRIORITY
     payload: Raw = NO_PAYLOAD
     payload_digest: str = ""
     metadata: dict[str, str] = {}
@@ -195,14 +206,14 @@ class Decision(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     software: str = ""
     """The version of Aureon that decided."""
     seen: Seen | None = None
-    calls: int = 0
+    calls: Whole = 0
     """Requests to models, further tries and those that a crash cut off included."""
-    tokens: int = 0
+    tokens: Whole = 0
     """Input and output."""
     cost: float = 0.0
-    decided_at: float = 0.0
+    decided_at: Moment = 0.0
     """Seconds since the epoch."""
-    latency_s: float = 0.0
+    latency_s: Annotated[float, Meta(ge=-1e9, le=1e9)] = 0.0
     """From handing the message out to the decision."""
     follow_ups: tuple[FollowUp, ...] = ()
     cut_off: tuple[str, ...] = ()
@@ -245,10 +256,16 @@ def read_decision(message: bytes) -> Decision:
         BadRecordError: it is none; someone else wrote to `tasks.results`.
     """
     try:
+        message.decode()  # what is kept as it is, the payload, is not looked into
         decision = _decode(message)
         if decision.kind is DecisionKind.CONVERGED:  # the lake's rows of its branches tell what is in them
             for branch in decision.follow_ups:
                 read_head(branch.task)
     except UNREADABLE as error:
         raise BadRecordError(f"no decision: {error}") from None
+    result = decision.result
+    if decision.kind is DecisionKind.CONVERGED and result is None:
+        raise BadRecordError("no decision: converged, and without a result")
+    if result is not None and not all(0 <= place < len(result.candidates) for place in result.leading):
+        raise BadRecordError("no decision: an answer leads that is none of the candidates - at `$.result.leading`")
     return decision
