@@ -1053,6 +1053,27 @@ BROADCASTS: Final[tuple[Broadcast, ...]] = (
         key=b"affinity/t",
         value=b'{"x": ' + b"[" * 5000,
     ),
+    Broadcast(
+        kind="a decision that is none",
+        says="{time} WARNING flows.lane_source: tasks.results[0]@0: no decision: JSON is malformed: invalid character (byte 0); ignored",
+        kafka_topic="tasks.results",
+        key=b"",
+        value=b"converged",
+    ),
+    Broadcast(
+        kind="a decision without its result",
+        says="{time} WARNING flows.lane_source: tasks.results[0]@1: no decision: converged, and without a result; ignored",
+        kafka_topic="tasks.results",
+        key=b"",
+        value=b'{"kind": "converged", "kafka_topic": "tasks.global", "offset": 0, "task_id": "a:r0"}',
+    ),
+    Broadcast(
+        kind="a decision on no message that there is",
+        says="{time} WARNING flows.lane_source: tasks.results[0]@2: no decision: Expected `int` >= 0 - at `$.offset`; ignored",
+        kafka_topic="tasks.results",
+        key=b"",
+        value=b'{"kind": "dead", "kafka_topic": "tasks.global", "offset": -1, "task_id": "a:r0"}',
+    ),
 )
 
 REPLIES: Final[tuple[Reply, ...]] = (

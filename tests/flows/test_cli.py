@@ -211,3 +211,16 @@ def test_the_log_has_a_level(tmp_path: Path) -> None:
     """And a wrong one is refused."""
     assert aureon("schema", "--log-level", "loud", cwd=tmp_path).returncode == 2
     assert aureon("schema", "--log-level", "debug", cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize("arguments", [["status", "--home", "\udcff"], ["sql", "SELECT '\udce5'"]])
+def test_an_argument_that_is_no_utf_8_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """By its place: what it says nobody can show."""
+    assert cli.main(arguments) == cli.REFUSED
+    assert capsys.readouterr().err == f"aureon: argument {len(arguments)}: it is no UTF-8\n"
+
+
+def test_a_variable_that_is_no_utf_8_is_refused() -> None:
+    """By its name."""
+    with pytest.raises(RefusedError, match=r"^AUREON_HOME: it is no UTF-8$"):
+        cli.settings_of(cli.make_parser().parse_args(["status"]), {"AUREON_HOME": "\udcff"})
