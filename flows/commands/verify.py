@@ -84,4 +84,8 @@ def _tell(report: Report, settings: Settings) -> None:
         detail = f": {finding.detail}" if finding.detail else ""
         show(f"{fault}: {FAULTS[fault]}{times}; first {finding.where}{detail}")
     faults = sum(report.faults.values())
-    show(f"NOT SOUND: {faults:,} faults" if faults else "sound: nothing is lost, doubled or altered")
+    show(
+        f"NOT SOUND: {faults:,} {'fault' if faults == 1 else 'faults'}"
+        if faults
+        else "sound: nothing is lost, doubled or altered"
+    )

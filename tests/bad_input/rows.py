@@ -348,6 +348,11 @@ COMMANDS: Final[tuple[Command, ...]] = (
         says="aureon: AUREON_BLOBS='zzz://bucket': Protocol not known: zzz",
     ),
     _flag(
+        "a blob store with a password, that nothing installed knows",
+        "run --blobs zzz://me:hunter2@bucket",
+        says="aureon: AUREON_BLOBS='zzz://bucket': Protocol not known: zzz",
+    ),
+    _flag(
         "a broker where none is, for who needs one",
         f"cancel math euler-1 {AWAY}",
         code=1,
@@ -819,7 +824,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     _questions(
         "too few questions",
         b'{"question": "1+1", "truth": "2", "responses": {"m": "2"}}\n',
-        says="aureon: questions.jsonl: 1 questions are too few to learn from one half and measure on the other; give at least 4, or --train FILE",
+        says="aureon: questions.jsonl: 1 question is too few to learn from one half and measure on the other; give at least 4, or --train FILE",
     ),
     _questions(
         "a question without its truth",
@@ -1282,7 +1287,7 @@ LAKE: Final[tuple[Damage, ...]] = (
     ),
     Damage(
         kind="a file of rounds of which half is left",
-        says="file_altered: a file is not the one that was sealed, or cannot be read; first rounds/{part}.parquet: sha256 {sha256}, and {sha256} was sealed\nNOT SOUND: 1 faults",
+        says="file_altered: a file is not the one that was sealed, or cannot be read; first rounds/{part}.parquet: sha256 {sha256}, and {sha256} was sealed\nNOT SOUND: 1 fault",
         file="rounds",
         damage=_cut_off,
         arguments="verify",
@@ -1290,7 +1295,7 @@ LAKE: Final[tuple[Damage, ...]] = (
     ),
     Damage(
         kind="an entry of the log that is none",
-        says="log_gap: an entry of a table's log is gone; first rounds: Kernel error: Json error: Encountered unexpected 'ÿ' whilst parsing value\nNOT SOUND: 1 faults",
+        says="log_gap: an entry of a table's log is gone; first rounds: Kernel error: Json error: Encountered unexpected 'ÿ' whilst parsing value\nNOT SOUND: 1 fault",
         file="log",
         damage=_overwritten,
         arguments="verify",
