@@ -13,6 +13,7 @@ import json
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import msgspec
@@ -148,12 +149,27 @@ def seal_in(entry: bytes) -> SignedSeal | None:
     """The seal in an entry of a table's log, if it has one."""
     if SEAL.encode() not in entry:
         return None
-    for line in entry.splitlines():
-        told = json.loads(line).get("commitInfo") if b'"commitInfo"' in line else None
-        if isinstance(told, dict) and isinstance(told.get(SEAL), str):
+    for told in actions(entry, "commitInfo"):
+        if isinstance(told.get(SEAL), str):
             signature = told.get(SIGNATURE)
             return SignedSeal(told[SEAL], signature if isinstance(signature, str) else "")
     return None
+
+
+def actions(entry: bytes, name: str) -> Iterator[dict[str, Any]]:
+    """Read the actions of one name in an entry of a table's log.
+
+    Raises:
+        ValueError: a line is no JSON.
+    """
+    for line in entry.splitlines():
+        if f'"{name}"'.encode() in line:
+            try:
+                told = json.loads(line)
+            except RecursionError:
+                raise ValueError("nested too deeply") from None
+            if isinstance(told, dict) and isinstance(told.get(name), dict):
+                yield told[name]
 
 
 # -- all seals of a table --------------------------------------------------------------------------------------------
@@ -185,8 +201,7 @@ def entry_of(version: int, data: bytes) -> Entry:
     """Read an entry of a table's log."""
     signed = seal_in(data)
     body, signature = (signed.body, signed.signature) if signed is not None else ("", "")
-    actions = [json.loads(line).get("add") for line in data.splitlines() if b'"add"' in line]
-    added = tuple([unquote(str(action.get("path", ""))) for action in actions if isinstance(action, dict)])
+    added = tuple([unquote(str(action.get("path", ""))) for action in actions(data, "add")])
     return Entry(version, body, signature, added)
 
 

@@ -105,8 +105,8 @@ _KEPT: list[object] = []
 
 
 @contextlib.contextmanager
-def told(*errors: type[Exception], naming: str = "") -> Iterator[None]:
-    """Let a decoder refuse: with one of its errors, in a text of bounded length, without a secret."""
+def told(*errors: type[Exception], naming: str = "", known: str = "") -> Iterator[None]:
+    """Let a decoder refuse: with one of its errors, in a text of bounded length, without a secret but a known one."""
     try:
         yield
     except errors as error:
@@ -114,7 +114,7 @@ def told(*errors: type[Exception], naming: str = "") -> Iterator[None]:
         assert text.strip(), "an error without a word"
         assert len(text) < 20_000, f"an error of {len(text)} characters"
         assert naming in text
-        assert SECRET not in text
+        assert SECRET not in text or SECRET in known, "a secret in a message"
 
 
 # -- tasks ---------------------------------------------------------------------------------------------------------
@@ -222,11 +222,12 @@ def settings(data: bytes) -> None:
     """Environment variables, one `NAME=value` a line, and all that settings are taken apart into."""
     lines = data.decode(errors="replace").replace("\0", "").splitlines()
     environment = {f"AUREON_{name.strip()}": value for name, _, value in (line.partition("=") for line in lines)}
-    with told(RefusedError):
+    elsewhere = str({n: v for n, v in environment.items() if n != "AUREON_KAFKA_CONFIG"})
+    with told(RefusedError, known=elsewhere):
         found = read_settings({}, environment)
-        assert SECRET not in repr(found)
+        assert SECRET not in repr(found) or SECRET in elsewhere
         for look in _LOOKS:
-            with told(RefusedError):
+            with told(RefusedError, known=elsewhere):
                 look(found)
 
 
