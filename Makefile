@@ -17,7 +17,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 endif
 UV := uv==0.13.9
 
-.PHONY: help run test test-kafka chaos fuzz bench lint format lock clean
+.PHONY: help run test test-kafka mutate chaos fuzz bench lint format lock clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -34,6 +34,10 @@ test: $(STAMP) ## all tests, on the embedded broker; ARGS="-k name" for some
 
 test-kafka: $(STAMP) ## the tests that need a broker, on Apache Kafka (Java 17 and Maven)
 	@AUREON_TEST_KAFKA=apache $(PYTEST) -m kafka $(ARGS)
+
+# For hours, on one processor, and only where nothing else wants it; what was killed is not judged again.
+mutate: $(STAMP) ## change the code in one place at a time: does a test fail? ARGS="flows/lane.py" for some
+	@nice -n 19 $(PYTHON_IN_VENV) -m tests.mutation $(ARGS)
 
 chaos: $(STAMP) ## the loss audit: a cluster, half an hour of faults, and the books; ARGS="--help" for more
 	@$(PYTHON_IN_VENV) -m tests.chaos $(ARGS)
@@ -53,16 +57,21 @@ format: $(STAMP) ## let ruff mend what it can
 	@$(PYTHON_IN_VENV) -m ruff check --fix
 	@$(PYTHON_IN_VENV) -m ruff format
 
-# pycosat has no wheel, and what is left out of reasoning-gym with it (zebra puzzles) is not in the demo.
-lock: $(STAMP) ## write requirements.txt anew; ARGS=--upgrade for newer versions
+IMAGE_LOCK := flows/deploy/requirements.txt
+COMPILE := -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --custom-compile-command "make lock"
+
+# pycosat has no wheel, and what is left out of reasoning-gym with it (zebra puzzles) is not in the demo. Of all that, the
+# image has what a cell needs, and what builds the project itself.
+lock: $(STAMP) ## write requirements.txt anew, and that of the image; ARGS=--upgrade for newer versions
 	@$(PYTHON_IN_VENV) -m pip install --quiet $(UV)
-	@$(PYTHON_IN_VENV) -m uv pip compile pyproject.toml --quiet --output-file requirements.txt --universal \
-		--python-version 3.11 --all-extras --generate-hashes --no-emit-index-url --no-emit-find-links \
-		--no-emit-package pycosat \
-		--custom-compile-command "make lock" $(ARGS)
+	@$(PYTHON_IN_VENV) $(COMPILE) --output-file requirements.txt --all-extras --no-emit-package pycosat $(ARGS) \
+		pyproject.toml
+	@echo "setuptools" | $(PYTHON_IN_VENV) $(COMPILE) --output-file $(IMAGE_LOCK) --extra otel \
+		--constraint requirements.txt pyproject.toml -
 
 clean: ## remove .venv and all caches; .aureon, with its data, stays
-	@rm -rf $(VENV) .kafka build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	@rm -rf $(VENV) .kafka build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* .mutation
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What `python` has to be. It prints nothing and returns 0 if it will do.

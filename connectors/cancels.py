@@ -5,7 +5,8 @@ from collections.abc import Callable
 import msgspec
 from msgspec import Struct
 
-from connectors.kafka import CheckedProducer, ClientConfig
+from connectors.checked_producer import CheckedProducer
+from connectors.kafka import ClientConfig
 from connectors.topics import DIRECTIVES
 from schemas.task import TaskDescriptor
 

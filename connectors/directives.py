@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from connectors.kafka import CheckedProducer
+from connectors.checked_producer import CheckedProducer
 from connectors.lane_reader import LaneReader
 from connectors.topics import DIRECTIVES
 from schemas.errors import UNREADABLE

@@ -9,7 +9,8 @@ import logging
 
 import msgspec
 
-from connectors.kafka import CheckedProducer, ClientConfig, read_to_end
+from connectors.checked_producer import CheckedProducer
+from connectors.kafka import ClientConfig, read_to_end
 from connectors.topics import HEADS
 from schemas.errors import UNREADABLE
 from schemas.head import Head

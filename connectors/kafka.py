@@ -1,19 +1,16 @@
-"""Kafka, as a lane needs it: settings, questions, one producer that never skips, and a commit as a backup.
-
-Nothing here decides anything. What a message means, and which of them counts, is the lane's affair.
-"""
+"""Kafka's clients: their settings, on which the guarantees rest; questions to a broker, and waiting for it."""
 
 import contextlib
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from schemas.errors import BadRecordError, OutcomeUnknownError, RefusedError, TryAgainError
+from schemas.errors import RefusedError, TryAgainError
 
 log = logging.getLogger(__name__)
 library_log = logging.getLogger(f"{__name__}.librdkafka")
@@ -25,13 +22,8 @@ ClientConfig = Mapping[str, Any]
 MAX_MESSAGE_BYTES = 33_554_432
 """32 MiB. Payloads above a far lower limit travel as references; this leaves room for the evidence of a decision."""
 
-MESSAGE_OVERHEAD_BYTES = 512
-"""More than what a record and its batch add to key and value."""
-
 PREFLIGHT_LIMIT_S = 8.0
 ASK_LIMIT_S = 10.0
-FLUSH_LIMIT_S = 600.0
-"""A broker that restarts, or a cluster that elects, is waited for; after this long a person should look."""
 
 SAY_SO_EVERY_S = 10.0
 """How often a wait is mentioned in the log."""
@@ -69,9 +61,10 @@ _CONSUMER: dict[str, Any] = {
     # 300,000 waiting tasks took 60 MB more than 30,000, and with this nothing more.
     "queued.max.messages.kbytes": 4096,
     "fetch.message.max.bytes": 131_072,
-    # While messages wait to be taken, the next are fetched after 5 ms: many small fetches cost both sides a core.
+    # While messages wait to be taken, the next are fetched after a millisecond, and not in a tight loop. The note of a
+    # partition's end is one that waits, too: with 5 ms here, what came just after it came 5 ms late.
     "queued.min.messages": 1,
-    "fetch.queue.backoff.ms": 5,
+    "fetch.queue.backoff.ms": 1,
     "fetch.wait.max.ms": 100,
     # After an error on a partition (a broker that restarts) ask again soon.
     "fetch.error.backoff.ms": 100,
@@ -84,8 +77,8 @@ _PRODUCER: dict[str, Any] = {
     "enable.gapless.guarantee": True,
     "message.timeout.ms": 0,
     "delivery.report.only.error": True,
-    # One millisecond fills batches under load and costs nothing that matters without.
-    "linger.ms": 1,
+    # What is sent under load comes as a batch already, and one message alone is not to wait for others.
+    "linger.ms": 0.1,
     "batch.size": 1_000_000,
     "message.max.bytes": MAX_MESSAGE_BYTES,
     # Rides out a broker's restart; a full queue holds `send` back.
@@ -151,7 +144,8 @@ def admin_client(config: ClientConfig) -> AdminClient:
         RefusedError: librdkafka does not take the settings.
     """
     with _settings_refused():
-        return AdminClient(dict(config))
+        # A new client waits for about half of this before it connects at all.
+        return AdminClient({**config, "reconnect.backoff.ms": 20})
 
 
 def answers(brokers: str, timeout_s: float) -> bool:
@@ -227,170 +221,21 @@ def read_to_end(
             low = max(low, high - last)
         consumer.assign([TopicPartition(kafka_topic, partition, low)])
         while time.monotonic() < deadline:
-            for message in consumer.consume(1000, 0.05):
-                error = message.error()
-                if error is None:
-                    messages.append(message)
-                elif error.code() == KafkaError._PARTITION_EOF:
+            message = consumer.poll(0.05)
+            if message is None:
+                continue
+            error = message.error()
+            if error is None:
+                messages.append(message)
+                if (message.offset() or 0) + 1 >= high:  # the end itself is told by a fetch that waits for more
                     return messages
-                else:
-                    raise TryAgainError(f"{name}: {error.str()}")
+            elif error.code() == KafkaError._PARTITION_EOF:
+                return messages
+            else:
+                raise TryAgainError(f"{name}: {error.str()}")
     finally:
         consumer.close()
     raise TryAgainError(f"{name}: the broker did not hand out all of it within {limit_s:.0f} s")
-
-
-class CheckedProducer:
-    """A producer that delivers everything in order or says so.
-
-    - **Unit of parallelism:** one a process; any partition.
-    - **Guarantee:** within one life, what is sent to a partition arrives once and in the order of `send`. While the
-      broker is away it waits. After an error on any message nothing more is sent, and every further call raises.
-    - **Replay:** sends again what followed from the same decisions; readers drop it by its cause.
-
-    Args:
-        config: from `client_config`.
-        should_stop: asked while waiting; once true, waiting ends with OutcomeUnknownError.
-        idempotent: the broker remembers its producers over a restart.
-    """
-
-    def __init__(
-        self, config: ClientConfig, should_stop: Callable[[], bool] = lambda: False, *, idempotent: bool = True
-    ) -> None:
-        self._brokers = config["bootstrap.servers"]
-        self._should_stop = should_stop
-        self._error: str | None = None
-        with _settings_refused():
-            self._producer = Producer(
-                {
-                    **_PRODUCER,
-                    **({} if idempotent else _WITHOUT_IDEMPOTENCE),
-                    **config,
-                    "on_delivery": self._on_delivery,
-                    "error_cb": self._on_error,
-                }
-            )
-
-    def send(
-        self, kafka_topic: str, partition: int, messages: Sequence[bytes], keys: Sequence[bytes] | None = None
-    ) -> None:
-        """Hand messages over, in order. Returns when they are queued; `flush` tells that they have arrived.
-
-        Raises:
-            BadRecordError: one of them is larger than any broker of this cluster takes; none of them was sent.
-            OutcomeUnknownError: an earlier message failed, or it was asked to stop while the queue was full.
-        """
-        self._check_sizes(kafka_topic, partition, messages, keys)
-        if keys is None:
-            batch = [{"value": m} for m in messages]
-        else:
-            batch = [{"value": m, "key": k} for m, k in zip(messages, keys, strict=True)]
-        wait = Patience(self._should_stop, float("inf"))
-        while True:
-            self.check()
-            with self._fatal_remembered():
-                sent = self._producer.produce_batch(kafka_topic, batch, partition=partition)
-            if sent == len(batch):
-                break
-            batch = self._unsent(batch, sent, f"{kafka_topic}[{partition}]")
-            if not wait.goes_on(f"the queue to {self._brokers} is full, waiting; {len(self)} messages unconfirmed"):
-                raise OutcomeUnknownError(f"stopped while {len(self)} messages to {self._brokers} were unconfirmed")
-            self._serve(0.05)
-        self._serve(0)
-
-    def check(self) -> None:
-        """Raise if any message so far was not delivered.
-
-        Raises:
-            OutcomeUnknownError: says which, and why.
-        """
-        if self._error is not None:
-            raise OutcomeUnknownError(self._error)
-
-    def poll(self) -> None:
-        """Serve what the library has to tell, and check.
-
-        Raises:
-            OutcomeUnknownError: as `check`.
-        """
-        self._serve(0)
-        self.check()
-
-    def flush(self, limit_s: float = FLUSH_LIMIT_S) -> None:
-        """Wait until every message handed over is acknowledged.
-
-        Raises:
-            OutcomeUnknownError: one failed, the limit passed, or it was asked to stop; those unconfirmed may yet
-                arrive.
-        """
-        wait = Patience(self._should_stop, limit_s)
-        while True:
-            with self._fatal_remembered():
-                left = self._producer.flush(0.2)
-            self.check()
-            if left == 0:
-                return
-            if not wait.goes_on(f"waiting for {self._brokers}: {left} messages unconfirmed"):
-                raise OutcomeUnknownError(
-                    f"{left} messages to {self._brokers} are unconfirmed after {wait.waited_s:.0f} s; "
-                    "they may or may not have arrived"
-                )
-
-    def close(self) -> None:
-        """Let go of the broker. What was not flushed is dropped; after a good `flush` that is nothing."""
-        self._producer.purge()
-        with contextlib.suppress(KafkaException):
-            # After a fatal error every call raises it once more.
-            self._producer.poll(0)
-        self._producer.close()
-
-    def __len__(self) -> int:
-        """Messages that are not acknowledged yet."""
-        return len(self._producer)
-
-    def _check_sizes(
-        self, kafka_topic: str, partition: int, messages: Sequence[bytes], keys: Sequence[bytes] | None
-    ) -> None:
-        # The library would refuse the large one and send those behind it.
-        largest = max(map(len, messages), default=0) + max(map(len, keys or ()), default=0)
-        if largest > MAX_MESSAGE_BYTES - MESSAGE_OVERHEAD_BYTES:
-            raise BadRecordError(
-                f"{kafka_topic}[{partition}]: a message of {largest:,} bytes; at most {MAX_MESSAGE_BYTES:,} fit"
-            )
-
-    def _unsent(self, batch: list[dict[str, Any]], sent: int, name: str) -> list[dict[str, Any]]:
-        rest = batch[sent:]
-        for message in rest:
-            error: KafkaError | None = message.pop("_error", None)
-            if error is None:
-                # A hole in the batch: some were refused, and later ones went.
-                self._error = f"{name}: the library sent messages out of order"
-            elif error.code() != KafkaError._QUEUE_FULL:
-                self._error = self._error or f"{name}: not sent: {error.str()}"
-        self.check()
-        return rest
-
-    def _serve(self, timeout_s: float) -> None:
-        with self._fatal_remembered():
-            self._producer.poll(timeout_s)
-
-    @contextlib.contextmanager
-    def _fatal_remembered(self) -> Iterator[None]:
-        """Turn what the library raises after a fatal error into ours, now and on every later call."""
-        try:
-            yield
-        except KafkaException as error:
-            self._error = self._error or f"the producer to {self._brokers} stopped: {error.args[0].str()}"
-            raise OutcomeUnknownError(self._error) from None
-
-    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
-        if error is not None and self._error is None:
-            self._error = f"{message.topic()}[{message.partition()}]: a message was not delivered: {error.str()}"
-
-    def _on_error(self, error: KafkaError) -> None:
-        # All others the library mends itself, and logs.
-        if error.fatal():
-            self._error = self._error or f"the producer to {self._brokers} stopped: {error.str()}"
 
 
 class _Quieter(logging.Filter):
@@ -458,6 +303,16 @@ def new_consumer(config: ClientConfig, group: str, *, committed_only: bool) -> C
     level = "read_committed" if committed_only else "read_uncommitted"
     with _settings_refused():
         return Consumer({**_CONSUMER, **config, "group.id": group, "isolation.level": level})
+
+
+def new_producer(config: ClientConfig, *, idempotent: bool, **callbacks: Callable[..., None]) -> Producer:
+    """Make a producer that gives up no message and delivers the next; `CheckedProducer` is how it is used.
+
+    Raises:
+        RefusedError: librdkafka does not take the settings.
+    """
+    with _settings_refused():
+        return Producer({**_PRODUCER, **({} if idempotent else _WITHOUT_IDEMPOTENCE), **config, **callbacks})
 
 
 def watermarks_of(consumer: Consumer, kafka_topic: str, partition: int, timeout_s: float) -> tuple[int, int]:

@@ -33,6 +33,10 @@ UNKNOWN = -1
 """Of a partition's end: no offset, so a reader that sleeps there wakes and asks itself."""
 
 
+EXPECTED_S = 0.02
+"""So long a reader stays awake for a message that this process has sent: several times what its way takes."""
+
+
 class _Watch:
     """What is known of one partition where a reader sleeps."""
 
@@ -193,6 +197,7 @@ class LaneReader:
         self._watermarks = watermarks
         self._committed_only = committed_only
         self._sleep_after_s = sleep_after_s
+        self._expects_until = 0.0
         self._consumer = new_consumer(config, "aureon-lane", committed_only=committed_only)
         self._watch: _Watch | None = None
         self._at_end_since: float | None = None
@@ -227,7 +232,7 @@ class LaneReader:
         watch = self._watch
         if watch is not None:
             # More has come, or there is less than there was: either way the broker has to be asked.
-            if watch.end == self._position:
+            if watch.end == self._position and time.monotonic() >= self._expects_until:
                 return []
             self._wake()
         elif self._retry_at is not None:
@@ -252,6 +257,10 @@ class LaneReader:
         if self._sleep_after_s == 0:
             self._sleep_if_idle()
         return good
+
+    def expect(self) -> None:
+        """Say that this process has just sent a message here: the reader does not sleep over it. Any thread may."""
+        self._expects_until = time.monotonic() + EXPECTED_S
 
     def begin_offset(self, timeout_s: float = ASK_LIMIT_S) -> int:
         """Ask for the first offset that the broker has.
@@ -290,7 +299,8 @@ class LaneReader:
 
     def _sleep_if_idle(self) -> None:
         since, limit = self._at_end_since, self._sleep_after_s
-        if since is None or limit is None or time.monotonic() - since < limit:
+        now = time.monotonic()
+        if since is None or limit is None or now - since < limit or now < self._expects_until:
             return
         self._at_end_since = None
         self._consumer.unassign()

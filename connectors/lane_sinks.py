@@ -5,7 +5,7 @@ from collections.abc import Callable
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from msgspec import Struct
 
-from connectors.kafka import CheckedProducer
+from connectors.checked_producer import CheckedProducer
 from schemas.errors import tells_errors
 
 
@@ -29,11 +29,18 @@ class LaneSink(FixedPartitionedSink[list[Outgoing], None]):
     Args:
         lanes: how many lanes there are.
         producer: the process's producer; both are asked for when the first lane opens.
+        expect: told of each Kafka topic and lane where something was sent.
     """
 
-    def __init__(self, lanes: Callable[[], int], producer: Callable[[], CheckedProducer]) -> None:
+    def __init__(
+        self,
+        lanes: Callable[[], int],
+        producer: Callable[[], CheckedProducer],
+        expect: Callable[[str, int], None] = lambda _kafka_topic, _lane: None,
+    ) -> None:
         self._lanes = lanes
         self._producer = producer
+        self._expect = expect
 
     def list_parts(self) -> list[str]:
         """Name the lanes."""
@@ -46,13 +53,14 @@ class LaneSink(FixedPartitionedSink[list[Outgoing], None]):
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> "_LanePartition":
         """Open one lane."""
         del step_id, for_part, resume_state
-        return _LanePartition(self._producer())
+        return _LanePartition(self._producer(), self._expect)
 
 
 @tells_errors
 class _LanePartition(StatefulSinkPartition[list[Outgoing], None]):
-    def __init__(self, producer: CheckedProducer) -> None:
+    def __init__(self, producer: CheckedProducer, expect: Callable[[str, int], None]) -> None:
         self._producer = producer
+        self._expect = expect
 
     def write_batch(self, values: list[list[Outgoing]]) -> None:
         """Hand messages to the producer, those for one destination together."""
@@ -64,6 +72,7 @@ class _LanePartition(StatefulSinkPartition[list[Outgoing], None]):
                 bodies.append(message.value)
         for (kafka_topic, lane), (keys, bodies) in by_place.items():
             self._producer.send(kafka_topic, lane, bodies, keys)
+            self._expect(kafka_topic, lane)
 
     def snapshot(self) -> None:
         """The end of an epoch: all has to be acknowledged."""

@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from schemas.errors import UNREADABLE, RefusedError, TryAgainError
 from schemas.node import Answer, Call
+from schemas.software import check_version
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +128,11 @@ def round_key(call: Call) -> bytes:
     return hashlib.blake2b("".join(told).encode(errors="surrogatepass"), digest_size=16).digest()
 
 
+def call_name(call: Call) -> CallName:
+    """Name a call within its round."""
+    return call.node, call.model, call.sample
+
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Commit).decode
 
@@ -209,6 +215,7 @@ class CallLedger:
                     f"{self._path}: commit {position} cannot be read ({error}): end the work with the version that "
                     f"wrote it, or {_DELETE_IT}"
                 ) from None
+            check_version(f"{self._path}: commit {position}", commit.version, LEDGER_VERSION)
             for begun in commit.begun:
                 known = past.setdefault(begun.round_key, Past())
                 known.begin(begun)

@@ -7,20 +7,24 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from connectors import whole_files
 from flows.lane import Owner
 from schemas.errors import RefusedError
+from schemas.software import check_version
 
 log = logging.getLogger(__name__)
 
+INDEX_VERSION = 0
+"""SQLite's `user_version` of the file."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS owners (key BLOB PRIMARY KEY, topic TEXT, offset INTEGER, digest TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID;
 """
 _FIND = "SELECT topic, offset, digest FROM owners WHERE key = ?"
+_FIND_ALL = "SELECT key, topic, offset, digest FROM owners WHERE key IN ({})"
 _KEEP = "INSERT OR IGNORE INTO owners VALUES (?, ?, ?, ?)"
 _NOTED = "SELECT value FROM meta WHERE name = ?"
 _NOTE = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
@@ -46,7 +50,7 @@ class OwnerIndex:
         copy: where the copy is, for all cells to read, if there is to be one.
 
     Raises:
-        RefusedError: another process has it open, or it is no index.
+        RefusedError: another process has it open, or a newer Aureon wrote it.
     """
 
     COPY_AFTER = 2_000
@@ -87,11 +91,14 @@ class OwnerIndex:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute("PRAGMA cache_size = -8000")
+        check_version(f"{self._path}", _version(self._db), INDEX_VERSION)
         self._db.executescript(_SCHEMA)
         self.is_new = self._note("next_offset", -1) < 0
         """Nothing is known of a life before."""
         self.next_offset = max(self._note("next_offset", 0), 0)
         self._fresh: dict[bytes, Owner] = {}
+        self._ahead: dict[bytes, Owner | None] = {}
+        """What `look_ahead` found of ids that are not fresh."""
 
     def _note(self, name: str, default: int) -> int:
         row = self._db.execute(_NOTED, (name,)).fetchone()
@@ -102,8 +109,16 @@ class OwnerIndex:
         found = self._fresh.get(key)
         if found is not None:
             return found
+        if key in self._ahead:
+            return self._ahead[key]
         row = self._db.execute(_FIND, (key,)).fetchone()
         return Owner(*row) if row is not None else None
+
+    def look_ahead(self, keys: Collection[bytes]) -> None:
+        """Look up some ids that are about to be asked for: one query for all takes half of what one each does."""
+        self._ahead = dict.fromkeys(keys)
+        for key, *row in self._db.execute(_FIND_ALL.format(",".join("?" * len(keys))), tuple(keys)):
+            self._ahead[key] = Owner(*row)
 
     def put(self, key: bytes, owner: Owner) -> None:
         """Note the owner of an id that has none yet."""
@@ -123,6 +138,7 @@ class OwnerIndex:
         self._db.execute(_NOTE, ("next_offset", next_offset))
         self._db.execute("COMMIT")
         self._fresh.clear()
+        self._ahead.clear()
         self.next_offset, self.is_new = next_offset, False
         self._leave_copy_if_due()
 
@@ -132,6 +148,7 @@ class OwnerIndex:
         self._db.executemany(_KEEP, ((k, o.kafka_topic, o.offset, o.digest) for k, o in owners))
         self._db.execute(_NOTE, ("next_offset", next_offset))
         self._db.execute("COMMIT")
+        self._ahead.clear()
         self.next_offset, self.is_new = next_offset, False
 
     def close(self) -> None:
@@ -167,7 +184,8 @@ class OwnerIndex:
             (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
                 raise sqlite3.DatabaseError(verdict)
-            if db.execute(_TABLES).fetchall() != self._db.execute(_TABLES).fetchall():
+            is_alike = db.execute(_TABLES).fetchall() == self._db.execute(_TABLES).fetchall()
+            if _version(db) != INDEX_VERSION or not is_alike:
                 raise sqlite3.DatabaseError("it is of another version")
 
     def _leave_copy_if_due(self) -> None:
@@ -205,6 +223,11 @@ class OwnerIndex:
         del status, remaining, total
         if self._closed:
             raise InterruptedError
+
+
+def _version(db: sqlite3.Connection) -> int:
+    ((version,),) = db.execute("PRAGMA user_version").fetchall()
+    return int(version)
 
 
 def _reading(path: Path) -> sqlite3.Connection:

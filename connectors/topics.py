@@ -16,16 +16,10 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 from msgspec import Struct
 
-from connectors.kafka import (
-    ASK_LIMIT_S,
-    MAX_MESSAGE_BYTES,
-    CheckedProducer,
-    ClientConfig,
-    admin_client,
-    patiently,
-    read_to_end,
-)
+from connectors.checked_producer import CheckedProducer
+from connectors.kafka import ASK_LIMIT_S, MAX_MESSAGE_BYTES, ClientConfig, admin_client, patiently, read_to_end
 from schemas.errors import UNREADABLE, RefusedError, TryAgainError
+from schemas.software import check_version
 
 log = logging.getLogger(__name__)
 
@@ -53,12 +47,13 @@ LANE_TOPICS = (TASKS, TASKS_HIGH, TASKS_NEXT, RETRY, RESULTS, DEAD_LETTERS)
 ALL_TOPICS = (*LANE_TOPICS, HEARTBEATS, DIRECTIVES, HEADS)
 
 DEFAULT_LANES = 4
+CLUSTER_VERSION = 1
 CLUSTER_KEY = "cluster/"
 """Records of the cluster have this key and their own id behind it: with one key for all, compaction would let the
 last record of two rivals survive, and the first one counts."""
 
 _KEEP = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
-"""Kafka must not delete what is not decided yet; Aureon deletes what is."""
+"""Kafka must not delete what is not decided yet, and nothing deletes what is."""
 _LANE_SETTINGS = {**_KEEP, "max.message.bytes": str(MAX_MESSAGE_BYTES)}
 _SETTINGS: dict[str, dict[str, str]] = {
     **dict.fromkeys(LANE_TOPICS, _LANE_SETTINGS),
@@ -111,6 +106,7 @@ class ClusterRecord(Struct, frozen=True, kw_only=True):
     """Of the key that seals causes; the key itself is never on Kafka."""
     created_at: float
     """Seconds since the epoch."""
+    version: int = 1
 
     @classmethod
     def new(cls, topics: Topics, key_fingerprint: str) -> Self:
@@ -122,6 +118,7 @@ class ClusterRecord(Struct, frozen=True, kw_only=True):
             lanes=topics.lanes,
             key_fingerprint=key_fingerprint,
             created_at=time.time(),
+            version=CLUSTER_VERSION,
         )
 
 
@@ -197,6 +194,7 @@ def _read_record(config: ClientConfig) -> ClusterRecord | None:
 
 
 def _check_record(record: ClusterRecord, topics: Topics, key_fingerprint: str) -> None:
+    check_version(f"{DIRECTIVES}: the record of the cluster", record.version, CLUSTER_VERSION)
     anew = "go back to the broker that it began on, or begin a new cluster with fresh Kafka topics and state folders"
     began = f"cluster {record.cluster_id} began"
     if record.lanes != topics.lanes:

@@ -4,18 +4,18 @@ A memory of its own (`flows.learning`): bounded, the question answered longest a
 records of its own lanes, so it finds most doubles of a question only where there is one process.
 """
 
-import threading
 from collections import OrderedDict
-from collections.abc import Iterable
 from itertools import islice
 
 import msgspec
 from msgspec import Struct
 
+from flows.memory import Memory
 from schemas.blob import REFERENCE_START
 from schemas.decision import Decision, DecisionKind
 from schemas.ids import payload_digest
 
+STATE_VERSION = 1
 MAX_RECORDS = 50_000
 KEPT_RECORDS = 5_000
 """Of these, the newest so many are in the file: all of them would take 20 ms to write, every two seconds."""
@@ -37,19 +37,17 @@ class Accepted(Struct, frozen=True, gc=False, array_like=True):
 class _State(Struct, frozen=True):
     next_offsets: dict[int, int]
     records: list[tuple[str, str, Accepted]]
+    version: int = STATE_VERSION
 
 
-class AcceptedRecords:
+class AcceptedRecords(Memory):
     """What is known of the records of a cell; threads may share it."""
 
-    name = "accepted"
+    name, version = "accepted", STATE_VERSION
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        super().__init__()
         self._records: OrderedDict[tuple[str, str], Accepted] = OrderedDict()
-        self._next: dict[int, int] = {}
-        self.changes = 0
-        """Rises with all that is learned."""
 
     @property
     def count(self) -> int:
@@ -65,18 +63,9 @@ class AcceptedRecords:
         """
         return self._records.get((topic, digest))
 
-    def learn(self, lane: int, decisions: Iterable[tuple[int, Decision]]) -> None:
-        """Learn from winning decisions as read back, in log order; what was learned from before is skipped."""
-        with self._lock:
-            following = first = self._next.get(lane, 0)
-            for offset, decision in decisions:
-                if offset >= following:
-                    following = offset + 1
-                    if decision.kind is DecisionKind.CONVERGED and not decision.forced:
-                        self._add(decision)
-            if following > first:
-                self._next[lane] = following
-                self.changes += 1
+    def _take(self, decision: Decision) -> None:
+        if decision.kind is DecisionKind.CONVERGED and not decision.forced:
+            self._add(decision)
 
     def _add(self, decision: Decision) -> None:
         result = decision.result

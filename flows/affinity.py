@@ -16,7 +16,6 @@ learned. Everything here is pure: times are handed in, and lanes in log order.
 """
 
 import operator
-import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from itertools import combinations
@@ -36,12 +35,14 @@ from flows.counts import (
     left_after,
 )
 from flows.lessons import Lesson, example_of, lesson_of, view_of
+from flows.memory import Memory
 from flows.steps.equivalence import comparison_for, group
-from flows.votes import RELIABILITY, ModelParameters, Name, Parameters, Votes, weight_of
+from flows.votes import FORMAT, RELIABILITY, ModelParameters, Name, Parameters, Votes, weight_of
 from schemas.decision import Decision, DecisionKind, RoundResult
 from schemas.node import Answer, NodeCapabilities
 from schemas.task import PayloadView
 
+STATE_VERSION = 2
 QUALITY_WEIGHT = 2.0
 """So many outcomes weighs the prior."""
 STALE_AFTER_S = 3600.0
@@ -61,7 +62,7 @@ _Said = tuple[Name, str]
 class AffinityState(Struct, kw_only=True):
     """What was learned, and the log that it stands for."""
 
-    version: int = 2
+    version: int = STATE_VERSION
     next_offsets: dict[int, int] = {}
     """By lane: the first decision that was not learned from yet."""
     topics: list[TopicCounts] = []
@@ -79,7 +80,7 @@ class Figures(Struct, frozen=True, gc=False):
     """What the quality rests on besides the prior."""
 
 
-class Affinities:
+class Affinities(Memory):
     """What is known of all models on all topics; threads may share it.
 
     Args:
@@ -87,13 +88,12 @@ class Affinities:
             cascade rests on dearer models being better, and then says so here.
     """
 
-    name = "affinities"
+    name, version = "affinities", STATE_VERSION
 
     def __init__(self, dearest: float = RELIABILITY) -> None:
+        super().__init__()
         self._dearest = dearest
-        self._lock = threading.Lock()
         self._topics: OrderedDict[str, Topic] = OrderedDict()
-        self._next: dict[int, int] = {}
         self._earlier: OrderedDict[_Task, tuple[_Said, ...]] = OrderedDict()
         """Answers of rounds that went on, by task; those of one whose last round is long in coming are forgotten."""
         self._examples = 0
@@ -101,8 +101,6 @@ class Affinities:
         self._nodes: dict[str, NodeCapabilities] = {}
         self._plain = True
         self._unlearned: dict[str, Votes] = {}
-        self.changes = 0
-        """Rises with all that is learned."""
 
     def declare(self, nodes: Iterable[NodeCapabilities]) -> None:
         """Take the priors from what the nodes declare; again, when they change."""
@@ -116,21 +114,12 @@ class Affinities:
 
     # -- learning --------------------------------------------------------------------------------------------------
 
-    def learn(self, lane: int, decisions: Iterable[tuple[int, Decision]]) -> None:
-        """Learn from winning decisions as read back, in log order; what was learned from before is skipped."""
-        with self._lock:
-            following = first = self._next.get(lane, 0)
-            for offset, decision in decisions:
-                if offset >= following:
-                    following = offset + 1
-                    result = decision.result
-                    if result is not None and result.candidates:
-                        topic = self._topics.get(decision.topic) or self._new_topic(decision)
-                        if topic.teaches(decision):
-                            self._teach(topic, decision, result)
-            if following > first:
-                self._next[lane] = following
-                self.changes += 1
+    def _take(self, decision: Decision) -> None:
+        result = decision.result
+        if result is not None and result.candidates:
+            topic = self._topics.get(decision.topic) or self._new_topic(decision)
+            if topic.teaches(decision):
+                self._teach(topic, decision, result)
 
     def _teach(self, topic: Topic, decision: Decision, result: RoundResult) -> None:
         self._topics.move_to_end(decision.topic)
@@ -217,7 +206,7 @@ class Affinities:
             if found is not None:
                 return self._make_votes(found, topic, now)
             models = [ModelParameters(*name, weight_of(p)) for name, p in sorted(self._priors(topic).items())]
-            votes = Votes(Parameters(topic=topic, models=tuple(models)), now)
+            votes = Votes(Parameters(format=FORMAT, topic=topic, models=tuple(models)), now)
             if len(self._unlearned) < MAX_TOPICS:
                 self._unlearned[topic] = votes
             return votes

@@ -5,18 +5,18 @@ branches of its own lanes, so it finds most doubles only where there is one proc
 spells out the branches that are taken, and one that is not is no message that could be lost.
 """
 
-import threading
 from collections import OrderedDict
-from collections.abc import Iterable
 from itertools import islice
 
 import msgspec
 from msgspec import Struct
 
+from flows.memory import Memory
 from schemas.decision import Decision, DecisionKind
 from schemas.ids import payload_digest
 from schemas.task import read_head
 
+STATE_VERSION = 1
 MAX_BRANCHES = 50_000
 KEPT_BRANCHES = 5_000
 """Of these, the newest so many are in the file."""
@@ -25,19 +25,17 @@ KEPT_BRANCHES = 5_000
 class _State(Struct, frozen=True):
     next_offsets: dict[int, int]
     branches: list[tuple[str, str, str]]
+    version: int = STATE_VERSION
 
 
-class BranchedContents:
+class BranchedContents(Memory):
     """What is known of the branches of a cell; threads may share it."""
 
-    name = "branched"
+    name, version = "branched", STATE_VERSION
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        super().__init__()
         self._branches: OrderedDict[tuple[str, str], str] = OrderedDict()
-        self._next: dict[int, int] = {}
-        self.changes = 0
-        """Rises with all that is learned."""
 
     def branch_of(self, topic: str, digest: str) -> str | None:
         """Find the logical id of the branch with this content.
@@ -48,18 +46,9 @@ class BranchedContents:
         """
         return self._branches.get((topic, digest))
 
-    def learn(self, lane: int, decisions: Iterable[tuple[int, Decision]]) -> None:
-        """Learn from winning decisions as read back, in log order; what was learned from before is skipped."""
-        with self._lock:
-            following = first = self._next.get(lane, 0)
-            for offset, decision in decisions:
-                if offset >= following:
-                    following = offset + 1
-                    if decision.follow_ups and decision.kind is DecisionKind.CONVERGED:
-                        self._add(decision)
-            if following > first:
-                self._next[lane] = following
-                self.changes += 1
+    def _take(self, decision: Decision) -> None:
+        if decision.follow_ups and decision.kind is DecisionKind.CONVERGED:
+            self._add(decision)
 
     def _add(self, decision: Decision) -> None:
         for follow_up in decision.follow_ups:

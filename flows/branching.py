@@ -15,6 +15,7 @@ from typing import Annotated, Any, Protocol, get_args
 import msgspec
 from msgspec import Meta, Raw, Struct
 
+from connectors.toml_file import about_fields, parse_toml, place_and_problem
 from flows.patterns import Pattern
 from flows.prompts import template
 from flows.settings import Settings, import_object, make_object
@@ -33,7 +34,6 @@ from schemas.task import (
     encode,
     read_payload,
 )
-from schemas.toml_text import in_words, place_of, read_toml
 
 MAX_PROPOSALS = 1000
 MATCHED = 10_000
@@ -143,8 +143,10 @@ class Branching:
 
 def _of_result(result: RoundResult) -> tuple[list[BranchProposal], list[str]]:
     """Read `meta.branches` of the first candidate that gave the leading answer and has any."""
-    leading = [a.meta for i, a in enumerate(result.candidates) if i in result.leading and a.meta]
-    branches = next((meta["branches"] for meta in leading if meta.get("branches") is not None), None)
+    branches: object = None
+    for place, answer in enumerate(result.candidates):
+        if answer.meta and place in result.leading and (branches := answer.meta.get("branches")) is not None:
+            break
     if branches is None:
         return [], []
     if not isinstance(branches, list):
@@ -213,17 +215,17 @@ def parse_branching(text: bytes) -> tuple[FollowUpRule, ...]:
     Raises:
         RefusedError: something in it is wrong; names the rule and the field.
     """
-    document = read_toml(text)
+    document = parse_toml(text)
     if not document.get("follow_up"):
         raise RefusedError("declares nothing; each rule is a table [[follow_up]], with at least from, to and prompt")
     try:
         return msgspec.convert(document, _File).follow_up
     except msgspec.ValidationError as error:
-        path, problem = place_of(error)
+        path, problem = place_and_problem(error)
     which = _WHICH.fullmatch(path)
     field = which[2] if which is not None else ""
     known = When.__struct_fields__ if field == "when" else FollowUpRule.__struct_encode_fields__
-    told = in_words(problem, known, _VALUES.get(re.split(r"[.\[]", field.removeprefix("when."))[0], ""))
+    told = about_fields(problem, known, _VALUES.get(re.split(r"[.\[]", field.removeprefix("when."))[0], ""))
     place = [f"follow_up {int(which[1]) + 1}", field] if which is not None else [path]
     raise RefusedError(": ".join([*filter(None, place), told]))
 

@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from connectors.lane_ends import LaneEnds, Place
 from connectors.topics import RESULTS
-from flows.cell import INPUTS, Cell
+from flows.cell import Cell
+from flows.cluster import INPUTS
 from flows.lane_source import OpenLane
 from flows.metrics import Sample
 from flows.tally import Histogram, Topics, TopicTally

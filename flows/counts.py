@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from flows.calibration import Example, calibrate
-from flows.votes import ALTERNATIVES, LEAST, MOST, Beside, ModelParameters, Name, Parameters, Votes, weight_of
+from flows.votes import ALTERNATIVES, FORMAT, LEAST, MOST, Beside, ModelParameters, Name, Parameters, Votes, weight_of
 from schemas.decision import Decision
 from schemas.node import Answer
 from schemas.task import Moment, Whole
@@ -254,6 +254,7 @@ class Topic:
         alternatives = self._alternatives(left)
         beside = [b for pair in self.pairs.values() for b in _beside(pair, reliabilities, alternatives, left)]
         plain = Parameters(
+            format=FORMAT,
             topic=topic,
             alternatives=alternatives,
             models=tuple([self._model(name, weight_of(r, alternatives)) for name, r in sorted(reliabilities.items())]),

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from schemas.errors import UNREADABLE, LogMismatchError
+from schemas.software import check_version, version_in
 
 VERSION = 1
 _CURE = (
@@ -62,15 +63,14 @@ def decode_cut(data: bytes) -> Cut:
     """Read a cut.
 
     Raises:
-        LogMismatchError: it is none, or of a version that this software does not know.
+        RefusedError: a newer Aureon wrote it.
+        LogMismatchError: it is none.
     """
+    check_version("the cut of a lane", version_in(data), VERSION)
     try:
-        cut = msgspec.json.decode(data, type=Cut)
+        return msgspec.json.decode(data, type=Cut)
     except UNREADABLE as error:
         raise LogMismatchError(f"a cut that is none ({error}): {_CURE}") from None
-    if cut.version != VERSION:
-        raise LogMismatchError(f"the cut of lane {cut.lane} has version {cut.version}; this software reads {VERSION}")
-    return cut
 
 
 def pieces_of(cut: Cut) -> tuple[str, dict[str, str]]:
@@ -87,7 +87,8 @@ def joined(common: str, pieces: Mapping[str, str]) -> Cut | None:
         pieces: by input; empty where there is none.
 
     Raises:
-        LogMismatchError: it is none, or of a version that this software does not know.
+        RefusedError: a newer Aureon wrote it.
+        LogMismatchError: it is none.
     """
     cut = decode_cut(common.encode())
     if cut.topics:

@@ -33,6 +33,8 @@ LEAST_SHARE = 8
 FORGET = 1.02
 """By so much a window the best latency is taken to rise: what was fast once need not be for ever."""
 
+RENEWED_AFTER = 0.1
+"""The usual latency is worked out anew once so much of what it is the median of has changed."""
 RATE_OVER_S = 5.0
 """Tokens a second are over so many seconds."""
 
@@ -157,14 +159,15 @@ class Rates(Struct, frozen=True, gc=False):
 class Meter:
     """What the last calls of a node were like."""
 
-    __slots__ = ("_latencies", "_outcomes", "_tokens", "_usual_s", "calls", "errors", "seconds", "timeouts")
+    __slots__ = ("_fresh", "_latencies", "_outcomes", "_tokens", "_usual_s", "calls", "errors", "seconds", "timeouts")
 
     def __init__(self) -> None:
         self._outcomes: deque[str] = deque(maxlen=100)
         self._latencies: deque[float] = deque(maxlen=100)
         self._tokens: deque[tuple[float, int]] = deque(maxlen=10_000)
-        self._usual_s: float | None = 0.0
-        """None where it is to be worked out anew."""
+        self._usual_s = 0.0
+        self._fresh = 0
+        """Calls that were answered since that was worked out."""
         self.calls = self.errors = self.timeouts = 0
         self.seconds = Histogram()
         """Of all that were answered."""
@@ -174,7 +177,7 @@ class Meter:
         self.calls += 1
         self._outcomes.append("ok")
         self._latencies.append(latency_s)
-        self._usual_s = None
+        self._fresh += 1
         self.seconds.add(latency_s)
         if tokens_out:
             self._tokens.append((now, tokens_out))
@@ -190,9 +193,10 @@ class Meter:
 
     @property
     def usual_latency_s(self) -> float:
-        """Median of the last calls that were answered, 0 before the first."""
-        if self._usual_s is None:
+        """Median of the last calls that were answered, but for the newest few; 0 before the first."""
+        if self._fresh > RENEWED_AFTER * len(self._latencies):
             self._usual_s = statistics.median(self._latencies)
+            self._fresh = 0
         return self._usual_s
 
     def rates(self, now: float) -> Rates:

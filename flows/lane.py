@@ -473,7 +473,7 @@ class Lane:
     def _find(source: _Input, number: int) -> Message | None:
         """The message with this offset, where it has been read and is at or above the low-water."""
         window = source.window
-        if number >= source.next or not window:
+        if number >= source.next:
             return None
         at = number - window[0].offset
         # offsets are nearly always dense, so the guess is nearly always right
@@ -566,7 +566,7 @@ class Lane:
             self._advance(source)
         elif repeated:
             self._repeated(source, message)
-        elif message.due_at:
+        elif message.due_at and (message.key is None or self._owners.get(message.key) is None):
             source.delayed.append(message)
         else:
             self._admit(message)
@@ -698,7 +698,9 @@ class Lane:
     def _admit_due(self, now: float) -> None:
         for source in self._inputs.values():
             while source.delayed and source.delayed[0].due_at <= now:
-                self._admit(source.delayed.popleft())
+                message = source.delayed.popleft()
+                if not self._is_settled(source, message):  # another process that has the lane may have decided it
+                    self._admit(message)
 
     @property
     def wants_alone(self) -> bool:
@@ -713,7 +715,7 @@ class Lane:
                 name = (message.kafka_topic, message.offset)
                 self._band.add(name)
                 self._ask_mark(name, message, marks)
-        if self._band or self._lone is not None:
+        if self._band:
             return
         while self._alone:
             message = self._alone.popleft()
@@ -729,7 +731,7 @@ class Lane:
 
     @staticmethod
     def _is_settled(source: _Input, message: Message) -> bool:
-        return message.offset < source.low or message.offset in source.decided or message.offset in source.done
+        return message.offset < source.low or message.offset in source.decided
 
     def _start(self, message: Message, handed: list[Message]) -> bool:
         if self._is_settled(self._inputs[message.kafka_topic], message):

@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -25,11 +25,11 @@ from confluent_kafka import Message as ConsumedMessage
 from msgspec import Struct
 
 from flows.cut import Cut, decode_cut, encode_cut, newest
-from flows.lane import Lane, Owners, Window, log_start
-from flows.steps.intake import Decided, Handed, Reading, Work, classify
+from flows.lane import Lane, Owners, Window, id_key, log_start
+from flows.steps.intake import Decided, Handed, Reading, Rejected, Work, classify
 from flows.stopping import Stopping
-from schemas.decision import read_decision
-from schemas.errors import BadRecordError, LogMismatchError, TryAgainError, tells_errors
+from schemas.decision import Decision, read_decision
+from schemas.errors import BadRecordError, LogMismatchError, RefusedError, TryAgainError, tells_errors
 from schemas.task import TaskDescriptor
 
 log = logging.getLogger(__name__)
@@ -80,6 +80,10 @@ class Reader(Protocol):
 
 class OwnersIndex(Owners, Protocol):
     """The index of ids with its durable side."""
+
+    def look_ahead(self, keys: Collection[bytes]) -> None:
+        """Look up some ids that are about to be asked for."""
+        ...
 
     def flush(self, next_offset: int) -> None:
         """Keep what was noted, for the log before `next_offset`."""
@@ -530,28 +534,36 @@ class OpenLane:
         self._solitude.note(self._lane)
         for message in messages:
             body = message.body
+            if isinstance(body, Rejected) and body.is_own:
+                raise RefusedError(f"{body.error}: a newer Aureon wrote it; upgrade this one")
             if message.verdict is None and isinstance(body, Work) and self._connections.is_cancelled(body.task):
                 message.verdict = "cancelled"
         return Handed(messages, marks, now)
 
     def _read_log(self) -> Decided:
         decided = Decided(self._number, [], [])
-        lane_log = self._lane.log
+        entries: list[tuple[int, bytes, Decision]] = []
         for record in self._log.poll(READ_BATCH):
             offset = record.offset() or 0
             value = record.value() or b""
             try:
-                decision = read_decision(value)
+                entries.append((offset, value, read_decision(value)))
             except BadRecordError as error:
                 place = self._parts.results_topic, self._number, offset
                 log.warning("%s[%d]@%d: %s; ignored", *place, error, extra={"lane": self._number})
-                continue
-            if lane_log(offset, decision):
+        if not self.reads_inputs:  # later on, who introduces an id is under way, and nobody asks who owns it
+            self._look_ahead([id_key(d.topic, d.logical_id, d.generation) for _, _, d in entries if d.introduces])
+        for offset, value, decision in entries:
+            if self._lane.log(offset, decision):
                 self._last_row = offset
                 decided.decisions.append((offset, decision))
                 decided.hashes.append(hashlib.sha256(value).hexdigest())
         self._begin_reading_at_end_of_log()
         return decided
+
+    def _look_ahead(self, keys: list[bytes]) -> None:
+        if keys:
+            self._owners.look_ahead(keys)
 
     def _read_inputs(self) -> None:
         lane, reading = self._lane, self._reading
@@ -559,9 +571,13 @@ class OpenLane:
             room = lane.room(kafka_topic)
             if room <= 0:
                 continue
-            for record in reader.poll(min(room, READ_BATCH)):
-                timestamp = record.timestamp()[1] / 1000
-                lane.read(classify(reading, kafka_topic, record.offset() or 0, record.value(), timestamp))
+            messages = [
+                classify(reading, kafka_topic, record.offset() or 0, record.value(), record.timestamp()[1] / 1000)
+                for record in reader.poll(min(room, READ_BATCH))
+            ]
+            self._look_ahead([m.key for m in messages if m.key is not None])
+            for message in messages:
+                lane.read(message)
 
     def _is_drained(self) -> bool:
         """At a graceful stop: wait for the calls in flight, then read all that was decided of them."""

@@ -13,9 +13,9 @@ import fcntl
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
 import msgspec
 from msgspec import Struct
@@ -24,6 +24,7 @@ from flows.accepted import AcceptedRecords
 from flows.affinity import Affinities
 from flows.branched import BranchedContents
 from flows.lessons import view_of
+from flows.memory import Memory
 from flows.outlook import Outlooks
 from flows.steps.equivalence import comparison_for, group
 from flows.steps.intake import Decided
@@ -32,6 +33,7 @@ from one_lake.query import RecentRound, recent_rounds
 from schemas.decision import Decision, DecisionKind, Finding, RoundResult
 from schemas.errors import UNREADABLE, RefusedError
 from schemas.node import Answer
+from schemas.software import version_in
 
 log = logging.getLogger(__name__)
 
@@ -40,31 +42,6 @@ ROUNDS_OF_THE_LAKE = 4000
 
 _read_candidates = msgspec.json.Decoder(tuple[Answer, ...]).decode
 _read_findings = msgspec.json.Decoder(tuple[Finding, ...]).decode
-
-
-class Memory(Protocol):
-    """Something that learns from winning decisions, and can be put into a file."""
-
-    name: str
-    """Of its file, without the ending."""
-    changes: int
-    """Rises with all that is learned."""
-
-    def learn(self, lane: int, decisions: Iterable[tuple[int, Decision]]) -> None:
-        """Learn from winning decisions as read back, in log order; what was learned from before is skipped."""
-        ...
-
-    def encoded(self) -> bytes:
-        """Write down what was learned, and the place in each lane's log that it stands for."""
-        ...
-
-    def restore(self, encoded: bytes) -> None:
-        """Begin with what was learned before.
-
-        Raises:
-            ValueError: it is nothing that `encoded` wrote.
-        """
-        ...
 
 
 class Memories(Struct, frozen=True, kw_only=True):
@@ -158,7 +135,7 @@ class Learning:
     def _read(self, memory: Memory) -> bool:
         path = self._path(memory)
         try:
-            memory.restore(path.read_bytes())
+            _restore(memory, path.read_bytes())
         except FileNotFoundError:
             return False
         except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
@@ -169,6 +146,13 @@ class Learning:
 
     def _path(self, memory: Memory) -> Path:
         return self._folder / f"{memory.name}.json"
+
+
+def _restore(memory: Memory, encoded: bytes) -> None:
+    found = version_in(encoded)
+    if found not in (0, memory.version):  # what is no JSON says more when it is read
+        raise ValueError(f"it has version {found}, and this software reads {memory.version}")
+    memory.restore(encoded)
 
 
 def _learn_from_lake(memories: Sequence[Memory], lake_dir: Path) -> None:

@@ -117,13 +117,6 @@ Part = Callable[[], Iterable[Sample]]
 """Tells what there is to tell of one part of the process, and nothing where that is not there yet."""
 
 
-def series_names(metric: Described) -> Sequence[str]:
-    """The names under which Prometheus keeps a metric."""
-    if metric.kind == "histogram":
-        return [metric.name + "_bucket", metric.name + "_sum", metric.name + "_count"]
-    return [metric.name + "_sum", metric.name + "_count"] if metric.kind == "summary" else [metric.name]
-
-
 class Scrape(Collector):
     """Asks the parts of a process when a scraper comes; one that fails leaves the others.
 

@@ -9,18 +9,19 @@ What one more answer brings within a round follows from the votes: the value of 
 of known reliability adds before its answer is known.
 """
 
-import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 from msgspec import Struct
 
+from flows.memory import Memory
 from flows.policies import Outlook
 from schemas.decision import Decision
 from schemas.task import TaskDescriptor
 
+STATE_VERSION = 1
 PRIOR_SHARE = 0.4
 """Of what is missing to certainty, a round is expected to bring so much before anything is known: rather too much, so
 that it is tried."""
@@ -53,36 +54,24 @@ class Gains(Struct, kw_only=True, gc=False):
 class OutlookState(Struct, kw_only=True):
     """What was learned, and the log that it stands for."""
 
-    version: int = 1
+    version: int = STATE_VERSION
     next_offsets: dict[int, int] = {}
     gains: list[Gains] = []
     """Those of the topics seen longest ago first."""
 
 
-class Outlooks:
+class Outlooks(Memory):
     """What further rounds brought, of all topics; threads may share it."""
 
-    name = "outlook"
+    name, version = "outlook", STATE_VERSION
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._next: dict[int, int] = {}
+        super().__init__()
         self._topics: OrderedDict[str, dict[tuple[int, int], Gains]] = OrderedDict()
-        self.changes = 0
 
-    def learn(self, lane: int, decisions: Iterable[tuple[int, Decision]]) -> None:
-        """Learn from winning decisions as read back, in log order; what was learned from before is skipped."""
-        with self._lock:
-            following = first = self._next.get(lane, 0)
-            for offset, decision in decisions:
-                if offset < following:
-                    continue
-                following = offset + 1
-                if decision.round_index and decision.result is not None and decision.origin is not None:
-                    self._teach(decision, decision.origin.confidence, decision.result.confidence)
-            if following > first:
-                self._next[lane] = following
-                self.changes += 1
+    def _take(self, decision: Decision) -> None:
+        if decision.round_index and decision.result is not None and decision.origin is not None:
+            self._teach(decision, decision.origin.confidence, decision.result.confidence)
 
     def _teach(self, decision: Decision, before: float, after: float) -> None:
         topic = self._topics.get(decision.topic)

@@ -11,7 +11,7 @@ members of `ConvergencePolicy`.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -178,7 +178,7 @@ class Stability:
 
     takes_nothing_less = False
 
-    def __init__(self, least: float = 0.0) -> None:
+    def __init__(self, least: float) -> None:
         self._least = least
         self.name = f"stability({least:g})" if least else "stability"
 
@@ -258,8 +258,37 @@ class CriterionPolicy:
 
 # -- reading the setting -------------------------------------------------------------------------------------------
 
+
+def _share(number: float | None, default: float) -> float:
+    share = default if number is None else number
+    if share > 1.0:
+        raise ValueError(f"{share:g} is more than 1")
+    return share
+
+
+def _worth(number: float | None, default: float) -> float:
+    worth = default if number is None else number
+    if not worth:
+        raise ValueError("what a right answer is worth has to be more than 0")
+    return worth
+
+
+def _verified(number: float | None) -> Verified:
+    if number is not None:
+        raise ValueError("verifier takes no number")
+    return Verified()
+
+
+CRITERIA: Mapping[str, Callable[[float | None, Settings], Criterion]] = {
+    "threshold": lambda number, settings: Threshold(_share(number, settings.score_threshold)),
+    "value": lambda number, settings: Value(_worth(number, settings.answer_value)),
+    "verifier": lambda number, _settings: _verified(number),
+    "stability": lambda number, _settings: Stability(_share(number, 0.0)),
+}
+"""All that a policy can name, made with the number behind the name, where there is one; a ValueError says why not."""
+
 _TOKEN = re.compile(r"\s*(?:[a-z]+|\d{1,12}(?:\.\d{1,12})?|[(),])", re.ASCII)
-_THERE_ARE = "there are: threshold, value, verifier, stability, any(…, …), all(…, …), and module:callable"
+_THERE_ARE = f"there are: {', '.join(CRITERIA)}, any(…, …), all(…, …), and module:callable"
 
 
 def make_policy(settings: Settings) -> ConvergencePolicy:
@@ -270,13 +299,32 @@ def make_policy(settings: Settings) -> ConvergencePolicy:
     """
     text = settings.policy.strip()
     if ":" in text:
-        policy: ConvergencePolicy = make_object(
-            import_object(text, "AUREON_POLICY"), f"AUREON_POLICY={text!r}", "judge", settings
-        )
-        return policy
+        place = f"AUREON_POLICY={text!r}"
+        policy: ConvergencePolicy = make_object(import_object(text, "AUREON_POLICY"), place, "judge", settings)
+        return policy if isinstance(policy, SimpleThresholdPolicy | CriterionPolicy) else _OwnPolicy(policy, place)
     if text == "threshold":
         return SimpleThresholdPolicy(settings)
     return CriterionPolicy(_Reader(text, settings).whole(), settings.max_rounds)
+
+
+class _OwnPolicy:
+    """A user's own, whose verdicts are looked at: one that is none would come up far from here."""
+
+    def __init__(self, policy: ConvergencePolicy, place: str) -> None:
+        self.name = policy.name
+        self._policy = policy
+        self._place = place
+
+    def judge(self, result: RoundResult, situation: Situation) -> Verdict:
+        """Have it judge.
+
+        Raises:
+            RefusedError: what it says is no verdict.
+        """
+        verdict: object = self._policy.judge(result, situation)
+        if not isinstance(verdict, Verdict):
+            raise RefusedError(f"{self._place}: judge gave {type(verdict).__name__}, and no flows.policies.Verdict")
+        return verdict
 
 
 def value_of(policy: ConvergencePolicy) -> Value | None:
@@ -325,19 +373,12 @@ class _Reader:
                 parts.append(self._part(",", depth))
             self._take(")")
             return AnyOf(parts) if name == "any" else AllOf(parts)
-        number = self._number()
-        if name == "threshold":
-            return Threshold(self._share(number, self._settings.score_threshold))
-        if name == "stability":
-            return Stability(self._share(number, 0.0))
-        if name == "value":
-            worth = self._settings.answer_value if number is None else number
-            if not worth:
-                raise self._refused("what a right answer is worth has to be more than 0")
-            return Value(worth)
-        if name == "verifier" and number is None:
-            return Verified()
-        raise self._refused(f"{name!r} is none" if name != "verifier" else "verifier takes no number")
+        if name not in CRITERIA:
+            raise self._refused(f"{name!r} is none")
+        try:
+            return CRITERIA[name](self._number(), self._settings)
+        except ValueError as error:
+            raise self._refused(str(error)) from None
 
     def _part(self, opening: str, depth: int) -> Criterion:
         self._take(opening)
@@ -352,9 +393,3 @@ class _Reader:
         if not text[0].isdigit():
             raise self._refused(f"{text!r} is no number")
         return float(text)
-
-    def _share(self, number: float | None, default: float) -> float:
-        share = default if number is None else number
-        if share > 1.0:
-            raise self._refused(f"{share:g} is more than 1")
-        return share

@@ -208,7 +208,11 @@ def cell_flow(cell: Cell) -> Dataflow:
     # What was imported lives to the end, and messages come and go without cycles: cycles are looked for less often.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-    sink = LaneSink(lambda: cell.connect().topics.lanes, lambda: cell.connect().producer)
+    sink = LaneSink(
+        lambda: cell.connect().topics.lanes,
+        lambda: cell.connect().producer,
+        lambda kafka_topic, lane: cell.connect().expect(kafka_topic, lane),
+    )
     return refine_flow(
         Steps(cell),
         LaneSource(cell.lane_parts()),

@@ -8,27 +8,42 @@ Run it with `aureon replay`, or by itself; the settings are those of a cell, and
 """
 
 import atexit
+import contextlib
+import fcntl
+import shutil
+import signal
+import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 import bytewax.operators as op
+import msgspec
 import pyarrow as pa
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.operators import StatefulBatchLogic
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
+from bytewax.run import cli_main
 
+from flows.commands.engine import muffled_engine
+from flows.commands.progress import bars
+from flows.commands.run import broker_of
 from flows.replays.parts import Done, Past, Redeciding
 from flows.replays.redecide import Options, named
 from flows.rules import Rules
 from flows.settings import Settings, read_settings
-from one_lake.runs import Asked, Run, Selection, keep_part, past_rounds, run_folder, start_run
-from schemas.errors import RefusedError, tells_errors
+from flows.terminal import say
+from one_lake.runs import Asked, Run, Selection, keep_part, parts_done, past_rounds, read_run, run_folder, start_run
+from schemas.errors import RefusedError, TryAgainError, step_log, tells_errors
 from schemas.software import software_version
 
 RE_DECIDE, RE_ASK, REDRIVE = MODES = "re-decide", "re-ask", "redrive"
+ALL = Selection()
+NOTHING_MORE = Options()
+
 # -- the flow ------------------------------------------------------------------------------------------------------
 
 
@@ -157,7 +172,93 @@ class _RunPartition(StatelessSinkPartition[Done]):
             self._progress()
 
 
-# -- running it by itself ------------------------------------------------------------------------------------------
+# -- running it ----------------------------------------------------------------------------------------------------
+
+
+def replay(
+    settings: Settings, name: str, mode: str, selection: Selection = ALL, options: Options = NOTHING_MORE
+) -> Run:
+    """Do a run, or what is left of it, in this process; how far it is goes to stderr.
+
+    Its rows are then `run('<name>')` in the lake. To be called in the main thread, where Ctrl-C and SIGTERM end it; it
+    goes on when it is called again.
+
+    Args:
+        settings: the lake, and the rules.
+        name: of the run.
+        mode: `re-decide`, `re-ask` or `redrive`, of which the last is always of dead letters.
+        selection: of which tasks; left out, those that it was begun with, or all.
+        options: what else is asked again.
+
+    Raises:
+        RefusedError: there is no lake, what is chosen is none, or the run was begun otherwise.
+        TryAgainError: another process is at it.
+    """
+    if str(Path.cwd()) not in sys.path:  # where a user's own policies and verifiers most often are
+        sys.path.append(str(Path.cwd()))
+    with _alone(settings, name), broker_of(settings) if mode == REDRIVE else contextlib.nullcontext():
+        there = read_run(settings.lake_dir, name)
+        if there is not None and selection == ALL:
+            selection = there.selection
+        elif mode == REDRIVE:
+            selection = msgspec.structs.replace(selection, dead=True)
+        run = begin(settings, name, mode, selection, options)
+        if len(parts_done(settings.lake_dir, name)) < run.parts:
+            _finish(settings, name, run, options)
+    return run
+
+
+def _finish(settings: Settings, name: str, run: Run, options: Options) -> None:
+    """Do the parts of a run that are not done."""
+    count = Counter({"parts": len(parts_done(settings.lake_dir, name))})
+    if count["parts"]:
+        say(f"aureon: the run {name} goes on after {count['parts']:,} of {run.parts:,} parts")
+    step_log.disabled = True  # in one process the error comes back, and is told once
+    engine_log = run_folder(settings.lake_dir, name) / "engine.log"
+    with bars() as progress, contextlib.closing(again_of(settings, name, run, options)) as again:
+
+        def tell() -> None:
+            count["parts"] += 1
+            progress("parts", count["parts"], run.parts)
+
+        progress("parts", count["parts"], run.parts)
+        with _terminating(), muffled_engine(engine_log):
+            cli_main(flow_of(settings, name, run, again, tell))
+        if again.reused:
+            say(f"aureon: {again.reused:,} finished calls were taken from the ledger of the run, and not paid again")
+    engine_log.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _alone(settings: Settings, name: str) -> Iterator[None]:
+    """One process at a run: two would do the same work."""
+    folder = run_folder(settings.lake_dir, name)
+    if not settings.lake_dir.is_dir():
+        raise RefusedError(f"no lake at {settings.lake_dir}: run `aureon run` or set AUREON_LAKE")
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "run.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TryAgainError(f"another process is at the run {name}; it goes on") from None
+        try:
+            yield
+        finally:
+            if read_run(settings.lake_dir, name) is None:  # it did not come so far
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _terminating() -> Iterator[None]:
+    """SIGTERM ends it as Ctrl-C does; it goes on where it was when it is run again.
+
+    Ctrl-C itself is ignored in what a script has put into the background.
+    """
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def flow(

@@ -19,6 +19,7 @@ from flows.registry import Known, Registry
 from schemas.decision import Decision, DecisionKind
 from schemas.errors import UNREADABLE, RefusedError
 from schemas.node import NodeState
+from schemas.software import check_version
 from schemas.supervision import Alert, CellState, Noted, Quarantine, Stage, quarantine_key
 
 STATE_VERSION = 1
@@ -75,6 +76,12 @@ class RootState(Struct, kw_only=True):
     known_nodes: list[Known]
 
 
+class _Numbered(Struct, frozen=True):
+    """Of a state that may be another one, its number."""
+
+    version: int
+
+
 class Told(Struct, frozen=True, gc=False):
     """What came of a look."""
 
@@ -91,7 +98,7 @@ class Root:
         standing: orders that stand on Kafka, for a life without a memory.
 
     Raises:
-        ValueError: the state is nothing that `encoded` wrote, or of another version.
+        RefusedError: the state is nothing that `encoded` wrote, or a newer Aureon wrote it.
     """
 
     def __init__(self, state: bytes | None = None, standing: Iterable[Quarantine] = ()) -> None:
@@ -109,6 +116,9 @@ class Root:
         """All of this life, by kind."""
         if state is not None:
             try:
+                check_version(
+                    "the root's snapshot", msgspec.msgpack.decode(state, type=_Numbered).version, STATE_VERSION
+                )
                 self._restore(msgspec.msgpack.decode(state, type=RootState))
             except UNREADABLE as error:
                 raise RefusedError(
@@ -239,8 +249,6 @@ class Root:
         return msgspec.msgpack.encode(state)
 
     def _restore(self, state: RootState) -> None:
-        if state.version != STATE_VERSION:
-            raise ValueError(f"the root's snapshot has version {state.version}; this software reads {STATE_VERSION}")
         self.affinities.restore(state.affinities)
         self.kept = {(k.order.topic, k.order.node): k for k in state.kept}
         self.topics = OrderedDict((f.topic, f) for f in state.topics)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from connectors.lane_ends import LaneEnds, Place
 from connectors.topics import RESULTS
 from flows.metrics import Sample
-from flows.supervise import RootParts
+from flows.root_parts import RootParts
 from schemas.software import software_version
 from schemas.supervision import Stage
 

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
+from connectors.toml_file import about_fields, place_and_problem
 from schemas.errors import RefusedError, failure_of
 from schemas.task import Allowance
-from schemas.toml_text import in_words, place_of
 
 PREFIX = "AUREON_"
 CELLS = "cells"
@@ -233,8 +233,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         try:
             return msgspec.convert({key.strip(): value.strip() for key, _, value in parts}, Allowance, strict=False)
         except msgspec.ValidationError as error:
-            place, problem = place_of(error)
-            told = in_words(problem.replace(" | null", ""), Allowance.__struct_fields__)
+            place, problem = place_and_problem(error)
+            told = about_fields(problem.replace(" | null", ""), Allowance.__struct_fields__)
             raise RefusedError(
                 f"{PREFIX}{name.upper()}={text!r}: {f'{place}: ' if place else ''}{told}; expected "
                 "calls=N;tokens=N;cost=X, each of which may be left out"

@@ -17,35 +17,30 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
-from pathlib import Path
 from typing import TypeVar
 
 import bytewax.operators as op
-import msgspec
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import FixedPartitionedSource, Source, StatefulSourcePartition
 from bytewax.operators import StatefulBatchLogic
 from bytewax.outputs import FixedPartitionedSink, Sink, StatefulSinkPartition
 from msgspec import Struct
 
-from connectors.directives import QUARANTINE_KEY, publish_directives
+from connectors.checked_producer import CheckedProducer
+from connectors.directives import publish_directives
 from connectors.heartbeats import read_state
-from connectors.kafka import CheckedProducer, client_config, preflight, read_to_end
-from connectors.lane_reader import LaneReader, Watermarks
-from connectors.topics import DIRECTIVES, HEARTBEATS, RESULTS, Topics, ensure_topics
+from connectors.topics import HEARTBEATS, RESULTS
 from flows import logs
-from flows.cell import brokers_of, lanes_asked
-from flows.clock import ClockGuard
 from flows.root import Root, Told
-from flows.settings import Settings, read_settings
-from flows.stopping import Stopping
+from flows.root_parts import RootParts
+from flows.root_status import RootStatus
+from flows.settings import read_settings
 from flows.telemetry import Telemetry
 from one_lake.notes import NoteWriter
 from schemas.decision import Decision, DecisionKind, read_decision
 from schemas.errors import UNREADABLE, BadRecordError, tells_errors
 from schemas.node import NodeState
-from schemas.supervision import CellState, Noted, Quarantine
+from schemas.supervision import CellState, Noted
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +139,7 @@ class ClusterSource(FixedPartitionedSource[Item, int]):
     for one of a message that had another long before. Replay: those since the last snapshot come again.
     """
 
-    def __init__(self, parts: "RootParts") -> None:
+    def __init__(self, parts: RootParts) -> None:
         self._parts = parts
 
     def list_parts(self) -> list[str]:
@@ -164,7 +159,7 @@ class ClusterSource(FixedPartitionedSource[Item, int]):
 class _Partition(StatefulSourcePartition[Item, int]):
     def __init__(
         self,
-        parts: "RootParts",
+        parts: RootParts,
         kafka_topic: str,
         partition: int,
         resume: int | None,
@@ -321,102 +316,18 @@ class _NotePartition(StatefulSinkPartition[list[Noted], None]):
 # -- wired up ------------------------------------------------------------------------------------------------------
 
 
-class RootParts:
-    """The connections of the root; nothing is opened before it is used.
-
-    Args:
-        settings: what to connect to.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.stopping = Stopping(settings.drain_s)
-        self.root_now: Root | None = None
-        """The root, once the flow has it; for those who only look."""
-        self.turned_at = 0.0
-        """When the flow last had a turn, by `time.monotonic`."""
-        self.waited_at = 0.0
-        """When it last waited for the broker."""
-
-    @property
-    def state_dir(self) -> Path:
-        """The root's own folder."""
-        return Path(self.settings.state or Path(self.settings.home) / ROOT)
-
-    @cached_property
-    def config(self) -> dict[str, object]:
-        """Of all clients.
-
-        Raises:
-            TryAgainError: no broker answers.
-        """
-        config = client_config(brokers_of(self.settings), self.settings.kafka_properties)
-        preflight(config)
-        return config
-
-    @cached_property
-    def topics(self) -> Topics:
-        """Aureon's Kafka topics."""
-        return ensure_topics(self.config, lanes_asked(self.settings), self.settings.replication)
-
-    @cached_property
-    def _watermarks(self) -> Watermarks:
-        return Watermarks(self.config)
-
-    @cached_property
-    def producer(self) -> CheckedProducer:
-        """Writes directives."""
-        return CheckedProducer(self.config, self._stops_waiting, idempotent=self.topics.committed_only)
-
-    def _stops_waiting(self) -> bool:
-        self.waited_at = time.monotonic()
-        return self.stopping.drained
-
-    def reader(self, kafka_topic: str, partition: int, offset: int) -> LaneReader:
-        """Open one partition for reading."""
-        committed = self.topics.committed_only
-        return LaneReader(
-            self.config,
-            kafka_topic,
-            partition,
-            offset,
-            self._watermarks,
-            committed_only=committed,
-            sleep_after_s=0.1 if committed else 0.0,
-        )
-
-    def root(self, state: bytes | None) -> RootLogic:
-        """The root as it was, or as the orders that stand tell."""
-        self._clock = ClockGuard().start()
-        self.root_now = Root(state) if state is not None else Root(standing=self._standing())
-        return RootLogic(self.root_now)
-
-    def _standing(self) -> list[Quarantine]:
-        standing = []
-        for message in read_to_end(self.config, DIRECTIVES):
-            if (message.key() or b"").startswith(QUARANTINE_KEY):
-                try:
-                    standing.append(msgspec.json.decode(message.value() or b"", type=Quarantine))
-                except UNREADABLE as error:
-                    log.warning("%s@%s: %s; ignored", DIRECTIVES, message.offset(), error)
-        return standing
-
-    def flow(self) -> Dataflow:
-        """The flow, connected when it runs."""
-        notes = NoteSink(lambda: NoteWriter(self.settings.lake_dir))
-        return supervise_flow(ClusterSource(self), self.root, DirectiveSink(lambda: self.producer), notes)
-
-    def close(self) -> None:
-        """Let go of Kafka."""
-        for name in ("_clock", "_watermarks", "producer"):
-            if name in vars(self):
-                getattr(self, name).close()
+def root_flow(parts: RootParts) -> Dataflow:
+    """The flow, connected when it runs."""
+    return supervise_flow(
+        ClusterSource(parts),
+        lambda state: RootLogic(parts.root(state)),
+        DirectiveSink(lambda: parts.producer),
+        NoteSink(lambda: NoteWriter(parts.settings.lake_dir)),
+    )
 
 
 def flow() -> Dataflow:
     """What `python -m bytewax.run flows.supervise` runs: the root that the environment describes."""
-    from flows.root_status import RootStatus  # noqa: PLC0415 - it looks at what is defined here
-
     parts = RootParts(read_settings())
     if parts.settings.log_format == "json":
         logs.set_up("warning", "json")
@@ -425,4 +336,4 @@ def flow() -> Dataflow:
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: parts.stopping.ask())
-    return parts.flow()
+    return root_flow(parts)

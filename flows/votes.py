@@ -35,6 +35,7 @@ BEST_BY = 0.5
 many times as likely: of all that was learned, how well the best model does is known best, and what a rare agreement of
 others against it is worth is known worst."""
 MAX_TALLIES = 2000
+FORMAT = 1
 
 Name = tuple[str, str]
 """A model by node and name."""
@@ -68,6 +69,7 @@ class Parameters(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What was learned of one topic, as of a place in the log."""
 
     format: int = 1
+    """Left out where it is 1; whoever makes them says `FORMAT`."""
     topic: str
     alternatives: float = ALTERNATIVES
     """How many wrong answers there are to choose among: 1 where the answer is yes or no."""
@@ -227,6 +229,9 @@ def read_parameters(encoded: bytes) -> Parameters:
     """Read what `Votes.encoded` wrote.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is something else, or a newer Aureon wrote it.
     """
-    return msgspec.json.decode(encoded, type=Parameters)
+    parameters = msgspec.json.decode(encoded, type=Parameters)
+    if parameters.format > FORMAT:
+        raise ValueError(f"they have version {parameters.format}, and this software reads {FORMAT}")
+    return parameters

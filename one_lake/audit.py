@@ -60,8 +60,8 @@ FROM stored.records GROUP BY topic ORDER BY records DESC LIMIT $topics
 _LAKE = """
 SELECT
     (SELECT count(*) FROM stored.rounds WHERE kind = 'converged')
-        - (SELECT count(*) FROM stored.records SEMI JOIN (
-            SELECT cluster, lane, decision_offset FROM stored.rounds) USING (cluster, lane, decision_offset))
+        - (SELECT count(*) FROM stored.records o SEMI JOIN stored.rounds r
+            ON r.cluster IS NOT DISTINCT FROM o.cluster AND r.lane = o.lane AND r.decision_offset = o.decision_offset)
         - (SELECT count(*) FROM stored.superseded)
         - (SELECT count(*) FROM stored.dead_letters d SEMI JOIN stored.rounds r
             ON r.cluster IS NOT DISTINCT FROM d.cluster AND r.lane = d.lane AND r.decision_offset = d.decision_offset

@@ -224,7 +224,7 @@ def _sorted(
     blooms = {name: {"ndv": ROW_GROUP, "fpp": _FALSE_POSITIVES} for name in ("logical_id",)}
     paths = [str(table.folder.absolute() / name) for name in small]
     order = "logical_id, topic, lane, decision_offset" + (', "index"' if "index" in schema.names else "")
-    rows = rows_of(table.name, paths, differ=tables.is_widened(table.delta))
+    rows = rows_of(table.name, paths, differ=tables.differ(table.delta, table.name))
     actions: list[AddAction] = []
     with session(MEMORY_LIMIT) as connection:
         connection.execute("SET threads = 1")

@@ -22,11 +22,11 @@ from connectors.whole_files import ANYBODY, make_once
 from one_lake import tables
 from one_lake.criteria import CRITERIA, ROUND_COLUMNS, preference
 from one_lake.keys import SigningKey, publish
+from one_lake.lanes import application, held_in, taken
 from one_lake.maintain import alone, discard_unlogged
 from one_lake.query import rows_of, session
 from one_lake.sealed_table import Commit, SealedTable, Signer
 from one_lake.seals import Link, Merge, Seal, SealedLane, entries, merkle_root
-from one_lake.sink import application, held_in, taken
 from one_lake.staged import Gathered, StagedFile, cast, removal
 from one_lake.verify import FAULTS, verify
 from schemas.errors import RefusedError, TryAgainError
@@ -161,7 +161,7 @@ class _Merging:
             rows = rows_of(table, [], differ=False)
             if table in tables.present(self._other):
                 opened = tables.open_table(self._other, table)
-                rows = rows_of(table, tables.files(self._other, table, opened), differ=tables.is_widened(opened))
+                rows = rows_of(table, tables.files(self._other, table, opened), differ=tables.differ(opened, table))
             self._db.execute(f"CREATE VIEW theirs_{table} AS {rows}")
         self._db.execute("CREATE VIEW theirs_ever AS FROM theirs_records UNION ALL FROM theirs_superseded")
         self._check_named("theirs", self._other)
@@ -173,7 +173,7 @@ class _Merging:
         """`mine_…`, as it is now; and `held_…`: by cluster and lane, up to where its log holds theirs."""
         mine = self._tables[table]
         mine.delta.update_incremental()
-        rows = rows_of(table, tables.files(self._lake, table, mine.delta), differ=tables.is_widened(mine.delta))
+        rows = rows_of(table, tables.files(self._lake, table, mine.delta), differ=tables.differ(mine.delta, table))
         self._db.execute(f"CREATE OR REPLACE VIEW mine_{table} AS {rows}")
         if table == SUPERSEDED:
             self._db.execute("CREATE OR REPLACE VIEW mine_ever AS FROM mine_records UNION ALL FROM mine_superseded")
@@ -316,7 +316,7 @@ class _Merging:
             for path in losers:
                 removed.append(path.name)
                 actions.append(removal(path.name, path.stat().st_size, data_change=True))
-                rest = rows_of("records", [str(path)], differ=tables.is_widened(table.delta))
+                rest = rows_of("records", [str(path)], differ=tables.differ(table.delta, "records"))
                 actions += self._write("records", f"FROM ({rest}) ANTI JOIN losing USING ({_NAME})", staged)
             if not actions and not lanes:
                 return True
@@ -352,7 +352,7 @@ class _Merging:
             return False
         added = {n for e in entries(self._lake, "records", version) for n in e.added}
         files = [path for path in live if Path(path).name in added]
-        rows = rows_of("records", files, differ=tables.is_widened(opened))
+        rows = rows_of("records", files, differ=tables.differ(opened, "records"))
         both = f"({rows}) SEMI JOIN (FROM mine_records UNION ALL FROM new_records) USING (topic, logical_id)"
         return not self._count(both)
 

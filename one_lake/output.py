@@ -7,7 +7,7 @@ from typing import Any
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from msgspec import Struct
 
-from one_lake.sink import LakeWriter
+from one_lake.writer import LakeWriter
 from schemas.errors import tells_errors
 from schemas.head import Head
 from schemas.one import Row

@@ -29,7 +29,7 @@ from one_lake.as_of import Moment, moment, names_as_of
 from one_lake.views import VIEWS
 from schemas.blob import REFERENCE_START, reference_in
 from schemas.errors import BadRecordError
-from schemas.one import ALL_TABLES, SUPERSEDED, arrow_schema
+from schemas.one import ALL_TABLES, AT_FIRST, SUPERSEDED, arrow_schema
 
 if TYPE_CHECKING:
     import duckdb
@@ -203,7 +203,8 @@ def bound(connection: "duckdb.DuckDBPyConnection", then: Moment) -> None:
     """Tell a connection how far each lane was at a moment, for `bounded`; and since when records were superseded."""
     connection.execute("CREATE TABLE bounds (cluster VARCHAR, lane BIGINT, last BIGINT)")
     rows = [(cluster, lane, last) for (cluster, lane), last in then.bounds.items()]
-    connection.executemany("INSERT INTO bounds VALUES (?, ?, ?)", rows)
+    if rows:  # a lake from before commits were signed has no named moment but that of its maintenance
+        connection.executemany("INSERT INTO bounds VALUES (?, ?, ?)", rows)
     connection.execute("SET VARIABLE aureon_superseded = $version", {"version": then.versions.get(SUPERSEDED, -1)})
 
 
@@ -221,9 +222,8 @@ def bounded(rows: str) -> str:
 def _stored(lake: str, table: str, names: set[str] | None = None) -> str:
     """The query for the rows of a table; of the files with these names only, where there are some."""
     opened = tables.open_table(lake, table)
-    lacks_columns = len(opened.schema().fields) < len(arrow_schema(ALL_TABLES[table]))
     files = [f for f in tables.files(lake, table, opened) if names is None or Path(f).name in names]
-    return rows_of(table, files, differ=tables.is_widened(opened) or lacks_columns)
+    return rows_of(table, files, differ=tables.differ(opened, table))
 
 
 def _as_they_were(lake: str, rows: dict[str, str], superseded: int) -> dict[str, str]:
@@ -252,7 +252,7 @@ def rows_of(table: str, files: list[str], *, differ: bool) -> str:
     Args:
         table: its name.
         files: their paths.
-        differ: some may lack the last columns.
+        differ: some may lack columns.
     """
     schema = arrow_schema(ALL_TABLES[table])
     none = ", ".join(f'NULL::{_sql_type(field.type)} AS "{field.name}"' for field in schema)
@@ -263,7 +263,11 @@ def rows_of(table: str, files: list[str], *, differ: bool) -> str:
         if differ:
             # the files differ, and there may be none with the last columns; reading them so looks at each of them
             rows += f" UNION ALL BY NAME SELECT * FROM read_parquet([{listed}], union_by_name = true)"  # noqa: S608
-            rows = f"SELECT {columns} FROM ({rows})"  # noqa: S608
+            late = AT_FIRST.get(table, {})
+            told = (
+                f"coalesce({name}, {late[name]!r}) AS {name}" if name in late else f'"{name}"' for name in schema.names
+            )
+            rows = f"SELECT {', '.join(told)} FROM ({rows})"  # noqa: S608
         else:
             rows = f"SELECT {columns} FROM read_parquet([{listed}])"  # noqa: S608
     return rows

@@ -2,13 +2,14 @@
 
     lake/runs/<name>/run.json         what was chosen, of which moment, and by which rules: written once
                      tasks-*.parquet  the tasks, each with the part that it belongs to
-                     part-*.parquet   a part that is done
+                     part-*.parquet   a part that is done; and one without rows, which is there from the start
 
 A part is written whole or not at all, and is a function of the run: so a run that was killed goes on with the parts
 that are missing, and two processes that are at one part write the same.
 """
 
 import datetime as dt
+import io
 import re
 import secrets
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import duckdb
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from msgspec import Struct
 
 import one_lake
@@ -25,10 +27,12 @@ from connectors.whole_files import ANYBODY, make_once, replace
 from one_lake import tables
 from one_lake.query import quoted
 from schemas.errors import UNREADABLE, RefusedError
+from schemas.one import RunRow, arrow_schema
 
 TASKS_A_PART = 1000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _PART = re.compile(r"part-(\d{6})\.parquet")
+NO_ROWS = "part-none.parquet"
 READ_AT_ONCE = 8192
 
 # A task is known by its cluster, too: two lakes that were merged may both have answered an id.
@@ -124,6 +128,7 @@ def start_run(
             software=software,
             created_at=now,
         )
+        replace(folder / NO_ROWS, _no_rows(), ANYBODY)
         make_once(folder / "run.json", msgspec.json.format(msgspec.json.encode(run)) + b"\n", ANYBODY)
         there = read_run(lake_dir, name) or run
     if (there.mode, there.selection, there.rules) != (mode, selection, rules):
@@ -141,6 +146,12 @@ def start_run(
             f"the rules that it had"
         )
     return there
+
+
+def _no_rows() -> bytes:
+    data = io.BytesIO()
+    pq.write_table(arrow_schema(RunRow).empty_table(), data)
+    return data.getvalue()
 
 
 def _tasks_file(lake_dir: Path, name: str, version: int) -> Path:

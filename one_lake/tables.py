@@ -23,7 +23,7 @@ from deltalake import DeltaTable, Field, Schema
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from schemas.errors import BadRecordError, RefusedError
-from schemas.one import ALL_TABLES, TABLES, arrow_schema
+from schemas.one import ALL_TABLES, AT_FIRST, TABLES, arrow_schema
 
 DEFAULT_LAKE = Path(".aureon/lake")
 
@@ -118,11 +118,21 @@ def _widen(lake_dir: str | Path, table: str) -> None:
         sync(folder(lake_dir, table) / "_delta_log")
 
 
-def _lacking(opened: DeltaTable, table: str) -> list[Field]:
-    """The last columns of a table that one of an earlier version has not, if all else is as it should be."""
-    present, expected = opened.schema().fields, Schema.from_arrow(arrow_schema(ALL_TABLES[table])).fields
-    lacking = expected[len(present) :]
-    return lacking if expected[: len(present)] == present and all(f.nullable for f in lacking) else []
+def _lacking(opened: DeltaTable, table: str) -> list[Field] | None:
+    """The columns that a table of an earlier version has not; None where it has others than it should."""
+    expected = {f.name: f for f in Schema.from_arrow(arrow_schema(ALL_TABLES[table])).fields}
+    late = AT_FIRST.get(table, {})
+    for field in opened.schema().fields:
+        wanted = expected.pop(field.name, None)
+        if wanted is None or field not in (wanted, _nullable(wanted) if field.name in late else wanted):
+            return None
+    if all(f.nullable or f.name in late for f in expected.values()):
+        return [_nullable(f) for f in expected.values()]
+    return None
+
+
+def _nullable(field: Field) -> Field:
+    return Field(field.name, field.type, nullable=True)
 
 
 def is_widened(opened: DeltaTable) -> bool:
@@ -130,10 +140,15 @@ def is_widened(opened: DeltaTable) -> bool:
     return WIDENED in opened.metadata().configuration
 
 
+def differ(opened: DeltaTable, table: str) -> bool:
+    """Tell whether files of a table may lack columns, since an earlier version wrote them."""
+    return is_widened(opened) or bool(_lacking(opened, table))
+
+
 def open_table(lake_dir: str | Path, table: str) -> DeltaTable:
     """Open one table at its newest version.
 
-    One that an earlier version of Aureon wrote may lack the last columns; `create` adds them.
+    One that an earlier version of Aureon wrote may lack columns; `create` adds them.
 
     Raises:
         RefusedError: it is not there, or has other columns.
@@ -145,13 +160,19 @@ def open_table(lake_dir: str | Path, table: str) -> DeltaTable:
         raise RefusedError(f"no lake at {lake_dir}: run `aureon run` or set AUREON_LAKE") from None
     except DeltaError as error:
         raise unreadable(lake_dir, f"the log of {table}", error) from error
-    expected = Schema.from_arrow(arrow_schema(ALL_TABLES[table]))
-    if opened.schema() != expected and not _lacking(opened, table):
+    if _lacking(opened, table) is None:
+        expected = Schema.from_arrow(arrow_schema(ALL_TABLES[table]))
         present, wanted = ({(f.name, str(f.type), f.nullable) for f in s.fields} for s in (opened.schema(), expected))
+        unknown = sorted({name for name, _, _ in present} - {name for name, _, _ in wanted})
+        if unknown:
+            raise RefusedError(
+                f"lake {lake_dir}: table `{table}` has columns that this version of Aureon does not know "
+                f"({', '.join(unknown)}): a newer one writes to it; upgrade this one"
+            )
         different = sorted({name for name, _, _ in present ^ wanted})
         raise RefusedError(
             f"lake {lake_dir}: table `{table}` is of another version of Aureon (columns that differ: "
-            f"{', '.join(different) or 'their order'}); set AUREON_LAKE to a new folder"
+            f"{', '.join(different)}); set AUREON_LAKE to a new folder"
         )
     return opened
 

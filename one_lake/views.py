@@ -51,10 +51,10 @@ _NODES = """
 CREATE OR REPLACE VIEW nodes AS
 SELECT
     topic, node, model,
-    count(*) AS asked,
+    count(*) FILTER (tries > 0) AS asked,
     count(*) FILTER (status = 'ok') AS answered,
     count(*) FILTER (status = 'abstained') AS abstained,
-    count(*) FILTER (status = 'failed') AS failed,
+    count(*) FILTER (status = 'failed' AND tries > 0) AS failed,
     avg(gave_it::INT) AS gave_the_answer,
     avg(latency_s) FILTER (status = 'ok') AS latency_s,
     sum(tokens)::BIGINT AS tokens,

@@ -8,6 +8,7 @@ from msgspec import Meta, Raw, Struct
 
 from schemas.errors import UNREADABLE, BadRecordError
 from schemas.node import Answer
+from schemas.software import check_version, version_in
 from schemas.task import (
     DEFAULT_PRIORITY,
     Allowance,
@@ -22,6 +23,7 @@ from schemas.task import (
 )
 
 WIRE_VERSION = 1
+"""Of decisions, and of the tasks that follow from them."""
 FindingAction = Literal["accept", "flag", "more_reasoning", "cap", "reject", "stop_topic"]
 """What a supervision policy may do: nothing, a note, another round that reasons more, a bound to the score, keep the
 result out of ONE, and that with all further tasks of its topic for a while."""
@@ -68,7 +70,7 @@ class Finding(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """For how long the topic is stopped."""
 
 
-class RoundResult(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+class RoundResult(Struct, frozen=True, gc=False, omit_defaults=True):
     """What the ensemble made of one round, with its evidence."""
 
     answer: str | None
@@ -161,7 +163,7 @@ class FollowUp(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     score: float = 0.0
 
 
-class Decision(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+class Decision(Struct, frozen=True, gc=False, omit_defaults=True):
     """One entry of the log of a lane.
 
     It names the message it decides by (`kafka_topic`, `offset`) within the lane, and holds all that follows: the
@@ -222,7 +224,8 @@ class Decision(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """Of a message that is no task: its bytes, in base64, up to a limit."""
     level: int = 0
     """Of a mark: how its message runs, with all others (1), among few (2), with none (3)."""
-    version: int = WIRE_VERSION
+    version: int = 1
+    """Left out where it is 1; whoever writes a decision says `WIRE_VERSION`."""
 
 
 class DeadLetter(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
@@ -254,6 +257,7 @@ def read_decision(message: bytes) -> Decision:
 
     Raises:
         BadRecordError: it is none; someone else wrote to `tasks.results`.
+        RefusedError: a newer Aureon wrote it; to pass over it would be to decide its message again.
     """
     try:
         message.decode()  # what is kept as it is, the payload, is not looked into
@@ -262,7 +266,10 @@ def read_decision(message: bytes) -> Decision:
             for branch in decision.follow_ups:
                 read_head(branch.task)
     except UNREADABLE as error:
+        check_version("a decision", version_in(message), WIRE_VERSION)
         raise BadRecordError(f"no decision: {error}") from None
+    if decision.version > WIRE_VERSION:
+        check_version("a decision", decision.version, WIRE_VERSION)
     result = decision.result
     if decision.kind is DecisionKind.CONVERGED and result is None:
         raise BadRecordError("no decision: converged, and without a result")

@@ -90,7 +90,7 @@ class NodeState(Struct, frozen=True, gc=False, kw_only=True):
     """When this was said, in seconds since the epoch."""
 
 
-class Call(Struct, frozen=True, gc=False, kw_only=True):
+class Call(Struct, frozen=True, gc=False):
     """One question to one model on one node in one round."""
 
     topic: str

@@ -31,7 +31,7 @@ ROW_HASH = "row_hash"
 """The column that the lake's writer fills in: sha256, in hex, of the row as a line of JSON without it."""
 
 
-class Record(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+class Record(Struct, frozen=True, gc=False, omit_defaults=True):
     """Table `records`: what a logical task converged to."""
 
     lane: Count
@@ -82,7 +82,30 @@ class Record(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     row_hash: str | None = None
 
 
-class RoundRow(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+class AskedModel(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """A model that was asked in the round that a record comes of."""
+
+    node: str
+    model: str
+    version: str = ""
+    """Which one answered under the model's name, where its server says more than that."""
+    gave_it: bool
+    """Its answer is equivalent to the record's."""
+
+
+class Provenance(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """Of what a record was made, as it is in the column of that name; what is not known is left out."""
+
+    software: str = ""
+    policy: str = ""
+    supervision: str = ""
+    verifier: str = ""
+    parameters: str = ""
+    prompt: str = ""
+    models: list[AskedModel]
+
+
+class RoundRow(Struct, frozen=True, gc=False, omit_defaults=True):
     """Table `rounds`: every winning decision, with its evidence; written last of all tables."""
 
     lane: int
@@ -258,6 +281,10 @@ SUPERSEDED = "superseded"
 
 ALL_TABLES: dict[str, type[Struct]] = {SUPERSEDED: Record, **TABLES}
 """Every table that there may be, in the order in which they are committed."""
+
+AT_FIRST: dict[str, dict[str, int | str]] = {"records": {"tokens": 0}, "rounds": {"routing": "", "tokens": 0}}
+"""By table, the columns that may not be null and that the first published version had not yet, with what its rows have
+in them."""
 
 
 def micros(seconds: float) -> int:

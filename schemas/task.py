@@ -2,7 +2,7 @@
 
 import enum
 import hashlib
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Raw, Struct
@@ -74,7 +74,7 @@ class Ancestor(Struct, frozen=True, gc=False, array_like=True):
     logical_id: str
 
 
-class Origin(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+class Origin(Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
     """What Aureon itself adds to a message that follows from a decision; users never write it.
 
     Earlier rounds travel as a digest (best answer, its score, what was wrong with it, what was spent), never as their
@@ -101,9 +101,37 @@ class Origin(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, fo
     """When the first round of this logical id was handed out, in seconds since the epoch."""
     errors: tuple[str, ...] = ()
     """What went wrong in the attempts before, oldest first."""
+    root_id: str = ""
+    root_topic: str = ""
+    parent_id: str = ""
+    parent_topic: str = ""
+    depth: int = 0
+    """These five are read and never written: the first published version had them in the place of `ancestors`."""
+
+    def __post_init__(self) -> None:
+        """Take the ancestors from what the first version told of them."""
+        if not self.root_id:
+            return
+        if self.depth:
+            msgspec.structs.force_setattr(self, "ancestors", _ancestors_at_first(self))
+        for name, nothing in _AT_FIRST.items():
+            msgspec.structs.force_setattr(self, name, nothing)
 
 
-class TaskHead(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+_AT_FIRST = {"root_id": "", "root_topic": "", "parent_id": "", "parent_topic": "", "depth": 0}
+
+
+def _ancestors_at_first(origin: Origin) -> tuple[Ancestor, ...]:
+    """Root and parent are told; the id of one between them is its child's, less the ending, and its topic a guess."""
+    between, below = [], origin.parent_id
+    for _ in range(origin.depth - 2):
+        below = below.rpartition(":branch-")[0]
+        between.append(Ancestor(origin.parent_topic, below))
+    parent = [Ancestor(origin.parent_topic, origin.parent_id)] if origin.depth > 1 else []
+    return Ancestor(origin.root_topic, origin.root_id), *reversed(between), *parent
+
+
+class TaskHead(Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
     """A task but for its payload and its cause: so much of a message that follows from it a decision spells out."""
 
     topic: Topic
@@ -168,6 +196,8 @@ class PayloadView(Struct, frozen=True, gc=False):
     """Of a question for code: a program that is run after the answer, and fails where that is wrong."""
     tolerance: Annotated[float, Meta(ge=0.0, lt=1.0)] | None = None
     """Of a question for a number: how far two answers may be apart and be the same, relative to the larger."""
+    whole: Raw = msgspec.field(name="$whole", default=Raw(b"{}"))
+    """All of a payload that names a verifier, as it came."""
 
     @property
     def text(self) -> str:
@@ -175,6 +205,12 @@ class PayloadView(Struct, frozen=True, gc=False):
         if self.prompt is not None:
             return self.prompt
         return "\n\n".join(m.content for m in self.messages or ())
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """All of a payload that names a verifier, with what in it is the user's: for that verifier to look at."""
+        found: dict[str, Any] = msgspec.json.decode(self.whole)
+        return found
 
 
 AWAY = PayloadView()
@@ -207,7 +243,7 @@ def read_payload(payload: bytes) -> PayloadView:
         raise BadRecordError("nested too deeply - at `$.payload`") from None
     if not view.text.strip():
         raise BadRecordError("empty: needs `prompt` (text) or `messages` (a list) - at `$.payload`")
-    return view
+    return view if view.verifier is None else msgspec.structs.replace(view, whole=Raw(payload))
 
 
 def read_task(message: bytes) -> tuple[TaskDescriptor, PayloadView]:

@@ -22,17 +22,22 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def aureon(*arguments: str | Path, cwd: Path, stdin: str = "", timeout_s: float = 60, **variables: str) -> Finished:
-    """Run a command to its end.
+    """Run a command to its end, as `finished` does."""
+    return finished(*AUREON[1:], *arguments, cwd=cwd, stdin=stdin, timeout_s=timeout_s, **variables)
+
+
+def finished(*arguments: str | Path, cwd: Path, stdin: str = "", timeout_s: float = 60, **variables: str) -> Finished:
+    """Run Python to its end.
 
     Args:
-        arguments: the command and its arguments.
-        cwd: where it runs; its default home is below.
+        arguments: what Python is given.
+        cwd: where it runs; the default home is below.
         stdin: what it reads.
         timeout_s: then it has failed.
         variables: of its environment.
     """
     done = subprocess.run(
-        [*AUREON, *map(str, arguments)],
+        [sys.executable, *map(str, arguments)],
         cwd=cwd,
         env=environment(**variables),
         input=stdin.encode(),

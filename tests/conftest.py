@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Generator, Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.brokers import Broker, empty, new_broker
 from tests.turns import begin, turn
@@ -18,6 +19,9 @@ BROKER_FIXTURES = {"broker", "own_broker"}
 def pytest_configure(config: pytest.Config) -> None:
     """Before any test, and any process with tests."""
     begin(config)
+    # an example that waits for a processor is no slow one
+    settings.register_profile("shared machine", deadline=None)
+    settings.load_profile("shared machine")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from connectors.nodes import Node, NodeError
-from connectors.nodes.solvers.problems import MAX_PROMPT
+from connectors.nodes.solvers.reading import MAX_PROMPT
 from connectors.nodes.solvers.wire import Reply, Request, frame
 from schemas.node import Answer, Call, NodeCapabilities
 

@@ -28,9 +28,9 @@ from yarl import URL
 from connectors.nodes import Node
 from connectors.nodes.embedded import METHODS, TOPICS, SolverNode, SolverPool
 from connectors.nodes.openai import Key, OpenAINode
+from connectors.toml_file import about_fields, parse_toml, place_and_problem, read_file
 from schemas.errors import RefusedError, failure_of
 from schemas.node import Answer, Call, NodeCapabilities
-from schemas.toml_text import in_words, place_of, read_toml
 
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -115,12 +115,7 @@ def read_nodes_file(path: Path) -> NodesFile:
     Raises:
         RefusedError: it cannot be read, or something in it is wrong; names file, node and field.
     """
-    try:
-        return parse_nodes(path.read_bytes())
-    except OSError as error:
-        raise RefusedError(f"{path}: {error.strerror or error}; AUREON_NODES names it") from None
-    except RefusedError as error:
-        raise RefusedError(f"{path.name}: {error}") from None
+    return read_file(path, parse_nodes, "AUREON_NODES")
 
 
 def parse_nodes(text: bytes) -> NodesFile:
@@ -129,7 +124,7 @@ def parse_nodes(text: bytes) -> NodesFile:
     Raises:
         RefusedError: something in it is wrong; names node and field.
     """
-    document = read_toml(text)
+    document = parse_toml(text)
     if not document.get("node") and document.keys() <= set(NodesFile.__struct_fields__):
         raise RefusedError("names no node; each is a table [[node]], with at least id, kind and models")
     try:
@@ -158,7 +153,7 @@ _PATTERNS = {
 
 def _located(error: msgspec.ValidationError, document: Mapping[str, Any]) -> str:
     """Say of a validation error of which node and field it is, in the file's words."""
-    path, problem = place_of(error)
+    path, problem = place_and_problem(error)
     if path.startswith("prompts" + _SOME_KEY):
         path = path.replace(_SOME_KEY, "." + _bad_key(document["prompts"], PromptTexts), 1)
     which = _WHICH.fullmatch(path)
@@ -171,8 +166,9 @@ def _located(error: msgspec.ValidationError, document: Mapping[str, Any]) -> str
             field = field.replace(_SOME_KEY, "." + _bad_key(entry["affinity"], Share))
         place += f": {field}" if field else ""
         problem = _PATTERNS.get(field, problem) if "regex" in problem else problem
-    known = _FIELDS[re.split(r"[.\[]", path)[0]].__struct_fields__
-    return f"{place}: {in_words(problem, known)}".removeprefix(": ").replace("`", "")
+    kind = _FIELDS.get(re.split(r"[.\[]", path)[0], NodesFile)
+    problem = about_fields(problem, kind.__struct_fields__)
+    return f"{place}: {problem}".removeprefix(": ").replace("`", "")
 
 
 def _bad_key(table: Mapping[str, Any], kind: Any) -> str:
@@ -295,10 +291,10 @@ class NodeMaker:
         make = self._import(entry.kind, "kind")
         try:
             node: Node = make(entry)
-        except RefusedError:
-            raise
+        except RefusedError as error:
+            raise RefusedError(f"kind: {error}") from error
         except Exception as error:  # a user's callable; whatever is wrong is told with its place
-            raise RefusedError(f"kind={entry.kind!r} cannot be called: {failure_of(error)}") from error
+            raise RefusedError(f"kind: {entry.kind} cannot be made: {failure_of(error)}") from error
         capabilities: object = getattr(node, "capabilities", None)
         if not isinstance(capabilities, NodeCapabilities) or capabilities.node != entry.id:
             raise RefusedError(

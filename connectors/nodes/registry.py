@@ -124,7 +124,8 @@ class NodeRegistry(Generic[P]):
             raise RefusedError(f"AUREON_NODES={setting!r} cannot be called: {failure_of(error)}") from error
         for node in nodes:
             if not isinstance(getattr(node, "capabilities", None), NodeCapabilities):
-                raise RefusedError(f"AUREON_NODES={setting!r} gave {type(node).__name__}, which is no node")
+                gave = f"gave {type(node).__name__}, which has no `capabilities` of a node"
+                raise RefusedError(f"AUREON_NODES={setting!r}: {gave}")
         by_id = {node.capabilities.node: node for node in nodes}
         if len(by_id) < len(nodes):
             raise RefusedError(f"AUREON_NODES={setting!r}: two of its nodes have the same id; each needs its own")

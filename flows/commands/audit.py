@@ -5,7 +5,8 @@ from pathlib import Path
 
 import msgspec
 
-from flows.cli import FAILED, OK, say, settings_of, show
+from flows.commands.arguments import settings_of
+from flows.terminal import FAILED, OK, say, show
 from one_lake import tables
 from schemas.errors import RefusedError
 

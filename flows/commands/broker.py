@@ -4,7 +4,8 @@ import argparse
 import sys
 
 from connectors.embedded import EmbeddedBroker
-from flows.cli import OK, settings_of, show
+from flows.commands.arguments import settings_of
+from flows.terminal import OK, show
 
 LIMITS = """\
 It is for development, demos and tests, and listens on this machine only. It keeps its messages in memory, 1.5 to

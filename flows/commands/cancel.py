@@ -6,9 +6,10 @@ import time
 from connectors.cancels import Cancel, send_cancel
 from connectors.kafka import client_config
 from connectors.topics import ensure_topics
-from flows.cell import brokers_of, lanes_asked
-from flows.cli import OK, settings_of, show
+from flows.cluster import brokers_of, lanes_asked
+from flows.commands.arguments import settings_of
 from flows.commands.figures import reach
+from flows.terminal import OK, show
 from schemas.errors import RefusedError
 from schemas.ids import RESERVED_ENDING
 

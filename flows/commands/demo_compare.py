@@ -11,10 +11,10 @@ from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
-from flows.cli import OK, say
-from flows.commands.demo import STATE_FILE, DemoState, demo_settings
+from flows.commands.demo_home import STATE_FILE, DemoState, demo_settings
 from flows.commands.demo_report import Result
 from flows.settings import PREFIX
+from flows.terminal import OK, say
 from schemas.errors import RefusedError
 
 

@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 import one_lake
-from flows.cli import command_name
+from flows.batch import add_asked
 from flows.commands.examiner import Examiner, Marking
 from flows.commands.llm_figures import LlmFigures, llm_figures, llm_table
+from flows.demo_tasks import RIGHT
+from flows.terminal import command_name
 
-RIGHT = 0.99
-"""What a verifier gives at least for a right answer; some take a little off for the last decimal place."""
 WIDTH = 110
 """Where there is no terminal to ask."""
 
@@ -96,11 +96,7 @@ def evaluate(lake_dir: Path, ids: Sequence[tuple[str, str]], examiner: Examiner,
         return [score >= RIGHT for score in scores]
 
     with one_lake.connect(lake_dir) as lake:
-        topics, names = zip(*ids, strict=True)
-        lake.execute(
-            "CREATE TEMP TABLE asked AS SELECT unnest($topics) AS topic, unnest($ids) AS logical_id",
-            {"topics": list(topics), "ids": list(names)},
-        )
+        add_asked(lake, ids)
         rows = lake.execute(_TASKS).fetchall()
         converged = [row for row in rows if row[3] is not None]
         marks = mark([(_metadata(row[5]), row[2] or "") for row in converged])

@@ -11,11 +11,12 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from flows.cli import FAILED, OK, say, settings_of, show
+from flows.commands.arguments import settings_of
 from flows.commands.eval_ask import ask_models
 from flows.commands.eval_picture import picture_of
 from flows.evaluation import Bin, Figures, Question, Trial, figures_of, mean_of, read_line
 from flows.settings import Settings
+from flows.terminal import FAILED, OK, say, show
 from schemas.errors import BadRecordError, RefusedError
 
 FEWEST = 4

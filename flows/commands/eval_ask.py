@@ -10,12 +10,13 @@ import msgspec
 from connectors.ledger import CallLedger
 from connectors.nodes.registry import NodeRegistry
 from flows.budget import Budgets
-from flows.calls import Answered, CallRunner, RetryPolicy, RunnerParts
-from flows.cli import say
+from flows.calls import Answered, CallRunner, RunnerParts
 from flows.evaluation import Question, message_of
 from flows.prompts import Prompts
 from flows.settings import Settings, import_object
 from flows.steps.route import Router
+from flows.terminal import say
+from flows.tries import RetryPolicy
 from schemas.errors import RefusedError
 from schemas.node import Answer
 

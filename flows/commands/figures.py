@@ -17,7 +17,7 @@ from msgspec import Struct
 import one_lake
 from connectors.kafka import ClientConfig, admin_client, library_log, preflight
 from connectors.topics import RESULTS
-from flows.cell import INPUTS
+from flows.cluster import INPUTS
 from one_lake import tables
 from schemas.errors import UNREADABLE, TryAgainError
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from flows.cli import OK, settings_of, show
+from flows.commands.arguments import settings_of
+from flows.terminal import OK, show
 from one_lake import tables
 from one_lake.keys import FILE_NAME, public_keys, rotate, signing_key
 from schemas.errors import RefusedError

@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from flows.cli import OK, say, settings_of, show
+from flows.commands.arguments import settings_of
+from flows.terminal import OK, say, show
 from one_lake.keys import signing_key
 from one_lake.maintain import Maintained, maintain
 from one_lake.tables import is_lake

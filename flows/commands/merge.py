@@ -6,7 +6,8 @@ from pathlib import Path
 import msgspec
 
 from connectors.blobs import BlobStore
-from flows.cli import OK, say, settings_of, show
+from flows.commands.arguments import settings_of
+from flows.terminal import OK, say, show
 from one_lake import tables
 from one_lake.criteria import CRITERIA, read_criteria
 from one_lake.keys import signing_key

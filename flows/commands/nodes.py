@@ -11,9 +11,10 @@ from rich.table import Table
 
 from connectors.nodes import CheckedNode, Node, NodeError
 from connectors.nodes.registry import NodeRegistry
-from flows.cli import FAILED, OK, settings_of, show
+from flows.commands.arguments import settings_of
 from flows.prompts import Prompts
 from flows.settings import import_object
+from flows.terminal import FAILED, OK, show
 
 LIMIT_S = 5.0
 

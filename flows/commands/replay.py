@@ -1,27 +1,19 @@
 """`aureon replay`: past rounds decided again, asked again, or sent again, and what that comes to."""
 
 import argparse
-import contextlib
-import fcntl
-import shutil
-import signal
 import time
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-from bytewax.run import cli_main
 
-from flows.cli import FAILED, OK, say, settings_of, show
-from flows.commands.engine import muffled_engine
-from flows.commands.progress import bars
-from flows.replay import REDRIVE, again_of, begin, flow_of
+from flows.commands.arguments import settings_of
+from flows.replay import REDRIVE, replay
 from flows.replays.redecide import Options
 from flows.replays.report import RunReport, Totals, read_truths, redrive_report, report
 from flows.settings import Settings
+from flows.terminal import FAILED, OK, say, show
 from one_lake.runs import Run, Selection, parts_done, read_run, run_folder
-from schemas.errors import RefusedError, TryAgainError, step_log
+from schemas.errors import RefusedError
 
 
 def main(options: argparse.Namespace) -> int:
@@ -33,13 +25,13 @@ def main(options: argparse.Namespace) -> int:
     if options.action == "report" and not options.run:
         raise RefusedError("name the run: aureon replay report --run NAME; `aureon replay list` lists them")
     name: str = options.run or f"{options.action}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-    run = read_run(settings.lake_dir, name)
-    if options.action == "report":
-        if run is None:
-            raise RefusedError(f"no run {name!r} of the lake {settings.lake_dir}; `aureon replay list` lists them")
+    if options.action != "report":
+        asked = Options(verifiers=options.verify_again, comparisons=options.compare_again)
+        run = replay(settings, name, options.action, _selection(options), asked)
+    elif (there := read_run(settings.lake_dir, name)) is not None:
+        run = there
     else:
-        with _alone(settings, name):
-            run = _again(settings, name, run, options)
+        raise RefusedError(f"no run {name!r} of the lake {settings.lake_dir}; `aureon replay list` lists them")
     if run.mode == REDRIVE:
         return _tell_redrive(settings, name, run, as_json=options.json)
     told = report(settings.lake_dir, name, run, settings.blobs_url, truths)
@@ -58,69 +50,6 @@ def _selection(options: argparse.Namespace) -> Selection:
         query=options.select or "",
         dead=options.dead,
     )
-
-
-@contextlib.contextmanager
-def _alone(settings: Settings, name: str) -> Iterator[None]:
-    """One process at a run: two would do the same work."""
-    folder = run_folder(settings.lake_dir, name)
-    if not settings.lake_dir.is_dir():
-        raise RefusedError(f"no lake at {settings.lake_dir}: run `aureon run` or set AUREON_LAKE")
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "run.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TryAgainError(f"another process is at the run {name}; it goes on") from None
-        try:
-            yield
-        finally:
-            if read_run(settings.lake_dir, name) is None:  # it did not come so far
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def _again(settings: Settings, name: str, there: Run | None, options: argparse.Namespace) -> Run:
-    chosen = _selection(options)
-    if there is not None and chosen == Selection():
-        chosen = there.selection
-    elif options.action == REDRIVE:
-        chosen = msgspec.structs.replace(chosen, dead=True)
-    asked = Options(verifiers=options.verify_again, comparisons=options.compare_again)
-    run = begin(settings, name, options.action, chosen, asked)
-    done = len(parts_done(settings.lake_dir, name))
-    if done == run.parts:
-        return run
-    if done:
-        say(f"aureon: the run {name} goes on after {done:,} of {run.parts:,} parts")
-    step_log.disabled = True
-    folder = run_folder(settings.lake_dir, name)
-    with bars() as progress, contextlib.closing(again_of(settings, name, run, asked)) as again:
-        count = Counter({"parts": done})
-
-        def tell() -> None:
-            count["parts"] += 1
-            progress("parts", count["parts"], run.parts)
-
-        progress("parts", done, run.parts)
-        with _terminating(), muffled_engine(folder / "engine.log"):
-            cli_main(flow_of(settings, name, run, again, tell))
-        if again.reused:
-            say(f"aureon: {again.reused:,} finished calls were taken from the ledger of the run, and not paid again")
-    (folder / "engine.log").unlink(missing_ok=True)
-    return run
-
-
-@contextlib.contextmanager
-def _terminating() -> Iterator[None]:
-    """SIGTERM ends it as Ctrl-C does; it goes on where it was when it is run again.
-
-    Ctrl-C itself is ignored in what a script has put into the background.
-    """
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 # -- telling -------------------------------------------------------------------------------------------------------

@@ -27,15 +27,17 @@ from bytewax.run import cli_main
 from connectors.embedded import EmbeddedBroker
 from connectors.kafka import client_config
 from connectors.processes import read_pid, write_pid
-from flows.cell import NO_FOLDER, Cell
+from flows.cell import Cell
 from flows.cell_status import CellStatus
-from flows.cli import OK, say, settings_of
+from flows.cluster import NO_FOLDER
+from flows.commands.arguments import settings_of
 from flows.commands.engine import muffled_engine
 from flows.commands.figures import KafkaFigures, KafkaLook, LakeCounts, LakeLook, Rate, reach
 from flows.refine import cell_flow
 from flows.settings import Settings
 from flows.stopping import Stopping
 from flows.telemetry import shown
+from flows.terminal import OK, say
 from schemas.errors import AureonError, RefusedError, step_log
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from connectors.nodes.nodes_file import NodesFile
-from flows.cli import OK, show
+from flows.terminal import OK, show
 from schemas.blob import BlobReference
 from schemas.decision import DeadLetter, Decision, RoundResult
 from schemas.errors import RefusedError
@@ -84,9 +84,10 @@ def _task_schema() -> dict[str, Any]:
     In the structure the payload is raw bytes, since Aureon carries it untouched.
     """
     task = _tidy(msgspec.json.schema(TaskDescriptor))["$defs"]["TaskDescriptor"]
-    (_, payload, _), defs = msgspec.json.schema_components([TaskDescriptor, PayloadView, BlobReference])
+    seen = [TaskDescriptor, _without_raw_defaults(PayloadView), BlobReference]
+    (_, payload, _), defs = msgspec.json.schema_components(seen)
     view = _tidy(defs["PayloadView"])
-    del payload
+    del payload, view["properties"]["$whole"]
     # Filled in by Aureon: a producer that writes anything but the defaults is refused.
     for name in ("cause", "redrive", "origin", "task_id", "round_index", "attempt", "generation"):
         task["properties"].pop(name)
@@ -148,13 +149,14 @@ def _rebuilt_struct(struct: type[Struct]) -> type[Struct]:
 
 def _rebuilt(field: msgspec.structs.FieldInfo) -> Any:
     kind = _without_raw_defaults(field.type)
+    name = field.encode_name
     if field.required:
-        return field.name, kind, msgspec.field(name=field.encode_name)
+        return field.name, kind, msgspec.field(name=name)
     if isinstance(field.default, Raw):
-        return field.encode_name, kind, msgspec.field(default_factory=Raw)
+        return field.name, kind, msgspec.field(name=name, default_factory=Raw)
     if field.default is not msgspec.NODEFAULT:
-        return field.encode_name, kind, field.default
-    return field.encode_name, kind, msgspec.field(default_factory=field.default_factory)
+        return field.name, kind, msgspec.field(name=name, default=field.default)
+    return field.name, kind, msgspec.field(name=name, default_factory=field.default_factory)
 
 
 def _tidy(schema: Any) -> Any:

@@ -6,8 +6,9 @@ from pathlib import Path
 import msgspec
 
 import one_lake
-from flows.cli import OK, printable, say, settings_of, show
+from flows.commands.arguments import settings_of
 from flows.commands.progress import bars
+from flows.terminal import OK, printable, say, show
 from one_lake.as_of import moment
 from one_lake.search import SearchIndex, When
 

@@ -14,7 +14,8 @@ from typing import Any
 import duckdb
 
 import one_lake
-from flows.cli import FAILED, OK, say, settings_of, show
+from flows.commands.arguments import settings_of
+from flows.terminal import FAILED, OK, say, show
 from schemas.errors import RefusedError
 
 ROWS_AT_A_TIME = 1000
@@ -33,14 +34,15 @@ def main(options: argparse.Namespace) -> int:
             if options.json:
                 _print_json(lake, query)
             else:
-                _print_table(lake, query)
+                print_table(lake, query)
         except duckdb.Error as error:
             say(f"aureon: SQL: {error}")
             return FAILED
     return OK
 
 
-def _print_table(lake: duckdb.DuckDBPyConnection, query: str) -> None:
+def print_table(lake: duckdb.DuckDBPyConnection, query: str) -> None:
+    """Print what a query gives, as wide as the terminal is."""
     rows = lake.sql(query)
     if rows is None:  # a statement that gives no rows
         return

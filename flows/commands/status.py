@@ -14,8 +14,8 @@ from rich.table import Table
 
 from connectors.heartbeats import latest_states
 from connectors.kafka import client_config
-from flows.cell import brokers_of
-from flows.cli import OK, settings_of, show
+from flows.cluster import brokers_of
+from flows.commands.arguments import settings_of
 from flows.commands.figures import (
     KafkaFigures,
     KafkaLook,
@@ -29,6 +29,7 @@ from flows.commands.figures import (
 )
 from flows.commands.run import running_pid
 from flows.settings import CELLS, Settings
+from flows.terminal import OK, show
 from schemas.errors import AureonError, RefusedError
 from schemas.node import NodeState
 from schemas.supervision import CellState

@@ -12,14 +12,16 @@ import msgspec
 from msgspec import Raw
 
 from connectors.blobs import BlobStore
-from connectors.kafka import CheckedProducer, ClientConfig, client_config
+from connectors.checked_producer import CheckedProducer
+from connectors.kafka import ClientConfig, client_config
 from connectors.topics import ensure_topics
-from flows.cell import brokers_of, lanes_asked
-from flows.cli import FAILED, INTERRUPTED, OK, say, settings_of, show
+from flows.cluster import brokers_of, lanes_asked
+from flows.commands.arguments import settings_of
 from flows.commands.figures import reach
 from flows.overflow import Overflow
 from flows.settings import Settings
 from flows.steps.plan import input_topic
+from flows.terminal import FAILED, INTERRUPTED, OK, say, show
 from schemas.errors import UNREADABLE, AureonError, BadRecordError, RefusedError
 from schemas.ids import home_lane
 from schemas.task import AWAY, encode, read_task
@@ -63,8 +65,11 @@ class TaskSender:
         self.sent = 0
         """Tasks taken so far; `flush` confirms them."""
 
-    def add(self, document: bytes) -> None:
+    def add(self, document: bytes) -> tuple[str, str]:
         """Take one task.
+
+        Returns:
+            Its topic and its logical id.
 
         Raises:
             BadRecordError: it is none, or refers to a blob that is not there; says why.
@@ -94,6 +99,7 @@ class TaskSender:
         self.sent += 1
         if self._messages >= self._batch or self._bytes >= BATCH_BYTES:
             self._send()
+        return task.topic, task.logical_id
 
     def _send(self) -> None:
         for (kafka_topic, lane), (keys, messages) in self._batches.items():

@@ -6,12 +6,14 @@ from datetime import timedelta
 from bytewax.recovery import RecoveryConfig
 from bytewax.run import cli_main
 
-from flows.cli import OK, say, settings_of
+from flows.commands.arguments import settings_of
 from flows.commands.engine import muffled_engine
 from flows.commands.run import ENGINE_LOG, Interrupts, broker_of, locked, recovery_folder
+from flows.root_parts import RootParts
 from flows.root_status import RootStatus
-from flows.supervise import RootParts
+from flows.supervise import root_flow
 from flows.telemetry import shown
+from flows.terminal import OK, say
 from schemas.errors import step_log
 
 SNAPSHOT_EVERY = timedelta(seconds=5)
@@ -38,7 +40,7 @@ def main(options: argparse.Namespace) -> int:
             step_log.disabled = True  # in one process the error comes back, and is told once
             recovery = RecoveryConfig(recovery_folder(parts.state_dir), timedelta(0))
             with muffled_engine(parts.state_dir / ENGINE_LOG), interrupts.graceful():
-                cli_main(parts.flow(), epoch_interval=SNAPSHOT_EVERY, recovery_config=recovery)
+                cli_main(root_flow(parts), epoch_interval=SNAPSHOT_EVERY, recovery_config=recovery)
         finally:
             parts.close()
     say("stopped; the cells go on with what it ordered last")

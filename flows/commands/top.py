@@ -21,15 +21,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from flows.cli import OK, printable, settings_of, show
-from flows.commands.overview import (
-    LAKE_EVERY_S,
-    CellView,
-    Cluster,
-    Lake,
-    NodeView,
-    Observer,
-)
+from flows.commands.arguments import settings_of
+from flows.commands.overview import LAKE_EVERY_S, Observer
+from flows.commands.overview_cluster import CellView, Cluster, NodeView
+from flows.commands.overview_lake import Lake
+from flows.terminal import OK, printable, show
 from schemas.node import NodeHealth
 from schemas.supervision import Quarantine, Stage
 

@@ -25,10 +25,12 @@ from deltalake.exceptions import DeltaError
 from msgspec import Struct
 
 from connectors.status_server import Page, Pages, Request, StatusServer
-from flows.cli import OK, say, settings_of
-from flows.commands.overview import ALL_OF_IT, SPANS, Observer
+from flows.commands.arguments import settings_of
+from flows.commands.overview import Observer
+from flows.commands.overview_lake import ALL_OF_IT, SPANS
 from flows.commands.task_tree import find_tree
 from flows.settings import Settings, address_of
+from flows.terminal import OK, say
 from schemas.errors import AureonError
 
 HEADERS: Mapping[str, str] = {

@@ -37,8 +37,9 @@ from supervisor.xmlrpc import SupervisorTransport
 from connectors.embedded import STOP_LIMIT_S, EmbeddedBroker
 from connectors.processes import bound, read_pid, write_pid
 from connectors.whole_files import replace
-from flows.cli import INTERRUPTED, OK, REFUSED, flags_of, say, settings_of
+from flows.commands.arguments import flags_of, settings_of
 from flows.settings import CELLS, PREFIX, Settings
+from flows.terminal import INTERRUPTED, OK, REFUSED, say
 from schemas.errors import AureonError, RefusedError
 
 BROKER: Final = "broker"

@@ -8,11 +8,12 @@ import msgspec
 
 from connectors.heads import published_heads
 from connectors.kafka import client_config
-from flows.cell import brokers_of
-from flows.cli import FAILED, OK, settings_of, show
+from flows.cluster import brokers_of
+from flows.commands.arguments import settings_of
 from flows.commands.figures import reach
 from flows.commands.progress import bars
 from flows.settings import Settings
+from flows.terminal import FAILED, OK, show
 from one_lake.verify import FAULTS, Report, verify
 from schemas.errors import UNREADABLE, RefusedError
 from schemas.head import Head

@@ -22,7 +22,7 @@ from connectors.nodes.registry import NodeRegistry
 from connectors.topics import TASKS
 from flows.affinity import Affinities
 from flows.budget import Budgets, is_unlimited
-from flows.calls import Answered, CallRunner, RetryPolicy, RunnerParts
+from flows.calls import Answered, CallRunner, RunnerParts
 from flows.lane import Message
 from flows.learning import Learning, Memories
 from flows.outlook import Outlooks
@@ -40,6 +40,7 @@ from flows.steps.plan import Limits, Planner
 from flows.steps.route import PRESUMED_BEST, Router, read_strategy
 from flows.steps.supervise import Supervised, Supervision
 from flows.steps.validate import validate
+from flows.tries import RetryPolicy
 from flows.votes import RELIABILITY
 from one_lake.encode import values_of
 from one_lake.runs import Asked

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Raw
 
-from connectors.kafka import CheckedProducer, client_config
+from connectors.checked_producer import CheckedProducer
+from connectors.kafka import client_config
 from connectors.topics import ensure_topics, establish_cluster
-from flows.cell import belongs_to, brokers_of, cluster_key, fingerprint, lanes_asked
+from flows.cluster import belongs_to, brokers_of, cluster_key, fingerprint, lanes_asked
 from flows.lane import Sealer
 from flows.replays.parts import Done, Past, as_file
 from flows.settings import Settings

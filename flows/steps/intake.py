@@ -15,12 +15,13 @@ from msgspec import Struct
 from flows.lane import REDRIVE, Message, Sealer, id_key
 from flows.overflow import Overflow
 from schemas.blob import REFERENCE_START
-from schemas.decision import Decision, DecisionKind
+from schemas.decision import WIRE_VERSION, Decision, DecisionKind
 from schemas.errors import BadRecordError
 from schemas.ids import home_lane
 from schemas.task import (
     AWAY,
     DEFAULT_PRIORITY,
+    Cause,
     PayloadView,
     Redrive,
     TaskDescriptor,
@@ -53,6 +54,8 @@ class Rejected(Struct, frozen=True, gc=False):
     """In base64, up to `RAW_LIMIT` bytes."""
     task: TaskDescriptor | None = None
     """The task that it would be, if what it refers to were there."""
+    is_own: bool = False
+    """The cluster itself wrote it: a newer Aureon, since this software cannot read it."""
 
 
 class Reading(Struct, frozen=True, gc=False):
@@ -102,17 +105,22 @@ def classify(reading: Reading, kafka_topic: str, offset: int, value: bytes | Non
         digest = read_digest(task) if introduces else ""
     except BadRecordError as error:
         name = f"{kafka_topic}[{reading.lane}]@{offset}"
+        body = Rejected(f"{name}: {error}", base64.b64encode(value[:RAW_LIMIT]).decode(), referring)
+        if referring is None and (own := _own(reading, kafka_topic, value)) is not None:
+            # not what may be a dead letter; with its cause, so that a copy of what was decided stays a duplicate
+            cause = own.cause.lane, own.cause.offset, own.cause.index
+            body = msgspec.structs.replace(body, is_own=True)
         return Message(
             kafka_topic=kafka_topic,
             offset=offset,
             task_id="bad-" + hashlib.sha256(value).hexdigest()[:32] if referring is None else referring.task_id,
             topic="" if referring is None else referring.topic,
-            cause=cause if referring is not None else None,
+            cause=cause if referring is not None or body.is_own else None,
             priority=DEFAULT_PRIORITY if referring is None else referring.priority,
             size=min(len(value), RAW_LIMIT),
             verdict="bad_input",
             lane=reading.lane,
-            body=Rejected(f"{name}: {error}", base64.b64encode(value[:RAW_LIMIT]).decode(), referring),
+            body=body,
         )
     message = Message(
         kafka_topic=kafka_topic,
@@ -172,6 +180,27 @@ def seal_redrive(sealer: Sealer, task: TaskDescriptor, lane: int, offset: int) -
     return msgspec.structs.replace(task, redrive=Redrive(lane, offset, seal))
 
 
+class _Own(Struct, frozen=True, gc=False):
+    """Of a message that cannot be read, what shows that the cluster itself wrote it."""
+
+    task_id: str
+    cause: Cause
+
+
+_read_own = msgspec.json.Decoder(_Own).decode
+
+
+def _own(reading: Reading, kafka_topic: str, value: bytes) -> _Own | None:
+    """Tell whether the cluster itself wrote a message that cannot be read: a newer Aureon, then."""
+    try:
+        own = _read_own(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    cause = own.cause.lane, own.cause.offset, own.cause.index
+    is_sealed = reading.sealer.holds(own.cause.seal, cause, own.task_id, kafka_topic, reading.lane, own.cause.hash)
+    return own if is_sealed else None
+
+
 def _check_redrive(reading: Reading, task: TaskDescriptor) -> None:
     claimed = task.redrive
     if claimed is None:
@@ -213,4 +242,5 @@ def mark_of(message: Message) -> Decision:
         offset=message.offset,
         task_id=message.task_id,
         level=message.level,
+        version=WIRE_VERSION,
     )

@@ -554,16 +554,16 @@ class _Writer:
         """Ask one model."""
         task = self._task
         return Call(
-            topic=task.topic,
-            logical_id=task.logical_id,
-            generation=task.generation,
-            round_index=task.round_index,
-            attempt=task.attempt,
-            node=name[0],
-            model=name[1],
-            sample=0,
-            prompt=self._prompt,
-            answer_kind=self._kind,
-            messages=self._chat,
-            previous_answer=self._previous,
+            task.topic,
+            task.logical_id,
+            task.generation,
+            task.round_index,
+            task.attempt,
+            name[0],  # node
+            name[1],  # model
+            0,  # sample
+            self._prompt,
+            self._kind,
+            self._chat,
+            self._previous,
         )

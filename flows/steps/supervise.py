@@ -64,20 +64,20 @@ class Supervision:
         task = work.task
         origin = task.origin
         return Case(
-            result=result,
-            topic=task.topic,
-            logical_id=task.logical_id,
-            generation=task.generation,
-            round_index=task.round_index,
-            attempt=task.attempt,
-            max_rounds=self._max_rounds,
-            view=work.view,
-            answers=answered.answers,
-            spent=answered.spent,
-            spent_before=Spent(origin.calls, origin.tokens, origin.cost) if origin is not None else NOTHING,
-            allowance=answered.routed.allowance or UNLIMITED,
-            look_up=look_up,
-            get_health=get_health,
+            result,
+            task.topic,
+            task.logical_id,
+            task.generation,
+            task.round_index,
+            task.attempt,
+            self._max_rounds,
+            work.view,
+            answered.answers,
+            answered.spent,
+            Spent(origin.calls, origin.tokens, origin.cost) if origin is not None else NOTHING,
+            answered.routed.allowance or UNLIMITED,
+            look_up,
+            get_health,
         )
 
 

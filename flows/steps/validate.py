@@ -28,8 +28,9 @@ VERIFIED = 0.99
 """The confidence of an answer that its verifier accepted."""
 
 Verifier = Callable[[PayloadView, str], Any]
-"""A registered check: (payload, answer) -> is the answer right. What it returns is taken for true or false, and where
-it is false and no plain bool, its text tells why. It may raise; that counts as no verdict."""
+"""A registered check: (payload, answer) -> is the answer right. All of the payload, the user's own fields too, is in
+`payload.fields`. What it returns is taken for true or false, and where it is false and no plain bool, its text tells
+why. It may raise; that counts as no verdict."""
 
 MAX_DISSENT = 5
 MAX_DISSENT_CHARACTERS = 200
@@ -105,24 +106,27 @@ def validate(
     if verified is not None:
         confidence = VERIFIED if verified else min(confidence, 1 - VERIFIED)
         evidence = "verifier"
+    # its values in their order: by name they take five times as long
     return RoundResult(
-        answer=answer,
-        score=confidence,
-        confidence=confidence,
-        agreement=votes / len(given),
-        evidence=evidence,
-        verifier=view.verifier if check is not None else None,
-        verified=verified,
-        candidates=candidates,
-        leading=tuple([i for i, g in zip(places, groups, strict=True) if g == leading]),
-        groups=compared,
-        checks=checked,
-        abstained=len(candidates) - len(given),
-        effective_votes=effective[leading],
-        dissent=_dissent(given, groups, sizes, chances, leading) if len(sizes) > 1 else (),
-        z_score=_z_score(known, given, groups, leading) if known is not None else None,
-        parameters=known.version if known is not None else "",
-        warnings=tuple(warnings),
+        answer,
+        confidence,  # the score
+        confidence,
+        votes / len(given),
+        evidence,
+        view.verifier if check is not None else None,
+        verified,
+        candidates,
+        tuple([i for i, g in zip(places, groups, strict=True) if g == leading]),
+        compared,
+        checked,
+        len(candidates) - len(given),
+        effective[leading],
+        _dissent(given, groups, sizes, chances, leading) if len(sizes) > 1 else (),
+        _z_score(known, given, groups, leading) if known is not None else None,
+        known.version if known is not None else "",
+        (),  # supervision's flags
+        (),  # and findings
+        tuple(warnings),
     )
 
 
@@ -162,8 +166,8 @@ def _weigh(
 
 
 def _z_score(known: Votes, given: Sequence[Answer], groups: Sequence[int], leading: int) -> float | None:
-    answers = [a for a, g in zip(given, groups, strict=True) if g == leading]
-    scores = [known.z_score((a.node, a.model), a.score) for a in answers if a.score is not None]
+    scored = [a for a, g in zip(given, groups, strict=True) if g == leading]
+    scores = [known.z_score((a.node, a.model), a.score) for a in scored if a.score is not None]
     found = [z for z in scores if z is not None]
     return round(math.fsum(found) / len(found), 4) if found else None
 

@@ -125,7 +125,7 @@ class Bias(TextRule, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     USE: ClassVar[str] = "bias"
-    LEAST: ClassVar[int] = 14
+    LEAST: ClassVar[int] = 12
 
     action: FindingAction = "reject"
 

@@ -27,7 +27,7 @@ class Health(Struct, frozen=True, gc=False):
 UNKNOWN = Health()
 
 
-class Case(Struct, frozen=True, gc=False, kw_only=True):
+class Case(Struct, frozen=True, gc=False):
     """The result of a round, and what a policy may know besides. The leading answer is what is judged."""
 
     result: RoundResult
@@ -108,6 +108,11 @@ class Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An answer of fewer characters is not its concern."""
     READS_WORDS: ClassVar[bool] = False
     """An answer without a letter is not its concern."""
+
+    @property
+    def least(self) -> int:
+        """The same of this one, with its parameters."""
+        return self.LEAST
 
     @property
     def name(self) -> str:

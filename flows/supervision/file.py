@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from connectors.toml_file import about_fields, parse_toml, place_and_problem, read_file
 from flows.settings import import_object, make_object
 from flows.supervision.bias import Bias
 from flows.supervision.case import Rule
@@ -22,7 +23,6 @@ from flows.supervision.insults import Insults
 from flows.supervision.safety import Safety
 from flows.supervision.supervisor import Entry, Supervisor
 from schemas.errors import RefusedError
-from schemas.toml_text import in_words, place_of, read_toml
 
 BUILT_IN: Final[Mapping[str, type[Rule]]] = {
     rule.USE: rule
@@ -68,12 +68,7 @@ def read_supervision(path: Path) -> Supervisor:
     Raises:
         RefusedError: it cannot be read, or something in it is wrong; names file, policy and field.
     """
-    try:
-        return parse_supervision(path.read_bytes())
-    except OSError as error:
-        raise RefusedError(f"{path}: {error.strerror or error}; AUREON_SUPERVISION names it") from None
-    except RefusedError as error:
-        raise RefusedError(f"{path.name}: {error}") from None
+    return read_file(path, parse_supervision, "AUREON_SUPERVISION")
 
 
 def parse_supervision(text: bytes) -> Supervisor:
@@ -82,7 +77,7 @@ def parse_supervision(text: bytes) -> Supervisor:
     Raises:
         RefusedError: something in it is wrong; names policy and field.
     """
-    document = read_toml(text)
+    document = parse_toml(text)
     if unknown := document.keys() - {"policy"}:
         raise RefusedError(f"unknown field {min(unknown)}; there are: policy")
     tables = document.get("policy")
@@ -116,9 +111,14 @@ def _built_in(rule: type[Rule], given: Mapping[str, Any]) -> Rule:
     try:
         return msgspec.convert(given, rule)
     except msgspec.ValidationError as error:
-        path, problem = place_of(error)
-        told = in_words(problem, ("use", "topics", *rule.__struct_fields__), _ACTIONS)
-        raise RefusedError(f"{path}: {told}".removeprefix(": ")) from None
+        raise RefusedError(_told(error, rule)) from None
+
+
+def _told(error: msgspec.ValidationError, rule: type[Rule]) -> str:
+    """Say of a validation error of which field it is, in the file's words."""
+    path, problem = place_and_problem(error)
+    problem = about_fields(problem, ("use", "topics", *rule.__struct_fields__), _ACTIONS)
+    return f"{path}: {problem}".removeprefix(": ")
 
 
 def _own(use: str, given: Mapping[str, Any]) -> Any:

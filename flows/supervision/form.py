@@ -16,7 +16,6 @@ from schemas.decision import Finding, FindingAction
 from schemas.task import FORM_CHECKS, AnswerKind
 
 Characters = Annotated[int, Meta(ge=1)]
-Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 class AllowList(Rule, frozen=True, kw_only=True, forbid_unknown_fields=True):

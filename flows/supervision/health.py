@@ -5,20 +5,20 @@ one cell, another stops it when it has seen as much itself.
 """
 
 import logging
-import threading
 from collections import OrderedDict
-from collections.abc import Iterable
 from datetime import UTC, datetime
 
 import msgspec
 from msgspec import Struct
 
 from flows.logs import about
+from flows.memory import Memory
 from flows.supervision.case import UNKNOWN, Health
 from schemas.decision import Decision, Finding
 
 log = logging.getLogger(__name__)
 
+STATE_VERSION = 1
 REMEMBERED = 1000
 """Results of a topic."""
 MAX_TOPICS = 10_000
@@ -49,20 +49,18 @@ class _Counts:
 class _State(Struct, frozen=True):
     next_offsets: dict[int, int]
     topics: list[_Topic]
+    version: int = STATE_VERSION
 
 
-class TopicRecord:
+class TopicRecord(Memory):
     """What is known of the topics of a cell; threads may share it."""
 
-    name = "supervision"
+    name, version = "supervision", STATE_VERSION
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        super().__init__()
         self._topics: OrderedDict[str, _Counts] = OrderedDict()
-        self._next: dict[int, int] = {}
         self._stopped: dict[str, _Counts] = {}
-        self.changes = 0
-        """Rises with all that is learned."""
 
     def stopped(self, topic: str, now: float) -> str:
         """Say why a topic is stopped, and until when; "" where it is not."""
@@ -80,30 +78,20 @@ class TopicRecord:
             return UNKNOWN
         return Health((counts.bits & ((1 << last) - 1)).bit_count(), min(last, counts.examined))
 
-    def learn(self, lane: int, decisions: Iterable[tuple[int, Decision]]) -> None:
-        """Learn from winning decisions as read back, in log order; what was learned from before is skipped."""
-        with self._lock:
-            following = first = self._next.get(lane, 0)
-            for offset, decision in decisions:
-                if offset >= following:
-                    following = offset + 1
-                    result = decision.result
-                    if result is not None and result.answer is not None:
-                        counts = self._topics.get(decision.topic) or self._new_topic(decision.topic)
-                        rejected = 0
-                        for finding in result.findings:
-                            if finding.action == "reject":
-                                rejected = 1
-                            elif finding.action == "stop_topic":
-                                rejected = 1
-                                self._stop(decision, counts, finding)
-                                break
-                        else:
-                            counts.bits = (counts.bits << 1 | rejected) & _MASK
-                            counts.examined += counts.examined < REMEMBERED
-            if following > first:
-                self._next[lane] = following
-                self.changes += 1
+    def _take(self, decision: Decision) -> None:
+        result = decision.result
+        if result is None or result.answer is None:
+            return
+        counts = self._topics.get(decision.topic) or self._new_topic(decision.topic)
+        rejected = 0
+        for finding in result.findings:
+            if finding.action == "reject":
+                rejected = 1
+            elif finding.action == "stop_topic":
+                self._stop(decision, counts, finding)
+                return
+        counts.bits = (counts.bits << 1 | rejected) & _MASK
+        counts.examined += counts.examined < REMEMBERED
 
     def _stop(self, decision: Decision, counts: _Counts, finding: Finding) -> None:
         until = decision.decided_at + finding.pause_s

@@ -36,6 +36,11 @@ class Insults(TextRule, frozen=True, kw_only=True, forbid_unknown_fields=True):
     also: Annotated[tuple[str, ...], Meta(description="More words that insult wherever they stand.")] = ()
     allowed: Annotated[tuple[str, ...], Meta(description="Words of the list that do not count.")] = ()
 
+    @property
+    def least(self) -> int:
+        """A word that was added may be shorter than those of the list."""
+        return min([self.LEAST, *map(len, self.also)])
+
     def sees(self, text: str) -> tuple[str, str] | None:
         """Look each word up, and those that it depends on in their sentence."""
         vocabulary = _vocabulary(self.also, self.allowed)

@@ -67,6 +67,11 @@ class Safety(TextRule, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if self.classifier:
             _import(self.classifier)
 
+    @property
+    def least(self) -> int:
+        """A classifier reads the shortest answer, too."""
+        return 0 if self.classifier else self.LEAST
+
     def sees(self, text: str) -> tuple[str, str] | None:
         """Look for each kind of secret, and ask the classifier."""
         if self.secrets:

@@ -73,7 +73,7 @@ class Supervisor:
         for entry in self.entries:
             if not entry.topics or topic in entry.topics:
                 policy, rule = entry.policy, entry.policy
-                least, reads_words = (rule.LEAST, rule.READS_WORDS) if isinstance(rule, Rule) else (0, False)
+                least, reads_words = (rule.least, rule.READS_WORDS) if isinstance(rule, Rule) else (0, False)
                 found.append(_Asked(policy.examine, least, reads_words, policy))
         return tuple(found)
 

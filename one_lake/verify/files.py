@@ -20,7 +20,7 @@ from one_lake.verify.seals import Lane
 from schemas.blob import reference_in
 from schemas.errors import BadRecordError
 from schemas.ids import content_hash
-from schemas.one import ALL_TABLES, ROW_HASH, Record, arrow_schema
+from schemas.one import ALL_TABLES, AT_FIRST, ROW_HASH, Record, arrow_schema
 
 MEMORY_LIMIT = "350MB"
 """Of DuckDB; what it joins and sorts beyond it is on the disk."""
@@ -109,9 +109,8 @@ def verify_file(task: FileTask) -> FileReport:
     rows = _Rows(task, report)
     try:
         with pq.ParquetFile(path) as file:
-            schema = arrow_schema(ALL_TABLES[task.table])
             for batch in file.iter_batches(ROWS_PER_BATCH, task.groups, use_threads=False):
-                rows.take(_widened(batch, schema))
+                rows.take(_widened(task.table, batch))
     except (OSError, pa.ArrowException, UnicodeDecodeError, ValueError, KeyError) as error:
         if Fault.FILE_ALTERED not in report.faults:
             report.add(Fault.FILE_ALTERED, name, f"cannot be read: {' '.join(str(error).split())[:200]}")
@@ -144,18 +143,23 @@ def _rows_of(task: FileTask) -> str:
     return " ".join(held)
 
 
-def _widened(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+def _widened(table: str, batch: pa.RecordBatch) -> pa.RecordBatch:
     """A file from before has not all columns; one that was altered may have rows without a lane."""
+    schema = arrow_schema(ALL_TABLES[table])
     if batch.schema.equals(schema):
         return batch
-    for field in schema:
+    columns = [_column(table, batch, field) for field in schema]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _column(table: str, batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
+    if field.name in batch.schema.names:
         if not field.nullable and batch[field.name].null_count:
             raise ValueError(f"column {field.name} has rows without a value")
-    columns = [
-        batch[field.name].cast(field.type) if field.name in batch.schema.names else pa.nulls(len(batch), field.type)
-        for field in schema
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
+        return batch[field.name].cast(field.type)
+    if field.nullable:
+        return pa.nulls(len(batch), field.type)
+    return pa.array([AT_FIRST.get(table, {})[field.name]] * len(batch), field.type)
 
 
 class _Rows:

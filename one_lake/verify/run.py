@@ -83,7 +83,7 @@ def verify(
 def _read_logs(
     lake: Path, present: Sequence[str], keys: Keys, then: Moment | None, report: Report
 ) -> tuple[dict[str, TableLog], bool]:
-    """Read what can be read of the tables' logs; also tell whether some files may lack the last columns."""
+    """Read what can be read of the tables' logs; also tell whether some files may lack columns."""
     logs, differ = {}, False
     for table in reversed(present):  # `rounds`, which is committed last, first
         try:
@@ -92,7 +92,7 @@ def _read_logs(
             why = str(error.__cause__ or error).partition("\n")[0]
             report.add([*log_gaps(lake, table)] or [Finding(Fault.LOG_GAP, table, why[:200])])
             continue
-        differ = differ or tables.is_widened(opened)
+        differ = differ or tables.differ(opened, table)
         files, last = tables.files(lake, table, opened), opened.version()
         newest = last if then is None else min(last, then.versions.get(table, -1))
         try:

@@ -14,7 +14,8 @@ from unittest import mock
 
 import msgspec
 
-from connectors.kafka import CheckedProducer, client_config, read_to_end
+from connectors.checked_producer import CheckedProducer
+from connectors.kafka import client_config, read_to_end
 from connectors.nodes import NodeError
 from connectors.nodes.openai import Key, OpenAINode
 from connectors.topics import DEAD_LETTERS, DEFAULT_LANES, TASKS, ensure_topics

@@ -1,1 +1,1 @@
-"""Benchmarks: figures, not tests."""
+"""Benchmarks: figures, not tests. README.md lists them."""

@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 import msgspec
 
 import one_lake
-from connectors.kafka import CheckedProducer, client_config
+from connectors.checked_producer import CheckedProducer
+from connectors.kafka import client_config
 from connectors.topics import TASKS, ensure_topics
 from flows.steps.equivalence import number
-from tests.bench.__main__ import Bench, new_bench
+from tests.bench.bench import Bench, new_bench
 from tests.brokers import empty
 from tests.openai_server import OpenAIServer
 

@@ -22,7 +22,7 @@ from confluent_kafka import Consumer, TopicPartition
 from connectors.kafka import client_config
 from connectors.topics import RESULTS, ensure_topics
 from tests.apache_kafka import ApacheKafka
-from tests.bench.__main__ import ROOT
+from tests.bench.bench import ROOT
 from tests.bench.http import NODES, served
 from tests.chaos.load import send_many
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.bench.__main__ import ROOT, ROUNDS, Bench, new_bench
+from tests.bench.bench import ROOT, ROUNDS, Bench, new_bench
 
 LONG_S = 1.0
 LONG_AT_A_TIME = 500

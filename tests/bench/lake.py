@@ -23,7 +23,7 @@ import duckdb
 import one_lake
 from one_lake import tables
 from one_lake.keys import signing_key
-from one_lake.sink import LakeWriter
+from one_lake.writer import LakeWriter
 from schemas.ids import content_hash
 from schemas.one import TABLES, BranchRow, DeadLetterRow, Record, RoundRow, Row
 

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from tests.bench.__main__ import ROOT, ROUNDS, new_bench
+from tests.bench.bench import ROOT, ROUNDS, new_bench
 
 TASKS = 33_400
 
 
 def _steady(run: Path) -> float:
     """Rounds per second between the first part of a run and the last."""
-    parts = sorted((path.stat().st_mtime_ns, pq.read_metadata(path).num_rows) for path in run.glob("part-*.parquet"))
+    parts = sorted((path.stat().st_mtime_ns, pq.read_metadata(path).num_rows) for path in run.glob("part-0*.parquet"))
     return float(sum(rows for _, rows in parts[1:]) / (parts[-1][0] - parts[0][0]) * 1e9)
 
 

@@ -16,7 +16,7 @@ from confluent_kafka import Consumer, TopicPartition
 from connectors.kafka import client_config
 from connectors.topics import RESULTS, TASKS, ensure_topics
 from schemas.decision import DecisionKind, read_decision
-from tests.bench.__main__ import Bench, new_bench, peak_mb
+from tests.bench.bench import Bench, new_bench, peak_mb
 from tests.brokers import empty
 
 BACKLOGS = (30_000, 300_000)

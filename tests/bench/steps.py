@@ -13,7 +13,7 @@ from connectors.topics import RETRY, TASKS
 from flows.accepted import AcceptedRecords
 from flows.affinity import Affinities
 from flows.calls import Answered
-from flows.cell import INPUTS
+from flows.cluster import INPUTS
 from flows.lane import Lane, Owner, Sealer
 from flows.policies import SimpleThresholdPolicy
 from flows.settings import Settings
@@ -28,7 +28,7 @@ from flows.supervision.health import TopicRecord
 from one_lake.encode import encode_rows
 from schemas.decision import RoundResult, read_decision
 from schemas.node import Answer, NodeCapabilities
-from tests.bench.__main__ import task_message
+from tests.bench.bench import task_message
 
 
 class _Memory:

@@ -23,10 +23,11 @@ import msgspec
 from confluent_kafka import Message, Producer
 from msgspec import Struct
 
-from connectors.kafka import CheckedProducer, ClientConfig, client_config
+from connectors.checked_producer import CheckedProducer
+from connectors.kafka import ClientConfig, client_config
 from connectors.lane_reader import LaneReader, Watermarks
 from connectors.topics import RESULTS, TASKS, ensure_topics
-from tests.bench.__main__ import ROUNDS, Bench, new_bench
+from tests.bench.bench import ROUNDS, Bench, new_bench
 from tests.brokers import empty
 
 LANES = (1, 4)

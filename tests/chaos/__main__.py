@@ -51,8 +51,10 @@ def main() -> int:
         calm_s=(options.calm, options.calm + 4.0),
         tell=lambda text: print(text, file=sys.stderr, flush=True),
     )
-    options.page.write_text(result.timeline.page(f"Loss audit, {options.broker}, seed {seed}", result.table()))
-    print(result.table())
+    table = f"{result.table()}\n\n{result.vitals.table()}"
+    title = f"Loss audit, {options.broker}, seed {seed}"
+    options.page.write_text(result.timeline.page(title, table, result.vitals.picture()))
+    print(table)
     print(f"timeline: {options.page}")
     print(msgspec.json.encode(result.summary()).decode())
     return 0 if result.is_clean else 1

@@ -10,7 +10,7 @@ import msgspec
 
 import one_lake
 from connectors.topics import RESULTS
-from flows.cell import INPUTS
+from flows.cluster import INPUTS
 from one_lake import tables
 from one_lake.query import session
 from schemas.decision import Decision, DecisionKind, read_decision

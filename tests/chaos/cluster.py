@@ -70,6 +70,12 @@ class Process:
             self._command, cwd=ROOT, env=self._environment, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
         )
 
+    @property
+    def pid(self) -> int | None:
+        """Of its present life."""
+        running = self._running
+        return None if running is None or running.returncode is not None else running.pid
+
     def look(self) -> None:
         """Start it again if it died a while ago."""
         with self._lock:
@@ -205,6 +211,12 @@ class Cluster:
         except (FileNotFoundError, TryAgainError):  # it starts, or the broker does not answer
             return ()
         return next((state.lanes for state in cells if state.cell == name), ())
+
+    def alive(self) -> dict[str, tuple[int, Path]]:
+        """The cells and the root that run, by name: process id, and state folder."""
+        folders = {f"cell {n}": (c, self.home / f"state-{n}") for n, c in enumerate(self.cells, 1)}
+        every = {**folders, "root": (self.root, self.home / "root")}
+        return {name: (pid, folder) for name, (process, folder) in every.items() if (pid := process.pid) is not None}
 
     def log(self, name: str) -> str:
         """The last lines of a process."""

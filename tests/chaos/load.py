@@ -9,7 +9,8 @@ from functools import partial
 
 import msgspec
 
-from connectors.kafka import CheckedProducer, client_config
+from connectors.checked_producer import CheckedProducer
+from connectors.kafka import client_config
 from connectors.topics import TASKS
 from schemas.errors import OutcomeUnknownError
 from schemas.ids import home_lane

@@ -20,6 +20,7 @@ from tests.chaos.faults import last, possible, schedule
 from tests.chaos.load import Load, send_many
 from tests.chaos.nodes import HISTORY
 from tests.chaos.timeline import Happened, Timeline
+from tests.chaos.vitals import Vitals
 
 WARM_UP_S = 10.0
 """So long every lane has decided something before the first fault, which is compared with that."""
@@ -42,6 +43,7 @@ class Result(Struct):
     repeated_calls: int
     calls: int
     timeline: Timeline
+    vitals: Vitals
     codes: list[int | None]
     """With what the cells ended."""
 
@@ -173,7 +175,7 @@ def run(
     timeline.judge()
     found = audit(watch.follower, cluster.lake)
     calls, repeated = repeated_calls(cluster.answered, watch.follower)
-    return Result(seed, tasks, found, watch.vanished, repeated, calls, timeline, codes)
+    return Result(seed, tasks, found, watch.vanished, repeated, calls, timeline, watch.vitals, codes)
 
 
 class Watch:
@@ -183,6 +185,8 @@ class Watch:
         self.follower = LogFollower(cluster.broker.brokers, LANES, from_now=True)
         self.vanished = -1
         """Rows of the lake that a look had seen and a later one had not; known in the end."""
+        self.vitals = Vitals()
+        self._cluster = cluster
         self._reader = ReaderBeside(cluster.lake)
         self._timeline = timeline
         self._told = 0
@@ -228,6 +232,7 @@ class Watch:
                 self._tell()
             if time.monotonic() - looked > LOOK_EVERY_S:
                 self._reader.look()
+                self.vitals.look(self._timeline.now, self._cluster.alive())
                 looked = time.monotonic()
 
     def _tell(self) -> None:

@@ -19,3 +19,4 @@ def test_nothing_is_lost_whatever_fails(tmp_path: Path, figures: Callable[[str],
     assert result.is_clean, result.table()
     assert len(result.timeline.faults) >= 11
     assert result.audit.poison == 1
+    assert result.vitals.held.keys() == {"cell 1", "cell 2", "cell 3", "root"}

@@ -12,7 +12,8 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import ConfigResource, ConfigSource, ResourceType
 
-from connectors.kafka import CheckedProducer, admin_client, client_config, new_consumer
+from connectors.checked_producer import CheckedProducer
+from connectors.kafka import admin_client, client_config, new_consumer
 from connectors.topics import ALL_TOPICS, RESULTS, ensure_topics
 from tests.apache_kafka import ApacheKafkaCluster
 from tests.chaos.audit import LogFollower, PollingReader, audit

@@ -13,7 +13,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from connectors.kafka import CheckedProducer, client_config
+from connectors.checked_producer import CheckedProducer
+from connectors.kafka import client_config
 from connectors.topics import TASKS, TASKS_HIGH, ensure_topics
 from one_lake.verify import verify
 from schemas.ids import home_lane

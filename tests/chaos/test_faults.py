@@ -12,7 +12,8 @@ import pytest
 from msgspec import Struct
 
 import one_lake
-from connectors.kafka import CheckedProducer, client_config
+from connectors.checked_producer import CheckedProducer
+from connectors.kafka import client_config
 from connectors.topics import TASKS, ensure_topics
 from schemas.decision import Decision, DecisionKind
 from schemas.ids import home_lane

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import one_lake
-from connectors.kafka import CheckedProducer, client_config
+from connectors.checked_producer import CheckedProducer
+from connectors.kafka import client_config
 from connectors.topics import ensure_topics
 from one_lake.verify import verify
 from tests.aureon_command import aureon

@@ -122,8 +122,8 @@ class Timeline:
             default=0.0,
         )
 
-    def page(self, title: str, table: str) -> str:
-        """Draw it all in one picture."""
+    def page(self, title: str, table: str, more: str = "") -> str:
+        """Draw it all in one picture, with more pictures below."""
         seconds = max([*self.decided, *self.waiting, 1])
         faults = "".join(
             f'<rect x="{WIDTH * f.began / seconds:.1f}" y="0" height="{HEIGHT}" '
@@ -143,7 +143,7 @@ polyline{{fill:none;stroke-width:1.5}}.decided{{stroke:#06c}}.waiting{{stroke:#e
 <span style="color:#c00">faults</span>, named where the pointer is</p>
 <svg viewBox="0 0 {WIDTH} {HEIGHT}" width="100%">{faults}
 <polyline class="decided" points="{decided}"/><polyline class="waiting" points="{waiting}"/></svg>
-<p>0 to {seconds} s</p><pre>{escape(table)}</pre>
+<p>0 to {seconds} s</p>{more}<pre>{escape(table)}</pre>
 """
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Message
 
+from connectors.checked_producer import CheckedProducer
 from connectors.embedded import EmbeddedBroker, embedded_binary
-from connectors.kafka import CheckedProducer, client_config, preflight, read_to_end
+from connectors.kafka import client_config, preflight, read_to_end
 from connectors.topics import TASKS, ensure_topics
 from schemas.errors import RefusedError
 

@@ -11,13 +11,15 @@ from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from connectors import ledger as ledger_module
-from connectors.ledger import Begun, CallLedger, Charge, Ended, round_key
+from connectors.ledger import LEDGER_VERSION, Begun, CallLedger, Charge, Ended, round_key
 from schemas.errors import RefusedError, TryAgainError
 from schemas.node import Answer, Call
 from schemas.task import PromptMessage
+from tests.connectors.asked import a_call
 
 KEY, OTHER = b"k" * 16, b"o" * 16
 NAME = ("n", "m", 0)
@@ -30,19 +32,7 @@ def answer(text: str = "42", **fields: Any) -> Answer:
 
 def call(**fields: Any) -> Call:
     """One question."""
-    values: dict[str, Any] = {
-        "topic": "math",
-        "logical_id": "a",
-        "generation": 0,
-        "round_index": 0,
-        "attempt": 0,
-        "node": "n",
-        "model": "m",
-        "sample": 0,
-        "prompt": "?",
-        "answer_kind": "number",
-    }
-    return Call(**values | fields)
+    return a_call(**{"logical_id": "a", "prompt": "?", **fields})
 
 
 def on_loop(steps: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -258,6 +248,18 @@ def test_a_commit_of_another_version_is_refused(tmp_path: Path) -> None:
         db.execute("INSERT INTO commits (writer, at, size, body) VALUES (?, ?, ?, ?)", values)
     db.close()
     with pytest.raises(RefusedError, match=r"commit 1 cannot be read"):
+        CallLedger(tmp_path / "calls.sqlite")
+
+
+def test_a_commit_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    """Also where it could be read."""
+    CallLedger(tmp_path / "calls.sqlite")
+    body = msgspec.msgpack.encode([LEDGER_VERSION + 1, [], [], "more"])
+    with sqlite3.connect(tmp_path / "calls.sqlite") as db:
+        values = ("other", time.time(), len(body), body)
+        db.execute("INSERT INTO commits (writer, at, size, body) VALUES (?, ?, ?, ?)", values)
+    db.close()
+    with pytest.raises(RefusedError, match=rf"commit 1 has version {LEDGER_VERSION + 1}, and this software reads"):
         CallLedger(tmp_path / "calls.sqlite")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from connectors.owner_index import OwnerIndex
+from connectors.owner_index import INDEX_VERSION, OwnerIndex
 from flows.lane import Owner
 from schemas.errors import RefusedError
 
@@ -46,12 +46,42 @@ def test_the_first_owner_stays(tmp_path: Path) -> None:
     again.close()
 
 
+def test_what_was_looked_up_ahead_is_never_older_than_the_index(tmp_path: Path) -> None:
+    """Whatever is noted, kept or taken from elsewhere between the look ahead and the question."""
+    index = OwnerIndex(tmp_path / "i.sqlite")
+    index.put(A, ONE)
+    index.flush(5)
+    index.look_ahead([A, B])
+    assert (index.get(A), index.get(B)) == (ONE, None)
+    index.put(B, TWO)
+    assert index.get(B) == TWO
+    index.flush(6)
+    assert (index.get(A), index.get(B)) == (ONE, TWO)
+    index.look_ahead([key(3)])
+    assert (index.get(A), index.get(key(3))) == (ONE, None)
+    index.catch_up(iter([(key(3), TWO)]), 9)
+    assert index.get(key(3)) == TWO
+    index.look_ahead([])
+    assert index.get(A) == ONE
+    index.close()
+
+
 def test_two_processes_never_share_a_lane(tmp_path: Path) -> None:
     """The second is told that each cell needs its own folder."""
     index = OwnerIndex(tmp_path / "i.sqlite")
     with pytest.raises(RefusedError, match="its own state folder"):
         OwnerIndex(tmp_path / "i.sqlite")
     index.close()
+
+
+def test_an_index_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    """Its keys may mean something else."""
+    OwnerIndex(tmp_path / "i.sqlite").close()
+    with sqlite3.connect(tmp_path / "i.sqlite") as db:
+        db.execute(f"PRAGMA user_version = {INDEX_VERSION + 1}")
+    db.close()
+    with pytest.raises(RefusedError, match=rf"i\.sqlite has version {INDEX_VERSION + 1}, .* a newer Aureon wrote it"):
+        OwnerIndex(tmp_path / "i.sqlite")
 
 
 def test_an_index_takes_from_elsewhere_what_it_lacks(tmp_path: Path) -> None:

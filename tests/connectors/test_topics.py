@@ -7,7 +7,8 @@ import pytest
 from confluent_kafka.admin import ConfigResource, NewTopic, ResourceType
 
 import connectors.topics
-from connectors.kafka import MAX_MESSAGE_BYTES, CheckedProducer, admin_client, client_config, read_to_end
+from connectors.checked_producer import CheckedProducer
+from connectors.kafka import MAX_MESSAGE_BYTES, admin_client, client_config, read_to_end
 from connectors.topics import (
     ALL_TOPICS,
     CLUSTER_KEY,

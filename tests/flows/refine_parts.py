@@ -11,7 +11,7 @@ from pathlib import Path
 from connectors.nodes import Node
 from flows.policies import Situation, Verdict
 from flows.settings import Settings
-from one_lake.sink import LakeWriter
+from one_lake.writer import LakeWriter
 from schemas.decision import RoundResult
 from schemas.node import Answer, Call, NodeCapabilities
 from schemas.task import PayloadView

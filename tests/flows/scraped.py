@@ -2,10 +2,20 @@
 
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from flows.metrics import Described
+
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def series_names(metric: Described) -> Sequence[str]:
+    """The names under which Prometheus keeps a metric."""
+    if metric.kind == "histogram":
+        return [metric.name + "_bucket", metric.name + "_sum", metric.name + "_count"]
+    return [metric.name + "_sum", metric.name + "_count"] if metric.kind == "summary" else [metric.name]
 
 
 class Scraped:

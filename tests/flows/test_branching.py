@@ -230,6 +230,7 @@ def test_a_rule_does_not_apply_where_its_record_is_another(
             "follow_up 1 (a to b): when.matches: no regular expression as RE2 has them: missing )",
         ),
         ("[[follow", "Expected"),
+        pytest.param("x = " + "[" * 10_000, "not TOML: ", id="nested without end"),
     ],
 )
 def test_a_file_that_is_wrong_is_refused(tmp_path: Path, text: str, told: str) -> None:

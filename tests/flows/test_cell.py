@@ -1,43 +1,14 @@
 """What a cell makes of its settings before anything is connected."""
 
 import importlib.util
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
-from flows.cell import Cell, cluster_key
+from flows.cell import Cell
 from flows.settings import Settings
 from flows.steps.equivalence import Comparison
 from flows.steps.symbolic import Prover
 from schemas.errors import RefusedError
-
-
-def test_processes_that_begin_a_cluster_at_once_read_the_same_key(tmp_path: Path) -> None:
-    """Whoever finds the file finds all of it."""
-    count = 4
-    barrier = threading.Barrier(count)
-
-    def begin(path: Path) -> bytes:
-        barrier.wait()
-        return cluster_key(path)
-
-    with ThreadPoolExecutor(count) as pool:
-        for i in range(100):
-            path = tmp_path / str(i) / "cluster.key"
-            assert len(set(pool.map(begin, [path] * count))) == 1
-            assert [p.name for p in path.parent.iterdir()] == ["cluster.key"]
-            assert path.stat().st_mode & 0o777 == 0o600
-
-
-def test_a_file_that_holds_no_key_is_refused(tmp_path: Path) -> None:
-    """It is never replaced: records that were sealed with the right one need it."""
-    path = tmp_path / "cluster.key"
-    path.write_text("not a key")
-    with pytest.raises(RefusedError, match="64 hex digits"):
-        cluster_key(path)
-    assert path.read_text() == "not a key"
 
 
 def test_answers_are_compared_as_the_settings_say() -> None:

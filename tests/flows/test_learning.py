@@ -58,6 +58,23 @@ def test_what_was_learned_is_there_after_a_restart(tmp_path: Path, learning: Beg
     }
 
 
+@pytest.mark.parametrize("name", ["accepted", "affinities", "branched", "outlook", "supervision"])
+def test_a_file_of_another_version_is_left_alone(
+    tmp_path: Path, learning: Begin, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """The lake teaches instead; each file has a number, and is read again with its own."""
+    first = learning()
+    first.learn(batch(decided(*DISSENT)), 100.0)
+    first.close()
+    path = tmp_path / f"{name}.json"
+    kept = msgspec.json.decode(path.read_bytes())
+    learning().close()
+    assert not caplog.text
+    path.write_bytes(msgspec.json.encode({**kept, "version": kept["version"] + 1}))
+    learning()
+    assert f"{name}.json: it has version {kept['version'] + 1}, and this software reads" in caplog.text
+
+
 def test_of_several_processes_the_first_one_keeps_the_file(tmp_path: Path, learning: Begin) -> None:
     """Each knows the decisions of its own lanes; what one wrote would be gone with what the next one writes."""
     first, second = learning(), learning()

@@ -11,7 +11,8 @@ import msgspec
 import pytest
 
 from flows import logs
-from flows.cli import main, say
+from flows.cli import main
+from flows.terminal import say
 from schemas.decision import Decision, DecisionKind
 from tests.aureon_command import aureon
 from tests.brokers import Broker

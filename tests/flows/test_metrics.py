@@ -1,4 +1,4 @@
-"""The list of metrics, and all that names them: README, the dashboard, the alerts."""
+"""The list of metrics, and all that names them: the guide, the dashboard, the alerts."""
 
 import json
 import re
@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from flows.metrics import METRICS, Described, series_names
+from flows.metrics import METRICS, Described
 from tests.aureon_command import ROOT
+from tests.flows.scraped import series_names
+from tests.pages import guide
 
 DEPLOY = ROOT / "flows" / "deploy"
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"
@@ -83,10 +85,9 @@ def test_names_follow_the_conventions() -> None:
         assert metric.kind not in ("histogram", "summary") or metric.name.endswith("_seconds")
 
 
-def test_readme_lists_every_metric() -> None:
+def test_the_guide_lists_every_metric() -> None:
     """With its labels and what it tells, and no other."""
-    readme = (ROOT / "README.md").read_text()
-    rows = re.findall(r"^\| `(aureon_\w+)` \| (\w+) \| (.*?) \| (.*?) \|$", readme, re.MULTILINE)
+    rows = re.findall(r"^\| `(aureon_\w+)` \| (\w+) \| (.*?) \| (.*?) \|$", guide("metrics"), re.MULTILINE)
     assert rows == [
         (metric.name, metric.kind, ", ".join(f"`{label}`" for label in metric.labels), metric.tells)
         for metric in METRICS.values()

@@ -6,9 +6,11 @@ from hypothesis import strategies as st
 
 from flows.policies import (
     ConvergencePolicy,
+    CriterionPolicy,
     Outlook,
     SimpleThresholdPolicy,
     Situation,
+    Value,
     Verdict,
     make_policy,
     value_of,
@@ -64,6 +66,25 @@ class Always:
         return Verdict(converged=True, reason="always")
 
 
+def dear(settings: Settings) -> ConvergencePolicy:
+    """A user's own, of what there is."""
+    return CriterionPolicy(Value(7.0), settings.max_rounds)
+
+
+class Yes:
+    """One that gives no verdict."""
+
+    name = "yes"
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def judge(self, result: RoundResult, situation: Situation) -> bool:
+        """Take it."""
+        del result, situation
+        return True
+
+
 @pytest.mark.parametrize("text", ["threshold", "threshold(0.85)"])
 def test_threshold_accepts_from_its_score_on(text: str) -> None:
     """The bound itself is enough."""
@@ -75,7 +96,28 @@ def test_threshold_has_a_parameter() -> None:
     """And is named by it."""
     assert not judged("threshold(0.95)", 0.9).converged
     assert policy("threshold(0.95)").name == "threshold(0.95), max_rounds=3"
+    assert policy("threshold(1)").name == "threshold(1), max_rounds=3"
     assert isinstance(policy("threshold"), SimpleThresholdPolicy)
+    assert policy("threshold").name == "threshold(score>=0.85, max_rounds=3)"
+
+
+@pytest.mark.parametrize("text", ["threshold", "threshold(0.85)"])
+def test_a_round_in_which_nobody_answered_is_not_accepted(text: str) -> None:
+    """Whatever its score says."""
+    assert not judged(text, 0.9, answer=None).converged
+
+
+@pytest.mark.parametrize("text", ["threshold", "threshold(0.85)"])
+def test_the_last_round_but_one_is_not_the_last(text: str) -> None:
+    """Of three, the second."""
+    assert not judged(text, 0.1, round_index=1).converged
+
+
+def test_without_a_round_before_nothing_is_stable() -> None:
+    """Nor was anybody confident."""
+    first = Situation(round_index=0)
+    assert not first.is_stable
+    assert first.previous_confidence == 0.0
 
 
 def test_value_stops_where_a_round_costs_more_than_it_brings() -> None:
@@ -83,6 +125,15 @@ def test_value_stops_where_a_round_costs_more_than_it_brings() -> None:
     assert judged("value", outlook=Outlook(0.01, 3.0, 0.0)).converged
     assert not judged("value", outlook=Outlook(0.1, 3.0, 0.0)).converged
     assert judged("value(10)", outlook=Outlook(0.1, 3.0, 0.0)).converged
+
+
+def test_value_takes_another_round_that_costs_what_it_brings() -> None:
+    """And another call, within a round."""
+    assert not judged("value", outlook=Outlook(0.0625, 3.125, 0.0)).converged
+    worth = value_of(policy("value(50)"))
+    assert worth is not None
+    assert worth.pays(0.0625, 3.125)
+    assert not worth.pays(0.0624, 3.125)
 
 
 def test_value_counts_money_where_there_is_any() -> None:
@@ -110,6 +161,9 @@ def test_verifier_takes_a_verifiers_word_and_nothing_less() -> None:
     assert judged("verifier", verified=True, verifier="tests").converged
     assert not judged("verifier", 0.999, verified=False, verifier="tests").converged
     assert not judged("verifier", 0.999).converged
+    assert not judged("verifier", verified=True).converged
+    silent = judged("verifier", verifier="tests")
+    assert (silent.converged, silent.reason) == (False, "'tests' gave no verdict")
     spent = judged("verifier", 0.999, verified=False, verifier="tests", round_index=2)
     assert spent.exhausted
     assert not spent.converged
@@ -141,7 +195,8 @@ def test_any_takes_what_one_takes() -> None:
 
 def test_all_takes_what_all_take() -> None:
     """And tells the first that does not."""
-    assert judged("all(stability, threshold(0.8))", 0.8, stable=True).converged
+    taken = judged("all(stability, threshold(0.8))", 0.8, stable=True)
+    assert (taken.converged, taken.reason) == (True, "two rounds agree; score >= 0.8")
     assert judged("all(stability, threshold(0.8))", 0.8).reason == "not the answer of the round before"
     assert not judged("all(stability, threshold(0.8))", 0.7, stable=True).converged
 
@@ -171,6 +226,7 @@ def test_combinations_nest() -> None:
     assert policy(text).name == f"{text}, max_rounds=3"
     assert judged(text, 0.6, stable=True).converged
     assert not judged(text, 0.5, stable=True).converged
+    assert policy("any(" * 21 + "value" + ")" * 21).name.startswith("any(" * 21)
 
 
 def test_a_policy_of_ones_own_is_named_by_its_place() -> None:
@@ -178,11 +234,19 @@ def test_a_policy_of_ones_own_is_named_by_its_place() -> None:
     assert policy(OWN).name == "always"
 
 
+def test_an_own_policy_that_gives_no_verdict_is_named() -> None:
+    """Where it is asked, and not where the verdict is looked at."""
+    assert judged(OWN).reason == "always"
+    with pytest.raises(RefusedError, match=r"Yes': judge gave bool, and no flows\.policies\.Verdict$"):
+        judged(f"{__name__}:Yes")
+
+
 def test_only_value_by_itself_weighs_calls() -> None:
     """Of a combination nobody can say what a call is worth to it."""
     assert value_of(policy("value(20)")) is not None
     assert value_of(policy("any(verifier, value)")) is None
     assert value_of(policy("threshold")) is None
+    assert value_of(policy(f"{__name__}:dear")) is not None, "a user's own may be made of what there is"
 
 
 @pytest.mark.parametrize(
@@ -193,13 +257,15 @@ def test_only_value_by_itself_weighs_calls() -> None:
         ("threshold(1.5)", "1.5 is more than 1"),
         ("threshold(x)", "'x' is no number"),
         ("threshold(0.5", "')' is missing"),
+        ("threshold(0.5,", "')' is missing"),
+        ("any(value", "')' is missing"),
         ("threshold 0.5", "'0.5' stands behind the end of it"),
         ("any()", "')' is none"),
         ("any", "'(' is missing"),
         ("all(verifier; stability)", "'; stability)' is not understood"),
         ("verifier(3)", "verifier takes no number"),
         ("value(0)", "what a right answer is worth has to be more than 0"),
-        ("any(" * 40 + "value" + ")" * 40, "it is nested too deeply"),
+        ("any(" * 22 + "value" + ")" * 22, "it is nested too deeply"),
     ],
 )
 def test_a_policy_that_is_none_is_refused(text: str, said: str) -> None:

@@ -18,8 +18,9 @@ from msgspec import Struct
 
 import one_lake
 from connectors.blobs import BlobStore
+from connectors.checked_producer import CheckedProducer
 from connectors.cut_commits import CutCommits
-from connectors.kafka import CheckedProducer, client_config, read_to_end
+from connectors.kafka import client_config, read_to_end
 from connectors.topics import DEAD_LETTERS, RESULTS, TASKS, TASKS_HIGH, TASKS_NEXT, ensure_topics
 from schemas.decision import DeadLetter, DecisionKind, read_decision
 from schemas.ids import home_lane

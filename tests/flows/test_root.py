@@ -9,6 +9,7 @@ from flows.affinity import Affinities
 from flows.orders import Orders
 from flows.root import NOTES_EVERY_S, Root, Told
 from schemas.decision import Decision
+from schemas.errors import RefusedError
 from schemas.supervision import Quarantine, Stage
 from tests.flows.test_registry import cell, node
 from tests.flows.voters import answers_of, verdict_on
@@ -86,11 +87,12 @@ def test_a_root_without_a_memory_takes_the_orders_that_stand() -> None:
     assert next(a.kind for t in told for a in t.alerts) == "probation"
 
 
-def test_a_state_of_another_version_is_refused() -> None:
+def test_a_state_of_a_newer_version_is_refused() -> None:
     """And not read as something else."""
     state = msgspec.msgpack.decode(Root().encoded())
     state["version"] = 99
-    with pytest.raises(ValueError, match="version 99"):
+    state["kept"] = "in another form"
+    with pytest.raises(RefusedError, match="snapshot has version 99, and this software reads 1: a newer Aureon"):
         Root(msgspec.msgpack.encode(state))
 
 

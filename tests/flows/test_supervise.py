@@ -13,7 +13,8 @@ import msgspec
 import pytest
 
 import one_lake
-from connectors.kafka import CheckedProducer, client_config, read_to_end
+from connectors.checked_producer import CheckedProducer
+from connectors.kafka import client_config, read_to_end
 from connectors.nodes import Node
 from connectors.topics import DIRECTIVES, TASKS, ensure_topics
 from schemas.ids import home_lane

@@ -13,12 +13,13 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from connectors.kafka import CheckedProducer, client_config
+from connectors.checked_producer import CheckedProducer
+from connectors.kafka import client_config
 from connectors.status_server import Page, Request, StatusServer
 from connectors.topics import TASKS, ensure_topics
 from flows.cell import Cell
 from flows.cell_status import STALLED_AFTER_S, STARTS_WITHIN_S, CellStatus
-from flows.metrics import METRICS, Sample, Scrape, series_names
+from flows.metrics import METRICS, Sample, Scrape
 from flows.settings import Settings
 from flows.tally import MAX_TOPICS, OTHER, DecisionTally, Topics
 from schemas.decision import Decision, DecisionKind
@@ -28,7 +29,7 @@ from tests.apache_kafka import free_ports
 from tests.aureon_command import ROOT, environment, until
 from tests.brokers import Broker
 from tests.chaos.cells import CrashingCell
-from tests.flows.scraped import Scraped
+from tests.flows.scraped import Scraped, series_names
 
 LANES = 2
 TASK_COUNT = 20

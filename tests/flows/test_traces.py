@@ -10,7 +10,8 @@ import msgspec
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from connectors.kafka import CheckedProducer, client_config
+from connectors.checked_producer import CheckedProducer
+from connectors.kafka import client_config
 from connectors.otlp import MAX_WAITING, SpanExport
 from connectors.topics import TASKS, ensure_topics
 from flows.traces import spans_of

@@ -12,15 +12,12 @@ import pytest
 from connectors.ledger import CallLedger
 from connectors.nodes import Node, NodeError
 from flows import gate
-from flows.budget import Budgets
 from flows.gate import NodeGate, is_far_slower
 from flows.node_watch import NodeWatch
 from flows.settings import read_settings
 from schemas.errors import RefusedError
 from schemas.node import Answer, NodeCapabilities, NodeReport
-from schemas.task import Allowance
-from tests.flows.test_calls import (
-    OK,
+from tests.flows.call_parts import (
     FixedNodes,
     ScriptedNode,
     answered,
@@ -30,6 +27,7 @@ from tests.flows.test_calls import (
     hangs,
     routed,
     runner_of,
+    takes,
 )
 
 
@@ -70,16 +68,6 @@ def raises(error: Exception) -> Callable[[], Any]:
 
     async def part() -> Answer:
         raise error
-
-    return part
-
-
-def takes(seconds: float) -> Callable[[], Any]:
-    """A part of a script."""
-
-    async def part() -> Answer:
-        await asyncio.sleep(seconds)
-        return OK
 
     return part
 
@@ -302,51 +290,6 @@ def test_requests_at_fault_leave_the_node_to_the_others() -> None:
         assert one.is_open("m") is is_open
 
 
-def test_a_budget_of_tokens_knows_what_tries_without_an_answer_may_have_taken(tmp_path: Path) -> None:
-    """A restart makes nothing of it free again."""
-
-    async def some() -> Answer:
-        return Answer(node="n", model="m", text="42", tokens_in=10, tokens_out=10)
-
-    node = ScriptedNode(hangs, some, hangs, max_tokens=1000)
-    allowance = Allowance(tokens=1_000_000)
-    round_ = routed(call(), call(1, node="late"), allowance=allowance)
-    late = ScriptedNode(hangs, name="late", max_tokens=1000)
-    spent = []
-    for _ in range(2):
-        with runner_of(node, late, tries=2, folder=tmp_path) as runner:
-            (found,) = answered(runner, round_)
-            spent.append(found.spent.tokens)
-    assert spent[0] > 3000  # one try of the first call and two of the second
-    assert spent[1] > spent[0] + 2000  # the second call is asked again
-    with runner_of(node, late, tries=2, folder=tmp_path) as runner:
-        before = runner.new_lane()
-        runner.submit(before, [])
-        past = runner._ledger.past(next(iter(runner._ledger._past)))
-    assert past is not None
-    assert past.tokens == spent[1]
-
-
-def test_what_began_before_midnight_is_charged_to_that_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The new day does not begin in credit."""
-    today = "2026-01-01"
-    monkeypatch.setattr("flows.calls._today", lambda: today)
-    budgets = Budgets(day=Allowance(tokens=1_000_000))
-    node = ScriptedNode(takes(0.3), timeout_s=5, max_tokens=1000)
-    with runner_of(node, tries=1, folder=tmp_path, budgets=lambda: budgets) as runner:
-        lane = runner.new_lane()
-        runner.submit(lane, [routed(call())])
-        while not node.tries:
-            time.sleep(0.005)
-        today = "2026-01-02"
-        while not lane.outbox:
-            time.sleep(0.005)
-        answered(runner, routed(call(1)))
-    ledger = CallLedger(tmp_path / "calls.sqlite")
-    assert ledger.spent_on("2026-01-01")[0][:2] == (1, 0)
-    assert ledger.spent_on("2026-01-02")[0][:2] == (1, 0)
-
-
 class Broken(ScriptedNode):
     """One that cannot be checked or closed as it should."""
 
@@ -370,62 +313,6 @@ def test_a_node_that_cannot_be_checked_or_closed_harms_no_other(tmp_path: Path) 
     assert len(beats) >= 3
     ledger = CallLedger(tmp_path / "calls.sqlite")
     assert ledger.has_past
-
-
-def test_a_call_that_is_cancelled_before_it_has_begun_leaves_nothing_behind() -> None:
-    """Nobody looks at it for ever."""
-    cancelled = False
-    with runner_of(ScriptedNode(hangs, timeout_s=60), tries=1, is_cancelled=lambda _task: cancelled) as runner:
-        runner.start()
-        lane = runner.new_lane()
-
-        def both() -> None:
-            nonlocal cancelled
-            runner._open_all(lane, [routed(call())])
-            cancelled = True
-            runner._cancel_rounds()
-
-        assert runner._loop is not None
-        runner._loop.call_soon_threadsafe(both)
-        time.sleep(0.3)
-        assert [found.cancelled for found in lane.outbox] == [True]
-        assert not runner._under_way
-        assert not runner._looking
-
-
-def test_calls_in_flight_when_their_task_is_cancelled_are_counted() -> None:
-    """They may have cost something."""
-    cancelled = False
-    node = ScriptedNode(hangs, timeout_s=60, max_concurrency=2)
-    with runner_of(node, tries=1, is_cancelled=lambda _task: cancelled) as runner:
-        lane = runner.new_lane()
-        runner.submit(lane, [routed(call(), call(1), call(2))])
-        while node.tries < 2:
-            time.sleep(0.005)
-        cancelled = True
-        runner.cancel()
-        while not lane.outbox:
-            time.sleep(0.005)
-        assert lane.outbox[0].spent.calls == 2
-
-
-def test_a_lane_without_rounds_keeps_nothing_in_the_ledger(tmp_path: Path) -> None:
-    """However much another one does."""
-    with runner_of(ScriptedNode(answers, max_concurrency=100), tries=1, folder=tmp_path) as runner:
-        quiet, busy = runner.new_lane(), runner.new_lane()
-        runner.submit(quiet, [routed(call(999))])
-        while not quiet.outbox:
-            time.sleep(0.005)
-        for _ in range(3):
-            runner.snapshot(quiet)
-        for number in range(120):
-            runner.submit(busy, [routed(call(number))])
-            while len(busy.outbox) <= number:
-                time.sleep(0.001)
-            runner.snapshot(busy)
-        time.sleep(0.1)
-        (kept,) = runner._ledger._db.execute("SELECT count(*) FROM commits").fetchone()
-    assert kept < 100
 
 
 def test_too_short_a_silence_is_refused() -> None:

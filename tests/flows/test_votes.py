@@ -2,12 +2,13 @@
 
 import math
 import random
+from typing import Any
 
 import msgspec
 import pytest
 
 from flows.affinity import Affinities
-from flows.votes import Beside, ModelParameters, Parameters, Votes, read_parameters, weight_of
+from flows.votes import Beside, ModelParameters, Parameters, Tally, Votes, read_parameters, weight_of
 from schemas.node import Answer
 from schemas.task import AnswerKind, PayloadView
 from tests.flows.voters import (
@@ -162,3 +163,141 @@ def test_scores_of_unlike_models_are_made_comparable() -> None:
     assert z[1] == pytest.approx(2.0, abs=0.5)
     assert judged([Answer(node="n0", model="m", text="yes")], votes).z_score is None
     assert judged([Answer(node="new", model="m", text="yes", score=0.9)], votes).z_score is None
+
+
+# -- to the digit --------------------------------------------------------------------------------------------------
+
+A, B, C, D = (("a", "m"), ("b", "m"), ("c", "m"), ("d", "m"))
+
+
+def weighing(*weights: tuple[tuple[str, str], float], **fields: Any) -> Votes:
+    """Votes of models of these weights; nearly nothing is left for what nobody gave."""
+    models = tuple([ModelParameters(*name, weight) for name, weight in weights])
+    return Votes(Parameters(**{"topic": "math", "models": models, "nobody": -50.0, **fields}))
+
+
+def test_a_vote_counts_what_its_reliability_says_within_bounds() -> None:
+    """Log(r·m / (1 - r)), with ten other answers where nothing else is known."""
+    assert weight_of(0.6) == pytest.approx(math.log(15))
+    assert weight_of(0.8, 1.0) == pytest.approx(math.log(4))
+    assert weight_of(0.0) == weight_of(0.02) == pytest.approx(math.log(0.2 / 0.98))
+    assert weight_of(0.03) > weight_of(0.02)
+    assert weight_of(1.0) == weight_of(0.98) == pytest.approx(math.log(490))
+    assert weight_of(0.97) < weight_of(0.98)
+
+
+def test_what_nobody_gave_weighs_as_many_answers_as_are_left() -> None:
+    """And hardly anything where more were given than there are thought to be."""
+    votes = Votes(Parameters(topic="math"))
+    assert votes.nobody(1) == pytest.approx(math.log(10))
+    assert votes.nobody(10) == pytest.approx(0.0)
+    assert votes.nobody(11) == votes.nobody(12) == pytest.approx(math.log(0.05))
+    assert Votes(Parameters(topic="math", alternatives=1.0)).nobody(1) == pytest.approx(0.0)
+
+
+def test_parameters_that_say_nothing_are_a_plain_vote() -> None:
+    """Also those that were written long ago."""
+    votes = Votes(read_parameters(b'{"topic":"math"}'))
+    assert votes.parameters.format == 1
+    assert votes.tally((A, B), (0, 0)) == Tally((0.957447,), (2.0,), 0)
+    assert votes.tally((A, B, C), (0, 1, 0)).chances == (0.903614, 0.060241)
+    plain = Votes(read_parameters(b'{"topic":"math","models":[["a","m",2.0]]}'))
+    assert plain.parameters.models[0] == ModelParameters("a", "m", 2.0, 0.0, 0.0, 0.0)
+    assert plain.z_score(A, 0.5) is None
+    with pytest.raises(ValueError, match="topic"):
+        read_parameters(b"{}")
+
+
+def test_the_version_of_parameters_does_not_depend_on_the_order_of_their_evidence() -> None:
+    """It is that of what they say."""
+    one, other = (Votes(Parameters(topic="math", evidence=e)) for e in ({"a": 1.0, "b": 2.0}, {"b": 2.0, "a": 1.0}))
+    assert one.version == other.version
+
+
+def test_a_chance_is_a_share_of_all_scores() -> None:
+    """Each with its temperature, what verdicts add to its models, and what its answers say."""
+    models = (ModelParameters("a", "m", 2.0, 0.5), ModelParameters("b", "m", 1.0, -0.25))
+    fields: dict[str, Any] = {
+        "models": models,
+        "temperature": 0.5,
+        "nobody": 0.75,
+        "evidence": {"sums": 2.0, "z": -1.0},
+    }
+    votes = Votes(Parameters(topic="math", **fields))
+    evidence = [{"sums": 0.5, "z": 0.25}, {"sums": 0.0, "z": 1.0}]
+    first = 0.5 * (2.0 + weight_of(0.6)) + 0.5 + 2.0 * 0.5 - 0.25
+    second = 0.5 * 1.0 - 0.25 - 1.0
+    nobody = 0.5 * math.log(9) + 0.75
+    whole = math.exp(first) + math.exp(second) + math.exp(nobody)
+    tally = votes.tally((A, B, C), (0, 1, 0), evidence)
+    assert tally.chances == (round(math.exp(first) / whole, 6), round(math.exp(second) / whole, 6))
+    assert tally.effective == (2.0, 1.0)
+    without = votes.tally((A, B, C), (0, 1, 0))
+    assert without.chances != tally.chances
+    assert votes.tally((A, B, C), (0, 1, 0), [{"sums": 0.0, "z": 0.0}] * 2).chances == without.chances
+    assert votes.tally((A, B, C), (0, 1, 0)) == without
+    assert votes.tally((A, B, C), (0, 1, 1)) != without
+
+
+def test_the_weightiest_vote_is_no_more_than_certain() -> None:
+    """However much it weighs."""
+    assert weighing((A, 800.0), (B, -800.0)).tally((A, B), (0, 1)).chances == (1.0, 0.0)
+    assert weighing((A, -800.0), nobody=800.0).tally((A,), (0,)).chances == (0.0,)
+
+
+def test_of_several_votes_that_were_given_before_the_one_that_tells_most_of_it_counts() -> None:
+    """The weightiest vote goes first; what another adds to it is told by the pair, in that order."""
+    beside = (Beside(*B, *A, 0.1), Beside(*C, *A, -0.5), Beside(*C, *B, 0.1), Beside(*A, *B, 9.0))
+    votes = weighing((A, 3.0), (B, 2.0), (C, 1.0), beside=beside)
+    total, shares = votes.shares([C, A, B, A])
+    assert shares == {A: 1.0, B: pytest.approx(0.05), C: pytest.approx(0.1)}
+    assert total == pytest.approx(3.2)
+    third = weighing((A, 3.0), (B, 3.0), beside=(Beside(*A, *B, 1.0), Beside(*B, *A, 1.0)))
+    assert third.tally((A, B), (0, 0)).effective == (1.333,)
+    assert weighing((A, 0.0)).shares([A]) == (0.0, {A: 1.0})
+    assert votes.tally((A, B, C), (0, 0, 0)).effective == (1.15,)
+
+
+def test_a_models_score_is_compared_with_what_it_usually_gives() -> None:
+    """In its own standard deviations."""
+    votes = Votes(Parameters(topic="math", models=(ModelParameters("a", "m", 1.0, 0.0, 0.5, 0.2),)))
+    assert votes.z_score(A, 0.9) == pytest.approx(2.0)
+    assert votes.z_score(A, 0.4) == pytest.approx(-0.5)
+    assert votes.z_score(B, 0.9) is None
+
+
+@pytest.mark.parametrize(
+    "best,second,third,leading",
+    [
+        (4.0, 2.4, 2.4, 1),  # twice as likely as the answer of the best
+        (4.0, 3.0, 3.0, 0),  # seven times
+        (4.0, 3.5, 0.9, 1),  # it is the best by as much as it takes
+        (3.9, 3.5, 0.9, 0),  # and here by less
+        (4.0, 2.0, 2.0 + math.log(3), 1),  # three times as likely, and not more
+        (4.0, 1.0, 1.0, 1),  # it is the likeliest itself
+    ],
+)
+def test_a_model_that_clearly_does_best_is_deferred_to(best: float, second: float, third: float, leading: int) -> None:
+    """Unless another answer is more than three times as likely as its own."""
+    votes = weighing((A, best), (B, second), (C, third))
+    assert votes.tally((B, C, A), (0, 0, 1)).leading == leading
+
+
+def test_how_well_a_model_does_is_what_its_vote_counts_by_itself() -> None:
+    """With its temperature, and what verdicts add; one model, or one answer, is nobody to choose among."""
+    models = (ModelParameters("a", "m", 2.0, 1.5), ModelParameters("b", "m", 4.0), ModelParameters("c", "m", 3.4))
+    votes = Votes(Parameters(topic="math", models=models, temperature=0.5, nobody=-50.0))
+    assert (
+        votes.tally((B, C, A), (0, 0, 1)).leading == 0
+    )  # 2.0, 1.7 and 2.5: by 0.5; 3.7 to 2.5 is more than three times
+    assert votes.tally((B, A), (0, 1)).leading == 1
+    assert votes.tally((C, B), (0, 1)).leading == 1
+    for weight, leading in ((3.5, 1), (3.0, 0)):  # beside 2.7 of a model of which nothing is known
+        known = weighing((A, weight), evidence={"doubt": -1.0})
+        assert known.tally((D, A), (0, 1), [{"doubt": 0.0}, {"doubt": 1.0}]).leading == leading
+    two = weighing((A, 4.0), (B, 3.4), evidence={"doubt": -1.0})
+    assert two.tally((B, A), (0, 1), [{"doubt": 0.0}, {"doubt": 1.0}]).leading == 1
+    assert weighing((A, 1.0)).tally((A, A, A), (0, 1, 1)).leading == 0
+    assert weighing((A, 4.0), (B, 1.0)).tally((A, B), (0, 0)).leading == 0
+    assert weighing().tally((A, B), (0, 1)).leading == 0
+    assert weighing((A, 4.0)).tally((A, B, A), (0, 1, 1)).leading == 1

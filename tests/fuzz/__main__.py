@@ -34,12 +34,12 @@ _FORMULAS = ("flows.steps.equivalence", "flows.steps.formulas", "flows.steps.poi
 _LEARNED = ("flows.affinity", "flows.outlook", "flows.accepted", "flows.branched", "flows.supervision.health")
 WATCHED: Mapping[str, tuple[str, ...]] = {
     "task": ("schemas.task", "schemas.ids", "schemas.blob", "flows.steps.intake", "flows.overflow", "connectors.blobs"),
-    "nodes_file": ("connectors.nodes.nodes_file", "schemas.toml_text", "flows.prompts", "tomllib"),
-    "branching_file": ("flows.branching", "flows.prompts", "flows.patterns", "schemas.toml_text", "tomllib"),
-    "supervision_file": ("flows.supervision", "flows.patterns", "schemas.toml_text", "tomllib"),
+    "nodes_file": ("connectors.nodes.nodes_file", "connectors.toml_file", "flows.prompts", "tomllib"),
+    "branching_file": ("flows.branching", "flows.prompts", "flows.patterns", "connectors.toml_file", "tomllib"),
+    "supervision_file": ("flows.supervision", "flows.patterns", "connectors.toml_file", "tomllib"),
     "gate_file": ("one_lake.gate",),
     "settings": ("flows.settings", "flows.policies", "flows.steps.route", "one_lake.as_of", "one_lake.criteria"),
-    "command_line": ("flows.cli", "flows.settings"),
+    "command_line": ("flows.commands.arguments", "flows.settings"),
     "openai_answer": ("connectors.nodes.openai", *_ANSWERS),
     "http_header": ("connectors.nodes.openai", "email"),
     "http_reply": ("connectors.nodes.openai", "aiohttp"),
@@ -47,14 +47,14 @@ WATCHED: Mapping[str, tuple[str, ...]] = {
     "cut": ("flows.cut",),
     "broadcast": ("connectors.cancels", "flows.orders", "flows.affinity", "flows.counts", "flows.votes"),
     "learned": (*_LEARNED, "flows.counts", "flows.votes", "flows.root", "flows.registry"),
-    "state_file": ("flows.cell", "one_lake.keys", "connectors.sandbox"),
+    "state_file": ("flows.cluster", "one_lake.keys", "connectors.sandbox"),
     "ledger": ("connectors.ledger", "connectors.owner_index"),
     "lake_file": ("one_lake.seals", "one_lake.keys", "one_lake.runs"),
     "lines": ("flows.evaluation", "flows.commands.submit", "flows.replays.report", "schemas.task"),
     "answer_text": (*_ANSWERS, *_FORMULAS),
     "comparison": (*_FORMULAS, "connectors.nodes.quantities", "connectors.nodes.solvers.expressions"),
     "supervised": ("flows.supervision",),
-    "prompt": ("connectors.nodes.solvers.problems", "connectors.nodes.solvers.expressions"),
+    "prompt": ("connectors.nodes.solvers.reading", "connectors.nodes.solvers.expressions"),
 }
 """Whose coverage guides a target: to watch all would take minutes before it begins."""
 

@@ -32,7 +32,7 @@ from connectors.nodes.nodes_file import NodeMaker, parse_nodes
 from connectors.nodes.openai import Key, OpenAINode, _read_completion, _read_models, _Request, retry_after
 from connectors.nodes.quantities import read as read_quantity
 from connectors.nodes.signals import signals_of
-from connectors.nodes.solvers.problems import read as read_problem
+from connectors.nodes.solvers.reading import read as read_problem
 from connectors.owner_index import OwnerIndex
 from connectors.sandbox import _last_report
 from connectors.topics import RETRY, TASKS
@@ -40,8 +40,8 @@ from flows.accepted import AcceptedRecords
 from flows.affinity import Affinities
 from flows.branched import BranchedContents
 from flows.branching import ConvergedRecord, DeclaredAffinities
-from flows.cell import belongs_to, cluster_key
-from flows.cli import make_parser, settings_of
+from flows.cluster import belongs_to, cluster_key
+from flows.commands.arguments import make_parser, settings_of
 from flows.commands.submit import read_lines, with_topic
 from flows.cut import decode_cut, encode_cut, joined, pieces_of
 from flows.evaluation import message_of, read_line
@@ -362,7 +362,7 @@ def http_reply(data: bytes) -> None:
 
 def decision(data: bytes) -> None:
     """An entry of `tasks.results`, and all that follows from it."""
-    with told(BadRecordError):
+    with told(BadRecordError, RefusedError):
         found = read_decision(data)
         for memory in (Affinities(), Outlooks(), TopicRecord(), AcceptedRecords(), BranchedContents(), Root()):
             memory.learn(0, [(3, found)])
@@ -374,13 +374,13 @@ def decision(data: bytes) -> None:
 
 def cut(data: bytes) -> None:
     """A cut: that of a snapshot, and the pieces that a group's commit has."""
-    with told(LogMismatchError):
+    with told(LogMismatchError, RefusedError):
         found = decode_cut(data)
         assert decode_cut(encode_cut(found)) == found
         common, pieces = pieces_of(found)
         assert joined(common, pieces) == found or not found.topics
     common, _, piece = data.decode(errors="replace").partition("\n")
-    with told(LogMismatchError):
+    with told(LogMismatchError, RefusedError):
         joined(common, {"tasks.global": piece})
 
 
@@ -417,7 +417,7 @@ def learned(data: bytes) -> None:
             again.restore(memory.encoded())
             for topic in list(memory._topics) if isinstance(memory, Affinities) else ():
                 memory.votes(topic, 1.0)
-    with told(RefusedError, naming="recovery"):
+    with told(RefusedError):
         Root(data)
 
 
@@ -458,7 +458,7 @@ def ledger(data: bytes) -> None:
             with contextlib.closing(sqlite3.connect(path)) as db:
                 db.execute("INSERT INTO commits (writer, at, size, body) VALUES ('x', 9e12, 1, ?)", (row,))
                 db.commit()
-        with told(RefusedError, naming="calls.sqlite"):
+        with told(RefusedError):
             asyncio.run(CallLedger(path).close())
     owners = folder() / "lane-0000.sqlite"
     _cleared(owners).write_bytes(data)

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import one_lake
 from one_lake.keys import SigningKey
-from one_lake.sink import LakeWriter
+from one_lake.writer import LakeWriter
 from schemas.ids import content_hash
 from schemas.one import TABLES, BranchRow, DeadLetterRow, Record, RoundRow, Row
 

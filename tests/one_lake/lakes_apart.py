@@ -7,7 +7,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from one_lake.keys import SigningKey
-from one_lake.sink import LakeWriter
+from one_lake.writer import LakeWriter
 from schemas.one import Row
 from tests.one_lake.lake_data import branch, dead_letter, hash_at, record, round_row
 

@@ -1,6 +1,7 @@
 """The audit: what is not as expected of the whole lake is told, and the pages show it."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def test_a_sound_lake_meets_all_of_it(tmp_path: Path) -> None:
     for _ in range(2):
         done = aureon("audit", "--home", tmp_path, "--docs", tmp_path / "pages", cwd=tmp_path, timeout_s=120)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "3 records of 2 topics: 42 of 42 expectations are met" in done.stdout
+        assert re.search(r"3 records of 2 topics: (\d\d) of \1 expectations are met", done.stdout)
         assert done.stderr == ""
     page = (tmp_path / "pages" / "index.html").read_text()
     assert "topics" in page

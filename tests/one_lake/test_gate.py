@@ -16,8 +16,8 @@ from one_lake.encode import encode_rows, record_batch
 from one_lake.expectations import derived, suite
 from one_lake.gate import Judged, QualityGate, Refused, configurations_of
 from one_lake.gating import Routes
-from one_lake.sink import LakeWriter, _by_table
 from one_lake.verify import verify
+from one_lake.writer import LakeWriter, _by_table
 from schemas.errors import RefusedError
 from schemas.one import Record, Row
 from tests.one_lake.lake_data import CLUSTER, KEY, dead_letter, decision, record, round_row

@@ -21,9 +21,9 @@ from one_lake import maintain as maintaining
 from one_lake import tables
 from one_lake.maintain import MIN_RETENTION_S, maintain
 from one_lake.seals import entries
-from one_lake.sink import LakeWriter
 from one_lake.staged import StagedFile
 from one_lake.verify import Fault, verify
+from one_lake.writer import LakeWriter
 from schemas.errors import BadRecordError, RefusedError, TryAgainError
 from schemas.one import TABLES, arrow_schema
 from tests.one_lake.lake_data import KEY, decisions, expected_names, held, lake_writer, names

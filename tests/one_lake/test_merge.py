@@ -15,8 +15,8 @@ from one_lake import tables
 from one_lake.criteria import CRITERIA, read_criteria
 from one_lake.maintain import maintain
 from one_lake.merge import Merged, merge
-from one_lake.sink import LakeWriter
 from one_lake.verify import Fault, verify
+from one_lake.writer import LakeWriter
 from schemas.errors import RefusedError
 from schemas.one import ALL_TABLES
 from tests.one_lake.lake_data import round_row

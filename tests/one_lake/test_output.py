@@ -8,7 +8,7 @@ import pytest
 
 import one_lake
 from one_lake.output import LaneRows, OneSink
-from one_lake.sink import LakeWriter
+from one_lake.writer import LakeWriter
 from schemas.head import Head
 from tests.one_lake.lake_data import lake_writer, record, round_row
 

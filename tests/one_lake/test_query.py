@@ -12,7 +12,7 @@ import one_lake
 from connectors.blobs import BlobStore
 from one_lake import tables
 from one_lake.query import recent_rounds
-from one_lake.sink import LakeWriter
+from one_lake.writer import LakeWriter
 from schemas.blob import BlobReference
 from schemas.errors import RefusedError
 from schemas.one import TABLES, Row, micros

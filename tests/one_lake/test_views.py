@@ -73,6 +73,16 @@ def test_nodes_tell_how_each_model_did(lake: Path) -> None:
     ]
 
 
+def test_a_call_that_was_never_made_is_not_told_as_asked_or_failed(tmp_path: Path) -> None:
+    """As where the budget was spent, or nobody counted on its node."""
+    writer = lake_writer(tmp_path)
+    never, failed = ({"node": "a", "model": "ma", "status": "failed", "error": "x", "tries": n} for n in (0, 3))
+    writer.add(round_of(0, [said("a", "2"), never, failed], {0}))
+    writer.flush()
+    writer.close()
+    assert ask(tmp_path, "SELECT asked, answered, failed FROM nodes") == [(2, 1, 1)]
+
+
 def test_agreement_counts_pairs(lake: Path) -> None:
     """Of the rounds that converged; two that are wrong together agree if they say the same."""
     query = "SELECT one_model, other_model, together, agreed, share FROM agreement ORDER BY ALL"

@@ -92,7 +92,7 @@ def test_another_process_may_come_in_between(old_lake: Path, monkeypatch: pytest
     """It has marked the table, or widened it as well, since this one looked at it."""
     looked, others = tables._lacking, [steps]
 
-    def look(opened: DeltaTable, table: str) -> list[Field]:
+    def look(opened: DeltaTable, table: str) -> list[Field] | None:
         lacking = looked(opened, table)
         if table == "rounds" and lacking and others:
             other = DeltaTable(tables.folder(old_lake, table))

@@ -1,6 +1,6 @@
 """What has to be true when all is at rest, told from the logs and the lake alone, by nothing that the lane says.
 
-It reads each log from its beginning, as DESIGN.md's rules 1 to 4 do, with sets where the lane has numbers.
+It reads each log from its beginning, as the design's rules 1 to 4 do, with sets where the lane has numbers.
 """
 
 from flows.lane import ALONE, CauseName

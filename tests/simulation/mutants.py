@@ -1,4 +1,4 @@
-"""Each rule of DESIGN.md left out, one at a time; a schedule has to fail without it.
+"""Each rule of the design left out, one at a time; a schedule has to fail without it.
 
 All of these are in the tests only: the product has no switch for any of them.
 """
@@ -14,8 +14,9 @@ from msgspec import Struct
 from flows.cut import Cut, TopicCut, encode_cut
 from flows.lane import ALONE, Entry, Lane, Message, id_key
 from schemas.decision import DecisionKind
+from tests.simulation.process import Cell, Slot
 from tests.simulation.schedule import TRUE, Kind, Rules
-from tests.simulation.world import NEXT, RETRY, Cell, Folder, Index, Lake, Parsed, Redriver, Row, Slot, Task
+from tests.simulation.world import NEXT, RETRY, Folder, Index, Lake, Parsed, Redriver, Row, Task
 from tests.simulation.world import Entry as Said
 
 # -- the log decides -----------------------------------------------------------------------------------------------
@@ -59,7 +60,7 @@ class NoTaskIdCheck(Lane):
     def log(self, offset: int, entry: Entry) -> bool:
         """Take any entry for the message with its name."""
         source = self._inputs[entry.kafka_topic]
-        message = self._under_way.get((entry.kafka_topic, entry.offset)) or self._find(source, entry.offset)
+        message = self._find(source, entry.offset) if entry.offset >= source.low else None
         if message is None:
             return super().log(offset, entry)
         own, message.task_id = message.task_id, entry.task_id
@@ -237,6 +238,25 @@ class DoubleDropped(Lane):
             self._repeated(self._inputs[message.kafka_topic], message)
         else:
             super()._admit(message)
+
+
+class AdmittedWhenDue(Lane):
+    """A delayed message is admitted when it is due, also where it was decided by then."""
+
+    def _admit_due(self, now: float) -> None:
+        for source in self._inputs.values():
+            while source.delayed and source.delayed[0].due_at <= now:
+                self._admit(source.delayed.popleft())
+
+
+class DoublesWaitUntilDue(Lane):
+    """A delayed message whose id has an owner waits like any other: fewer are suspect than the life before had."""
+
+    def read(self, message: Message) -> None:
+        """Look for no owner before it is due."""
+        key, message.key = message.key, None if message.due_at else message.key
+        super().read(message)
+        message.key = key
 
 
 class NoOwners(Lane):
@@ -659,6 +679,8 @@ _mutant(RetryForwarded)
 _mutant(ForgedCausesAccepted)
 _mutant(SealWithoutPlace, schedules=400)
 _mutant(DoubleDropped)
+_mutant(AdmittedWhenDue, schedules=400)
+_mutant(DoublesWaitUntilDue, schedules=1300)
 _mutant(NoOwners, schedules=400)
 _mutant(MovedSkipsIds)
 _mutant(BranchesSkipIds, schedules=300)

@@ -16,15 +16,15 @@ from flows.cut import decode_cut, newest
 from flows.lane import Lane
 from schemas.errors import LogMismatchError
 from tests.simulation.invariants import Check
+from tests.simulation.process import Cell, CrashError
 from tests.simulation.world import (
     GLOBAL,
     HIGH,
     INPUTS,
     NEXT,
+    RETRY,
     TOPICS,
-    Cell,
     Chances,
-    CrashError,
     Folder,
     Lake,
     Redriver,
@@ -141,6 +141,7 @@ class Schedule:
         if self.kind == "general" and self.cancelling.random() < 0.2:
             self.cancels = 1 + int(self.cancelling.random() * 3)
         self.plan_redrives(seed, chances)
+        self.plan_delays(seed)
         self.bursts = draw() if draw() < 0.4 else 0.0
         if self.kind == "broker" and draw() < 0.6:  # much is above the low-waters when it happens
             chances.epoch, chances.gap = 0.01, 0.3 * draw()
@@ -171,6 +172,11 @@ class Schedule:
         if self.kind == "general" and self.redriving.random() < 0.5:
             self.redrives = 1 + int(self.redriving.random() * 6)
             chances.dead = max(chances.dead, 0.2 * self.redriving.random())
+
+    def plan_delays(self, seed: int) -> None:
+        """Decide how often a user sends to where retries are delayed; apart from the rest, too."""
+        self.delaying = Random(seed ^ 0xDE1A7)
+        self.delayed = 0.5 if self.kind == "general" and self.delaying.random() < 0.2 else 0.0
 
     # -- processes
 
@@ -219,6 +225,8 @@ class Schedule:
         name = self.names[int(draw() * len(self.names))]
         topic = TOPICS[int(draw() < 0.25)]
         kafka_topic = GLOBAL if draw() < 0.7 else HIGH if draw() < 0.9 else NEXT
+        if self.delayed and self.delaying.random() < self.delayed:
+            kafka_topic = RETRY
         lane = home(name, world.lanes)
         if draw() < self.misplaced:
             lane = int(draw() * world.lanes)

@@ -1,4 +1,4 @@
-"""The lane is exact through any schedule, and no rule of DESIGN.md can be left out of it."""
+"""The lane is exact through any schedule, and no rule of the design (flows/guide/design.md) can be left out of it."""
 
 from collections.abc import Callable
 from itertools import pairwise

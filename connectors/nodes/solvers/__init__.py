@@ -9,7 +9,8 @@ A method that cannot read a prompt, or has not got to an answer within its effor
 
 from typing import Any, NamedTuple
 
-from connectors.nodes.solvers.problems import FACTORS_JOIN, Equation, Factorize, Problem
+from connectors.nodes.solvers.problems import Equation, Factorize, Problem
+from connectors.nodes.solvers.writing import FACTORS_JOIN
 
 BASE_STEPS = 16_384
 """Of a search in its first round, a few milliseconds: most tasks need no more. A later round takes four times as many,

@@ -36,12 +36,9 @@ from connectors.nodes.solvers.problems import (
     Identity,
     Problem,
     RealRoots,
-    decimal_text,
-    hexadecimal_text,
-    polynomial_text,
-    read,
-    roots_text,
 )
+from connectors.nodes.solvers.reading import read
+from connectors.nodes.solvers.writing import decimal_text, hexadecimal_text, polynomial_text, roots_text
 
 DOUBLE_BITS = 53
 BASE_NODES = 16

@@ -14,7 +14,6 @@ from fractions import Fraction
 from connectors.nodes.solvers import BASE_STEPS, PROVEN, Solution, effort, solution
 from connectors.nodes.solvers.expressions import Name, Node, Number, UndefinedError, evaluate, exact, names
 from connectors.nodes.solvers.problems import (
-    FACTORS_JOIN,
     Circuit,
     Claim,
     ConvertBase,
@@ -29,11 +28,9 @@ from connectors.nodes.solvers.problems import (
     RunProgram,
     SelfReference,
     Sudoku,
-    digits_text,
-    inhabitants_text,
-    read,
-    rows_text,
 )
+from connectors.nodes.solvers.reading import read
+from connectors.nodes.solvers.writing import FACTORS_JOIN, digits_text, inhabitants_text, rows_text
 
 
 class _OutOfStepsError(Exception):

@@ -13,7 +13,6 @@ import sympy
 from connectors.nodes.solvers import PROVEN, Solution, effort, solution
 from connectors.nodes.solvers.expressions import UndefinedError, exact, polynomial
 from connectors.nodes.solvers.problems import (
-    FACTORS_JOIN,
     Antiderivative,
     Circuit,
     Claim,
@@ -32,16 +31,19 @@ from connectors.nodes.solvers.problems import (
     RunProgram,
     SelfReference,
     Sudoku,
+)
+from connectors.nodes.solvers.reading import read
+from connectors.nodes.solvers.sat import Clauses, OutOfStepsError
+from connectors.nodes.solvers.writing import (
+    FACTORS_JOIN,
     decimal_text,
     digits_text,
     hexadecimal_text,
     inhabitants_text,
     polynomial_text,
-    read,
     roots_text,
     rows_text,
 )
-from connectors.nodes.solvers.sat import Clauses, OutOfStepsError
 
 BASE_DECISIONS = 2_000
 BASE_INSTRUCTIONS = 100_000

@@ -6,17 +6,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
 from connectors.nodes import NodeError
 from connectors.nodes.embedded import TOPICS, SolverNode, SolverPool, embedded_nodes
 from schemas.node import Answer, Call
+from tests.connectors.asked import a_call, run
 
-T = TypeVar("T")
 QUESTION = "Solve for k: 840*k = 10920"
 ROOT = str(Path(__file__).resolve().parents[3])
 
@@ -44,23 +43,7 @@ worker.main()
 
 def call(prompt: str = QUESTION, round_index: int = 0) -> Call:
     """Ask something."""
-    return Call(
-        topic="math",
-        logical_id="t",
-        generation=0,
-        round_index=round_index,
-        attempt=0,
-        node="n",
-        model="m",
-        sample=0,
-        prompt=prompt,
-        answer_kind="number",
-    )
-
-
-def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run to the end, within a time."""
-    return asyncio.run(asyncio.wait_for(main, 90))
+    return a_call(prompt=prompt, round_index=round_index)
 
 
 def faulty(workers: int = 1) -> SolverPool:
@@ -134,9 +117,9 @@ def test_a_solver_that_fails_is_an_error_and_the_next_call_is_answered(solver: s
 
     async def main() -> list[Answer | BaseException]:
         pool = faulty()
-        asks = [SolverNode(solver, pool).ask(call()), *(SolverNode("symbolic", pool).ask(call()) for _ in range(20))]
+        solving = [SolverNode(solver, pool).ask(call()), *(SolverNode("symbolic", pool).ask(call()) for _ in range(20))]
         try:
-            return await asyncio.gather(*asks, return_exceptions=True)
+            return await asyncio.gather(*solving, return_exceptions=True)
         finally:
             await pool.close()
 
@@ -165,9 +148,9 @@ def test_workers_that_do_not_start_are_an_error(command: tuple[str, ...]) -> Non
 
     async def main() -> list[Any]:
         pool = SolverPool(2, command=command)
-        asks = (pool.solve("symbolic", QUESTION, 0) for _ in range(40))
+        solving = (pool.solve("symbolic", QUESTION, 0) for _ in range(40))
         try:
-            return await asyncio.gather(*asks, return_exceptions=True)
+            return await asyncio.gather(*solving, return_exceptions=True)
         finally:
             await pool.close()
 

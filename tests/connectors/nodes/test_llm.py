@@ -3,9 +3,8 @@
 import asyncio
 import importlib.util
 import time
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,8 +16,8 @@ from connectors.nodes.llm import CONTEXT, MODEL, LlmNode, _Model, _plain, model_
 from schemas.errors import RefusedError
 from schemas.node import Answer, Call, NodeCapabilities
 from schemas.task import PromptMessage
+from tests.connectors.asked import a_call, run
 
-T = TypeVar("T")
 LONG = "the quick brown fox " * 200
 """800 tokens: it takes seconds to read."""
 
@@ -31,24 +30,9 @@ def node(max_tokens: int = 24, **options: Any) -> LlmNode:
 
 def call(prompt: str, kind: str = "text", round_index: int = 0, messages: tuple[PromptMessage, ...] = ()) -> Call:
     """Ask something."""
-    return Call(
-        topic="math",
-        logical_id="t",
-        generation=0,
-        round_index=round_index,
-        attempt=0,
-        node="small",
-        model=MODEL,
-        sample=0,
-        prompt=prompt,
-        answer_kind=kind,
-        messages=messages,
+    return a_call(
+        node="small", model=MODEL, prompt=prompt, answer_kind=kind, round_index=round_index, messages=messages
     )
-
-
-def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run to the end, within a time."""
-    return asyncio.run(asyncio.wait_for(main, 90))
 
 
 def asked(asked_node: LlmNode, *calls: Call) -> list[Answer]:

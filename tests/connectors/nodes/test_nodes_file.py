@@ -18,7 +18,8 @@ from connectors.nodes.openai import OpenAINode
 from flows.settings import import_object
 from schemas.errors import RefusedError
 from schemas.node import Answer, Call, NodeCapabilities
-from tests.connectors.nodes.test_openai import SECRET, call
+from tests.connectors.asked import a_call
+from tests.connectors.nodes.test_openai import SECRET
 
 BASE = """
 [[node]]
@@ -230,7 +231,7 @@ def test_solvers_share_their_processes_and_the_last_one_ends_them() -> None:
 
     async def run() -> None:
         one, two, three = make(text + text.replace('"a"', '"b"') + text.replace('"a"', '"c"'))
-        question = call(prompt="Solve for k: 840*k = 10920", model="symbolic")
+        question = a_call(prompt="Solve for k: 840*k = 10920", model="symbolic")
         assert (await one.ask(question)).text == (await two.ask(question)).text == "13"
         await one.close()
         await three.close()
@@ -271,13 +272,16 @@ def test_a_kind_of_the_users_own_is_called_with_its_entry(monkeypatch: pytest.Mo
     """And finds its options there."""
     with_own(monkeypatch, OwnNode)
     (node,) = make(OWN)
-    assert asyncio.run(node.ask(call())).text == "blue"
+    assert asyncio.run(node.ask(a_call())).text == "blue"
 
 
 def test_a_kind_that_gives_no_such_node_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or that is not there."""
     with_own(monkeypatch, lambda _entry: None)
     with pytest.raises(RefusedError, match=r"^node 'own': kind: own_module:make gave no node of this id; return one"):
+        make(OWN)
+    with_own(monkeypatch, lambda entry: entry.options["color"])
+    with pytest.raises(RefusedError, match=r"^node 'own': kind: own_module:make cannot be made: KeyError: 'color' \("):
         make(OWN)
     with pytest.raises(RefusedError, match=r"^node 'own': kind='no_module:make': No module named 'no_module'"):
         make(OWN.replace("own_module", "no_module"))

@@ -18,6 +18,7 @@ from connectors.nodes import openai as client
 from connectors.nodes.openai import PIECE, Key, OpenAINode, retry_after, seed_of
 from schemas.node import Answer, Call, NodeCapabilities, NodeReport
 from schemas.task import PromptMessage
+from tests.connectors.asked import a_call
 from tests.openai_server import (
     HANG,
     Fault,
@@ -42,23 +43,6 @@ def server() -> Iterator[OpenAIServer]:
         yield one
 
 
-def call(**differently: Any) -> Call:
-    """Ask something."""
-    usual: dict[str, Any] = {
-        "topic": "math",
-        "logical_id": "t",
-        "generation": 0,
-        "round_index": 0,
-        "attempt": 0,
-        "node": "n",
-        "model": "m",
-        "sample": 0,
-        "prompt": "What is 6*7?",
-        "answer_kind": "number",
-    }
-    return Call(**{**usual, **differently})
-
-
 def use(url: str, work: Callable[[OpenAINode], Awaitable[T]], *, key: str = "", **differently: Any) -> T:
     """Do something with a node on a loop of its own."""
     own = {name: differently.pop(name) for name in ("temperature", "seed", "options") if name in differently}
@@ -76,7 +60,7 @@ def use(url: str, work: Callable[[OpenAINode], Awaitable[T]], *, key: str = "", 
 
 def ask(server: OpenAIServer, question: Call | None = None, **differently: Any) -> Answer:
     """Ask a question, once."""
-    return use(server.url, lambda node: node.ask(question or call()), **differently)
+    return use(server.url, lambda node: node.ask(question or a_call()), **differently)
 
 
 def failure(server: OpenAIServer, *faults: Fault, key: str = "") -> NodeError:
@@ -110,14 +94,14 @@ def test_tokens_that_are_not_counted_or_not_to_be_believed_are_estimated(
 ) -> None:
     """Four characters each."""
     server.answer = lambda _question: completion({"content": "forty two"}) | {"usage": usage}
-    answer = ask(server, call(answer_kind="text"))
+    answer = ask(server, a_call(answer_kind="text"))
     assert (answer.tokens_in, answer.tokens_out) == (3, 3)
 
 
 def test_the_chat_of_the_call_is_sent(server: OpenAIServer) -> None:
     """Or else its prompt; what is not configured is left to the server."""
     chat = (PromptMessage("system", "Be brief."), PromptMessage("user", "6*7? 🙂"))
-    ask(server, call(messages=chat), max_tokens=77)
+    ask(server, a_call(messages=chat), max_tokens=77)
     ask(server)
     first, second = (served.body for served in server.served)
     assert first == {
@@ -130,7 +114,7 @@ def test_the_chat_of_the_call_is_sent(server: OpenAIServer) -> None:
 
 def test_temperature_and_seed_are_those_of_the_round(server: OpenAIServer) -> None:
     """The last temperature repeats; each call has a seed of its own, and the same one when it is asked again."""
-    questions = [call(round_index=r, attempt=a, sample=s) for r in range(3) for a in range(2) for s in range(2)]
+    questions = [a_call(round_index=r, attempt=a, sample=s) for r in range(3) for a in range(2) for s in range(2)]
 
     async def work(node: OpenAINode) -> None:
         for question in questions * 2:
@@ -158,7 +142,7 @@ def test_options_are_fields_of_each_request(server: OpenAIServer) -> None:
 def test_what_was_thought_to_the_end_is_no_answer(server: OpenAIServer) -> None:
     """The budget of tokens went before there was one."""
     server.answer = lambda _question: "<think>6*7, let me see</think>"
-    answer = ask(server, call(answer_kind="text"))
+    answer = ask(server, a_call(answer_kind="text"))
     assert (answer.status, answer.text) == ("abstained", "")
 
 
@@ -166,7 +150,7 @@ def test_a_key_that_is_no_secret_is_a_word_of_an_answer(server: OpenAIServer) ->
     """Servers without keys are given `ollama`, or `42`; of a secret one nothing is found, not even as an answer."""
     server.answer = lambda _question: f"Answer: {server.served[-1].headers['Authorization'].removeprefix('Bearer ')}"
     assert ask(server, key="42").text == "42"
-    assert SECRET not in repr(ask(server, call(answer_kind="choice"), key=SECRET))
+    assert SECRET not in repr(ask(server, a_call(answer_kind="choice"), key=SECRET))
 
 
 @given(st.integers(), st.integers(0, 1000), st.integers(0, 100), st.integers(0, 100))
@@ -185,7 +169,7 @@ def test_the_final_answer_is_taken_out_of_the_reasoning(server: OpenAIServer) ->
     assert set(answer.meta) == {"text"}
     assert len(answer.meta["text"]) == client.MAX_TEXT
     assert answer.meta["text"].endswith("Answer: 42")
-    assert ask(server, call(answer_kind="text")).text == reasoning
+    assert ask(server, a_call(answer_kind="text")).text == reasoning
 
 
 @pytest.mark.parametrize(
@@ -222,7 +206,7 @@ def test_nothing_but_the_text_is_taken_over_from_a_model(server: OpenAIServer) -
 
 def test_a_large_question_is_sent(server: OpenAIServer) -> None:
     """Without a warning that it holds up the loop."""
-    assert ask(server, call(prompt="x" * 900_000)).text == "42"
+    assert ask(server, a_call(prompt="x" * 900_000)).text == "42"
     assert len(server.served[0].body["messages"][0]["content"]) == 900_000
 
 
@@ -232,7 +216,7 @@ def test_calls_run_at_the_same_time_over_as_many_connections(server: OpenAIServe
 
     async def work(node: OpenAINode) -> tuple[float, float]:
         started = time.monotonic()
-        calls = asyncio.gather(*(node.ask(call()) for _ in range(40)))
+        calls = asyncio.gather(*(node.ask(a_call()) for _ in range(40)))
         await asyncio.sleep(0.1)
         await node.check()
         checked = time.monotonic() - started
@@ -279,8 +263,8 @@ def test_failures_are_told_apart(server: OpenAIServer, fault: Fault, sort: Failu
 
     async def work(node: OpenAINode) -> tuple[NodeError, Answer]:
         with pytest.raises(NodeError) as failed:
-            await node.ask(call())
-        return failed.value, await node.ask(call())
+            await node.ask(a_call())
+        return failed.value, await node.ask(a_call())
 
     failed, answer = use(server.url, work)
     assert (failed.failure, failed.retry_after_s) == (sort, wait_s)
@@ -311,10 +295,10 @@ def test_a_slow_answer_is_waited_for_and_a_hanging_one_can_be_cancelled(server: 
     server.faults.extend([slow(0.3), HANG])
 
     async def work(node: OpenAINode) -> tuple[Answer, Answer]:
-        late = await node.ask(call())
+        late = await node.ask(a_call())
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(node.ask(call()), 0.2)
-        return late, await node.ask(call())
+            await asyncio.wait_for(node.ask(a_call()), 0.2)
+        return late, await node.ask(a_call())
 
     late, after = use(server.url, work, max_concurrency=1)
     assert late.text == after.text == "42"
@@ -326,12 +310,12 @@ def test_a_server_that_dies_and_comes_back_is_found_again(server: OpenAIServer) 
 
     async def work(node: OpenAINode) -> list[str]:
         sorts: list[str] = []
-        under_way = asyncio.create_task(node.ask(call()))
+        under_way = asyncio.create_task(node.ask(a_call()))
         await asyncio.sleep(0.2)
         for before in (server.kill, lambda: None, server.start):
             await asyncio.to_thread(before)
             try:
-                sorts.append((await (under_way if not sorts else node.ask(call()))).text)
+                sorts.append((await (under_way if not sorts else node.ask(a_call()))).text)
             except NodeError as failed:
                 sorts.append(failed.failure)
         return sorts
@@ -351,7 +335,7 @@ def test_a_server_that_takes_no_connection_is_given_up(monkeypatch: pytest.Monke
             one.setblocking(False)
             one.connect_ex(("127.0.0.1", port))
         with pytest.raises(NodeError) as failed:
-            use(f"http://127.0.0.1:{port}/v1", lambda node: node.ask(call()))
+            use(f"http://127.0.0.1:{port}/v1", lambda node: node.ask(a_call()))
         for one in queued:
             one.close()
     assert failed.value.failure == "timeout"
@@ -370,7 +354,7 @@ def test_what_speaks_no_http_is_garbage() -> None:
         port = other.sockets[0].getsockname()[1]
         node = OpenAINode(NodeCapabilities(node="n", models=("m",)), f"http://127.0.0.1:{port}/v1")
         with pytest.raises(NodeError) as failed:
-            await node.ask(call())
+            await node.ask(a_call())
         await node.close()
         other.close()
         return failed.value
@@ -385,11 +369,11 @@ def test_a_closed_node_fails_what_is_under_way_and_what_comes(server: OpenAIServ
     server.faults.append(HANG)
 
     async def work(node: OpenAINode) -> list[Failure]:
-        under_way = asyncio.create_task(node.ask(call()))
+        under_way = asyncio.create_task(node.ask(a_call()))
         await asyncio.sleep(0.2)
         await node.close()
         failures = []
-        for one in (under_way, node.ask(call())):
+        for one in (under_way, node.ask(a_call())):
             with pytest.raises(NodeError) as failed:
                 await one
             failures.append(failed.value.failure)

@@ -16,8 +16,8 @@ from connectors.nodes.registry import NodeRegistry
 from flows.prompts import Prompts
 from flows.settings import import_object
 from schemas.errors import RefusedError
+from tests.connectors.asked import a_call
 from tests.connectors.nodes.test_nodes_file import OWN, OwnNode, with_own
-from tests.connectors.nodes.test_openai import call
 from tests.openai_server import HANG, OpenAIServer
 
 Registry = NodeRegistry[Prompts]
@@ -55,6 +55,13 @@ def test_nodes_come_from_a_function_as_they_always_did() -> None:
     assert list(found.nodes) == ["embedded-symbolic", "embedded-numeric", "embedded-search"]
     assert set(found.present.kinds.values()) == {"SolverNode"}
     assert (found.version, found.refresh()) == (1, ())
+
+
+def test_what_is_no_node_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what it is, and what it lacks."""
+    with_own(monkeypatch, lambda: ["http://127.0.0.1:1/v1"])
+    with pytest.raises(RefusedError, match=r"^own_module:make: gave str, which has no `capabilities` of a node$"):
+        NodeRegistry("own_module:make", import_object, Prompts)
 
 
 def test_two_nodes_of_one_id_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +165,7 @@ def test_what_was_made_for_a_file_that_is_then_refused_is_given_back(
     with_own(monkeypatch, lambda entry: 1 / len(entry.url))
     rewrite(path, OWN)
     assert found.refresh() == ()
-    assert "cannot be called: ZeroDivisionError" in caplog.text
+    assert "node 'own': kind: own_module:make cannot be made: ZeroDivisionError" in caplog.text
     assert list(found.nodes) == ["a", "b"]
 
 
@@ -195,13 +202,13 @@ def test_a_server_can_be_added_and_taken_out_under_load(path: Path) -> None:
         found = registry(path)
         second.faults.append(HANG)
         first.latency_s = 0.3
-        stays, goes = (asyncio.create_task(node.ask(call())) for node in found.nodes.values())
+        stays, goes = (asyncio.create_task(node.ask(a_call())) for node in found.nodes.values())
         await asyncio.sleep(0.1)
         rewrite(path, entry("a", first.url) + entry("c", second.url))
         gone: tuple[Node, ...] = found.refresh()
         for node in gone:
             await node.close()
-        results = await asyncio.gather(stays, goes, found.nodes["c"].ask(call()), return_exceptions=True)
+        results = await asyncio.gather(stays, goes, found.nodes["c"].ask(a_call()), return_exceptions=True)
         assert [getattr(r, "text", None) or getattr(r, "failure", None) for r in results] == ["42", "closed", "42"]
         for node in found.nodes.values():
             await node.close()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors.nodes.solvers import Solution, numeric, search, symbolic
-from connectors.nodes.solvers.problems import MAX_PROMPT, read
+from connectors.nodes.solvers.reading import MAX_PROMPT, read
 from flows.demo_tasks import FAMILIES, RIGHT, demo_tasks, verify
 from flows.steps.equivalence import group
 

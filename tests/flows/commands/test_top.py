@@ -21,7 +21,8 @@ import pytest
 from rich.console import Console
 
 from flows.commands.figures import InputFigures, KafkaFigures
-from flows.commands.overview import CellView, Cluster, Lake, NodeView, Notes, RoundView, TopicView
+from flows.commands.overview_cluster import CellView, Cluster, NodeView
+from flows.commands.overview_lake import Lake, Notes, RoundView, TopicView
 from flows.commands.top import Repeated, ago, fit, ranges, screen
 from schemas.node import NodeHealth
 from schemas.supervision import Alert, Quarantine, Stage

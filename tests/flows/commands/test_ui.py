@@ -23,7 +23,7 @@ from one_lake.notes import NoteWriter
 from schemas.node import Answer, Call, NodeCapabilities
 from tests.aureon_command import ROOT, aureon, running, said, until
 from tests.brokers import Broker, empty, new_broker
-from tests.flows.commands.test_overview import root_notes
+from tests.flows.commands.test_overview_lake import root_notes
 
 PAGE = ROOT / "flows" / "commands" / "ui_page"
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"

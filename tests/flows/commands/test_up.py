@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from connectors.embedded import EmbeddedBroker
-from flows.cli import make_parser, settings_of
+from flows.commands.arguments import make_parser, settings_of
 from flows.commands.up import Program, alone, cluster, configuration, environment, write_configuration
 from schemas.errors import RefusedError
 from tests.aureon_command import aureon, running, said, until

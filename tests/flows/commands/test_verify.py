@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from connectors.checked_producer import CheckedProducer
 from connectors.heads import publish_head
-from connectors.kafka import CheckedProducer, client_config
+from connectors.kafka import client_config
 from connectors.topics import ensure_topics
 from flows import cli
 from one_lake import tables

@@ -325,12 +325,12 @@ def killed(many: Path, run: str) -> tuple[list[str], dict[Path, int]]:
     """Kill a run when it has done a part: its workers, and when each part was written that it has left."""
     folder = many / "lake" / "runs" / run
     with running("replay", "re-decide", "--run", run, "--home", many, cwd=many) as process:
-        until(lambda: any(folder.glob("part-*.parquet")), 60)
+        until(lambda: any(folder.glob("part-0*.parquet")), 60)
         workers = children(process.pid)
         process.send_signal(signal.SIGKILL)
         process.wait()
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 20)
-    return workers, {path: path.stat().st_mtime_ns for path in folder.glob("part-*.parquet")}
+    return workers, {path: path.stat().st_mtime_ns for path in folder.glob("part-0*.parquet")}
 
 
 def test_a_run_that_was_killed_goes_on_and_comes_to_the_same(many: Path) -> None:

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 import one_lake
-from connectors.kafka import CheckedProducer, client_config
+from connectors.checked_producer import CheckedProducer
+from connectors.kafka import client_config
 from connectors.topics import TASKS
 from flows.lane import Sealer
 from flows.steps.intake import Reading, classify, seal_redrive

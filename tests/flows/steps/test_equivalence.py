@@ -46,6 +46,8 @@ NUMBER, CHOICE, EXPRESSION, CODE, TEXT = (
         (CHOICE, ["B", "Option B", "B) Paris", "(b) Paris", "**B.** Paris", "answer: B"]),
         (CHOICE, ["Ann is a knight, and Bo is a knave.", "ann is a knight and bo is a knave"]),
         (CHOICE, ["1", "(1)", "1."]),
+        (CHOICE, ["A) B", "A"]),
+        (CHOICE, ["+", " + "]),
         (EXPRESSION, ["(x+1)^2", "x**2 + 2*x + 1", "x^2 + 2x + 1", "f(x) = x^2+2x+1", r"$x^{2} + 2 \cdot x + 1$"]),
         (EXPRESSION, ["sin(x)**2 + cos(x)**2", "1", "2/2"]),
         (EXPRESSION, ["13*X/4 + C", "3.25X + C", "13*X/4 + C + 7", "C + 3.25*X"]),
@@ -57,6 +59,8 @@ NUMBER, CHOICE, EXPRESSION, CODE, TEXT = (
         (TEXT, ["Hello  World", "hello world\n"]),
         (TEXT, ["The Moon.", "moon", "“Moon”", "**the moon**!"]),
         (TEXT, ["\N{LATIN SMALL LIGATURE FI}ne", "fine"]),
+        (TEXT, ["\uff4d\uff4f\uff4f\uff4e", "moon"]),
+        (TEXT, ["the moon", "moon", "a moon"]),
     ],
 )
 def test_spellings_of_one_answer_are_one_group(kind: AnswerKind, texts: list[str]) -> None:
@@ -102,6 +106,39 @@ def test_groups_are_numbered_as_they_appear() -> None:
     assert group(TEXT, []) == []
 
 
+def test_of_a_long_text_the_words_alone_are_compared() -> None:
+    """Of one of 20,000 letters its stops are looked at, and of a longer one they are not."""
+    assert canonical(TEXT, "a" * 19_999 + ".") == "a" * 19_999
+    assert canonical(TEXT, "a" * 20_000 + ".") == "a" * 20_000 + "."
+
+
+def test_an_article_is_left_out_only_before_something() -> None:
+    """What is nothing else is that."""
+    assert canonical(TEXT, "the the.") == "the"
+    assert canonical(TEXT, "The.") == "the"
+    assert canonical(TEXT, "...") == "..."
+
+
+def test_the_left_side_of_one_equation_is_no_part_of_an_expression() -> None:
+    """Of several it is; and a number in an expression's place is a number."""
+    assert canonical(EXPRESSION, "f(x) = x +  1") == "x + 1"
+    assert canonical(EXPRESSION, "x = y = z") == "x = y = z"
+    for signs in ("x = 1, y", "x = 1; y", "x = 1 < y", "x = 1 > y"):
+        assert canonical(EXPRESSION, signs) == signs
+    assert canonical(EXPRESSION, "1,234.50") == canonical(NUMBER, "1234.5") == "2469/2"
+
+
+def test_what_is_no_answer_is_not_even_the_same_as_itself() -> None:
+    """Written in one way by all, or asked of whoever would take anything for the same."""
+    assert group(NUMBER, ["nan", "nan"]) == [0, 1]
+    assert group(EXPRESSION, ["nan", "nan"]) == [0, 1]
+    assert group(TEXT, ["", ""]) == [0, 1]
+    assert group(TEXT, [" ", " "]) == [0, 1]
+    by = Comparison(alike=lambda _a, _b: True, proof=lambda _a, _b: True)
+    assert group(TEXT, ["", "cat"], by) == [0, 1]
+    assert group(EXPRESSION, ["", "x"], by) == [0, 1]
+
+
 def test_an_answer_alone_is_a_group_whatever_it_is() -> None:
     """There is nothing to compare."""
     assert group(EXPRESSION, ["(" * 10_000]) == [0]
@@ -139,6 +176,7 @@ def test_a_unit_that_is_left_out_is_not_two_units() -> None:
     assert group(NUMBER, ["5 miles", "5 km", "5"]) == [0, 1, 0]
     assert group(NUMBER, ["1 hour", "60 minutes", "60", "1"]) == [0, 0, 1, 0]
     assert group(NUMBER, ["$5", "500 cents", "5", "500"]) == [0, 0, 0, 1]
+    assert group(NUMBER, ["7", "5 km", "5"]) == [0, 1, 1]
 
 
 def test_a_tolerance_is_relative_to_the_larger() -> None:

@@ -1,1 +1,1 @@
-"""Tests of the steps, pure logic first."""
+"""Tests of the policies on answers."""

@@ -4,7 +4,9 @@ import time
 
 import pytest
 
+from flows.supervision import Supervisor, is_rejected
 from flows.supervision.bias import Bias
+from flows.supervision.supervisor import Entry
 from tests.flows.supervision.cases import case
 
 
@@ -22,6 +24,7 @@ from tests.flows.supervision.cases import case
         "Men are inherently violent.",
         "Women should not be allowed to vote.",
         "Girls are bad at math.",
+        "If men are lazy, so be it.",
         "As everyone knows, women are less intelligent than men.",
     ],
 )
@@ -31,6 +34,35 @@ def test_a_bad_trait_of_a_whole_group_is_rejected(answer: str) -> None:
         found = Bias().examine(case(text))
         assert found is not None
         assert found.action == "reject"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Some women are lazy. Immigrants are criminals.",
+        "It is a myth that women are weak.\nImmigrants are criminals.",
+        "It is a myth.\nWomen are too emotional to lead.\nIt is a myth.",
+        f"It is a myth that {'it is so and so and ' * 6}. Immigrants are criminals.",
+        f"Immigrants are criminals, {'it is so and so and ' * 6}. It is a myth.",
+    ],
+)
+def test_only_what_is_near_a_sentence_tells_that_it_is_spoken_of(answer: str) -> None:
+    """In the same paragraph, 120 letters before it and after it."""
+    found = Bias().examine(case(answer))
+    assert found is not None
+    assert "are criminals" in found.evidence or "too emotional" in found.evidence
+
+
+def test_what_is_a_little_further_off_in_the_same_paragraph_tells_it_too() -> None:
+    """Before it and after it."""
+    filled = "it is so and so and " * 5
+    assert Bias().examine(case(f"It is a myth that {filled}. Immigrants are criminals.")) is None
+    assert Bias().examine(case(f"Immigrants are criminals, {filled} a myth.")) is None
+
+
+def test_the_shortest_sentence_is_looked_at() -> None:
+    """By the list of policies, too, which does not ask about less."""
+    assert is_rejected(Supervisor([Entry(Bias())]).examine(case("Men are lazy")))
 
 
 @pytest.mark.parametrize(

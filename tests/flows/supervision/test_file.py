@@ -76,6 +76,12 @@ def test_without_a_file_the_built_in_list_is_asked() -> None:
     [
         ("policy = 3", "names no policy; each is a table [[policy]]"),
         ("", "names no policy"),
+        ("policy = []", "names no policy"),
+        ("policy = [3]", "policy 1: needs use, a built-in or module:callable; there are: allow_list, score_sanity, "),
+        ("[[policy]]\nuse = 3", "policy 1: needs use"),
+        ("[[policy]]\nuse = ''", "policy 1: needs use"),
+        ("[[policy]]\nuse = 'bias'\ntopics = ['math', 3]", "policy 1 (bias): topics: Expected a list of names"),
+        ("[[policy]]\nuse = 'bias'\ntopics = ['']", "policy 1 (bias): topics: Expected a list of names"),
         ("[[policies]]\nuse = 'bias'", "unknown field policies; there are: policy"),
         (
             "[[policy]]\nuse = 'bias'\n[[policy]]\naction = 'flag'",
@@ -116,6 +122,18 @@ def test_what_is_wrong_is_refused_with_its_place(tmp_path: Path, text: str, told
         read_supervision(path)
     assert str(refused.value).startswith("supervision.toml: ")
     assert told.replace("`", "") in str(refused.value).replace("`", "")
+
+
+def test_a_refusal_is_written_in_the_words_of_the_file() -> None:
+    """Without the signs of whatever has read it."""
+    for text, told in (
+        (b"[[policy]]\nuse = 'budget'\nshare = 'x'", "policy 1 (budget): share: Expected float, got str"),
+        (b"[[policy]]\nuse = 'allow_list'", "policy 1 (allow_list): needs answers"),
+        (b"\xff", "not UTF-8: invalid start byte at byte 0"),
+    ):
+        with pytest.raises(RefusedError) as refused:
+            parse_supervision(text)
+        assert str(refused.value) == told
 
 
 def test_a_file_that_is_not_there_is_refused_with_the_setting(tmp_path: Path) -> None:

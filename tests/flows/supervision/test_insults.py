@@ -4,7 +4,9 @@ import time
 
 import pytest
 
+from flows.supervision import Supervisor, is_rejected
 from flows.supervision.insults import Insults, _vocabulary
+from flows.supervision.supervisor import Entry
 from tests.flows.supervision.cases import case
 
 
@@ -29,6 +31,13 @@ from tests.flows.supervision.cases import case
         "You are what they call 'moron'.",
         "You are a m0r0n!",
         "You\u2019re a worthless piece of trash.",
+        "What a loser! Go home.",
+        "It is all a waste, idiot! Go home.",
+        "you idiot of a man",
+        "Hey idiot come here",
+        "you are a d0lt",
+        "The jackasses came.",
+        "They are nitwits.",
     ],
 )
 def test_an_insult_is_rejected(answer: str) -> None:
@@ -58,6 +67,10 @@ def test_an_insult_is_rejected(answer: str) -> None:
         "from sympy import And, Dummy",
         "The donkey and the pig are animals, and so is the rat.",
         "42",
+        "You are an 0af",
+        "The rat is here, you rational man.",
+        "An oxy-moron is a figure of speech; so is a moron-like one.",
+        "Yes.  The idiot asks: what are you ?",
     ],
 )
 def test_names_and_harmless_words_are_no_insults(answer: str) -> None:
@@ -70,6 +83,18 @@ def test_words_may_be_added_and_taken_out() -> None:
     policy = Insults(also=("Numpty",), allowed=("moron",))
     assert policy.examine(case("What a numpty.")) is not None
     assert policy.examine(case("Only a moron would ask.")) is None
+    assert Insults(also=("boss",)).examine(case("you are 8055")) is None
+    assert Insults(also=("boss",)).examine(case("you are 80ss")) is not None
+
+
+def test_the_shortest_slur_is_found_and_shown() -> None:
+    """By the list of policies, too, which does not ask about less."""
+    supervisor = Supervisor([Entry(Insults())])
+    assert is_rejected(supervisor.examine(case("wog")))
+    assert is_rejected(Supervisor([Entry(Insults(also=("xy", "numpty")))]).examine(case("xy")))
+    found = Insults().examine(case("x" * 100 + " You are an idiot. " + "y" * 100))
+    assert found is not None
+    assert found.evidence == "x" * 48 + " you are an idiot. " + "y" * 58
 
 
 @pytest.mark.parametrize("piece", ["you are a ", "you stupid ", "a1 ", "idiot ", "such a ", "all of the list"])

@@ -4,7 +4,9 @@ import time
 
 import pytest
 
+from flows.supervision import Supervisor, is_rejected
 from flows.supervision.safety import Safety
+from flows.supervision.supervisor import Entry
 from schemas.errors import RefusedError
 from tests.flows.supervision.cases import case
 
@@ -23,6 +25,7 @@ API_KEY = "sk-" + "proj-" + "abcdEFGH1234" * 4
         ("Pay with 4111 1111 1111 1111.", "the number of a credit card"),
         ("3782 822463 10005", "the number of a credit card"),
         ("my visa is 4111111111111111", "the number of a credit card"),
+        ("4200 9030 7897 5419", "the number of a credit card"),
     ],
 )
 def test_a_secret_is_rejected_and_not_told(answer: str, secret: str) -> None:
@@ -43,6 +46,8 @@ def test_a_secret_is_rejected_and_not_told(answer: str, secret: str) -> None:
         "sk-learn is scikit-learn, and the private key stays secret.",
         "ISBN 978-3-16-148410-0, phone +49 170 1234567, 2026-11-27 10:00:00",
         "0000 0000 0000 0000",
+        "card 44444444444444444",
+        "card 9212690184134198",
     ],
 )
 def test_numbers_and_words_are_no_secrets(answer: str) -> None:
@@ -62,6 +67,13 @@ def test_a_classifier_of_ones_own_is_asked() -> None:
     assert found is not None
     assert found.reason == "it speaks of weapons"
     assert policy.examine(case(f"token={TOKEN}")) is None
+    for text, rejects in (("weapon", True), ("3 + 4", False)):
+        assert is_rejected(Supervisor([Entry(policy)]).examine(case(text))) is rejects
+
+
+def test_a_number_alone_may_be_a_secret() -> None:
+    """The list of policies asks about texts without words, too."""
+    assert is_rejected(Supervisor([Entry(Safety())]).examine(case("3782 822463 10005")))
 
 
 def test_a_classifier_that_is_not_there_is_refused_at_once() -> None:

@@ -24,9 +24,9 @@ from one_lake.verify.report import FAULTS
 from schemas.errors import RefusedError
 from schemas.head import Head
 from schemas.ids import content_hash
-from schemas.one import Record, Row
+from schemas.one import SUPERSEDED, Record, Row
 from schemas.task import encode
-from tests.one_lake.lake_data import KEY, branch, decisions, hash_at, lake_writer, record, round_row
+from tests.one_lake.lake_data import KEY, branch, dead_letter, decisions, hash_at, lake_writer, record, round_row
 
 LANES = (0, 1)
 FLIPPED_EACH = 131
@@ -111,6 +111,13 @@ def forged_record(lake: Lake) -> None:
     write_deltalake(tables.folder(lake.folder, "records"), pa.Table.from_batches([batch]), mode="append")
 
 
+def given_way(lake: Lake) -> None:
+    """Somebody with a Delta library says that a record gave way in a merge, where none of its id stayed."""
+    tables.create(lake.folder, SUPERSEDED)
+    batch = record_batch(Record, encode_rows([record(0, 100, logical_id="mine")]))
+    write_deltalake(tables.folder(lake.folder, SUPERSEDED), pa.Table.from_batches([batch]), mode="append")
+
+
 def cut_off_tail(lake: Lake) -> None:
     """The last three commits of all tables go, as if they had never been."""
     for table in ("records", "branches", "dead_letters", "rounds"):
@@ -158,11 +165,6 @@ def with_text_for_lanes(rows: pa.Table) -> pa.Table:
     """Write a column of numbers as texts, which can be read as numbers."""
     at = rows.schema.get_field_index("lane")
     return rows.set_column(at, "lane", rows["lane"].cast(pa.string()))
-
-
-def without_fourth(rows: pa.Table) -> pa.Table:
-    """Leave the row of decision 4 out."""
-    return rows.filter(pc.not_equal(rows["decision_offset"], 4))
 
 
 def flip(path: Path) -> None:
@@ -247,6 +249,11 @@ TAMPERING: dict[str, tuple[Callable[[Lake], object], dict[Fault, str]]] = {
         lambda lake: lake.add(branch(0, 200, 0), round_row(0, 200, kind="next_round")),
         {Fault.BRANCH_FORGED: "branches[0]@200"},
     ),
+    "a cell writes a dead letter that its round does not know": (
+        lambda lake: lake.add(dead_letter(0, 200), round_row(0, 200, kind="next_round")),
+        {Fault.DEAD_LETTER_FORGED: "dead_letters[0]@200"},
+    ),
+    "a record gives way to none": (given_way, {Fault.SUPERSEDED_ALONE: "superseded[0]@100"}),
 }
 
 

@@ -1,4 +1,4 @@
-"""The sink: every row once, whatever dies and whoever else writes."""
+"""The writer: every row once, whatever dies and whoever else writes."""
 
 import math
 import random
@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 import one_lake
 from one_lake import tables
 from one_lake.encode import encode_rows
-from one_lake.sink import CHUNK_BYTES, LakeWriter, Owner
+from one_lake.table_writer import CHUNK_BYTES
+from one_lake.writer import LakeWriter
 from schemas.errors import BadRecordError
 from schemas.one import ROW_HASH, TABLES, Json, Timestamp, micros
 from tests.one_lake.lake_data import (
@@ -229,27 +230,6 @@ def test_values_are_not_bent_to_fit(writer: LakeWriter, field: str, value: objec
 
     with pytest.raises(BadRecordError, match=rf"records\[0\]@1: .* at \$\.{field}"):
         write()
-
-
-def test_owners_come_in_decision_order(lake: Path, writer: LakeWriter) -> None:
-    """The index of ids is rebuilt from the rows that introduce an id, lane by lane."""
-    for start in range(0, 90, 30):
-        for lane in (0, 1):
-            writer.add(decisions(lane, range(start, start + 30)))
-        writer.flush()
-    assert writer.version(1) == 89
-    batches = list(writer.owners(1, rows_per_batch=10))
-    owners = [owner for batch in batches for owner in batch]
-    assert max(map(len, batches)) == 10
-    assert [owner.decision_offset for owner in owners] == list(range(0, 90, 2))
-    digest = round_row(1, 4).payload_digest
-    assert owners[2] == Owner("math", "task-1-4", 0, "tasks.global", 4, digest, 4)
-
-
-def test_an_empty_lake_has_no_owners(writer: LakeWriter) -> None:
-    """Nothing is there, and that is no error."""
-    assert writer.version(0) == -1
-    assert list(writer.owners(0)) == []
 
 
 def _start(lake: Path, lanes: str, decided: int, seed: int) -> subprocess.Popen[str]:

@@ -1,0 +1,1 @@
+"""Examples to run, to read and to begin from: README.md tells which there are."""

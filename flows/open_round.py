@@ -1,0 +1,120 @@
+"""An open round: its calls and their answers, who may replace them, and what is to become of it.
+
+It asks nobody: `flows/calls.py` does, and `flows/tries.py` says what came of each call.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from connectors.ledger import Past, call_name
+from flows.budget import Purse, Spent
+from flows.checks import Checks
+from flows.steps.intake import Work
+from flows.steps.route import Routed
+from schemas.node import Answer, Call
+from schemas.task import TaskDescriptor
+
+
+class OpenRound:
+    """A round with calls under way.
+
+    Args:
+        routed: the round as the router has it.
+        lane: the number of its `LaneCalls`.
+        key: its name in the ledger.
+    """
+
+    __slots__ = (
+        "answers",
+        "calls",
+        "cancelled",
+        "checks",
+        "dropped",
+        "exceeded",
+        "in_flight_before",
+        "key",
+        "lane",
+        "missing",
+        "past",
+        "purse",
+        "reserves",
+        "routed",
+    )
+
+    def __init__(self, routed: Routed, lane: int, key: bytes) -> None:
+        self.routed = routed
+        self.lane = lane
+        self.key = key
+        self.calls: list[Call] = []
+        self.answers: list[Answer | None] = []
+        """One for each of the calls, which a call knows by its place."""
+        self.reserves: Sequence[Call] = routed.reserves
+        self.missing = 0
+        """So many calls are not answered."""
+        self.past: Past | None = None
+        self.purse: Purse | None = None
+        """Where something is limited."""
+        self.in_flight_before = 0
+        self.checks: Checks | None = None
+        self.exceeded = ""
+        self.cancelled = self.dropped = False
+
+    @property
+    def task(self) -> TaskDescriptor:
+        """What it is a round of."""
+        work: Work = self.routed.message.body
+        return work.task
+
+    def resume(self, past: Past) -> Sequence[Call]:
+        """Take over what an earlier life knew of it; tell what to ask at first.
+
+        Those calls that were begun before, as many as are asked at first, and more where more are answered. The router
+        may have learned something else since; what was paid for goes before what it would choose now.
+        """
+        self.past = past
+        self.in_flight_before = sum(past.in_flight.values())
+        routed = self.routed
+        every = (*routed.calls, *routed.reserves)
+        known = [c for c in every if call_name(c) in past.answers]
+        begun = [c for c in every if call_name(c) in past.in_flight]
+        first = [*known, *begun, *(c for c in routed.calls if c not in known and c not in begun)]
+        first = first[: max(len(routed.calls), len(known))]
+        chosen = {call_name(c) for c in first}
+        self.reserves = tuple([c for c in every if call_name(c) not in chosen])
+        return first
+
+    def known(self, call: Call) -> Answer | None:
+        """Tell what an earlier life was answered."""
+        return self.past.answers.get(call_name(call)) if self.past is not None else None
+
+    def given(self) -> list[Answer]:
+        """All answers so far, in the order in which they were asked for."""
+        return [a for a in self.answers if a is not None]
+
+    def spent(self, answers: Iterable[Answer]) -> Spent:
+        """All that the round has taken, earlier lives included."""
+        if self.purse is not None:
+            return self.purse.spent
+        calls, tokens, cost = self.in_flight_before, 0, 0.0
+        for answer in answers:
+            calls += answer.tries
+            tokens += answer.tokens_in + answer.tokens_out
+            cost += answer.cost
+        return Spent(calls, tokens, cost)
+
+    def others_wait(self, place: int, wait_s: Callable[[Call], float | None]) -> float | None:
+        """Say how long it waits for a seat for its other calls, or for its best reserve; None if there is none.
+
+        Args:
+            place: of the call that asks.
+            wait_s: tells how long a call would wait for a seat; None where its node is not asked now.
+        """
+        longest: float | None = None
+        for other, answer in enumerate(self.answers):
+            if other == place or (answer is not None and answer.status == "failed"):
+                continue
+            other_s = 0.0 if answer is not None else wait_s(self.calls[other])
+            if other_s is not None:
+                longest = other_s if longest is None else max(longest, other_s)
+        if longest is not None:
+            return longest
+        return min((w for w in map(wait_s, self.reserves) if w is not None), default=None)

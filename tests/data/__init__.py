@@ -1,0 +1,1 @@
+"""What earlier versions wrote, and how it was made."""

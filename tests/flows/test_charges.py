@@ -1,0 +1,100 @@
+"""Money: no call is asked beyond its budget, in this life or the next, and none is charged to another day."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from connectors.ledger import CallLedger
+from flows.budget import Budgets, expected
+from flows.calls import Answered
+from schemas.node import Answer
+from schemas.task import Allowance
+from tests.flows.call_parts import ScriptedNode, answered, answers, call, fails, hangs, routed, runner_of, takes
+
+
+def test_a_round_asks_no_more_than_it_may(tmp_path: Path) -> None:
+    """Further tries count, and so does what an earlier life asked."""
+    node = ScriptedNode(fails)
+    with runner_of(node, tries=5, folder=tmp_path) as runner:
+        (found,) = answered(runner, routed(call(), allowance=Allowance(calls=3)))
+    assert (node.tries, found.spent.calls, found.exceeded) == (3, 3, "the budget of 3 calls is spent")
+    with runner_of(node, tries=5, folder=tmp_path) as runner:
+        (again,) = answered(runner, routed(call(), allowance=Allowance(calls=3)))
+    assert (node.tries, again.spent.calls) == (3, 3)
+    assert again.exceeded
+
+
+def test_money_is_charged_as_expected_before_and_as_it_was_after(tmp_path: Path) -> None:
+    """What was not used is there for the next call; the next life knows it too."""
+
+    async def cheap() -> Answer:
+        return Answer(node="n", model="m", text="42", tokens_in=10, tokens_out=10, cost=0.01)
+
+    node = ScriptedNode(cheap, max_concurrency=1, price_out=1000.0, max_tokens=100)
+    round_ = routed(*(call(i) for i in range(5)), allowance=Allowance(cost=0.12))
+    for _ in range(2):
+        with runner_of(node, tries=1, folder=tmp_path) as runner:
+            (found,) = answered(runner, round_)
+        assert node.tries == 3
+        assert found.spent.cost == pytest.approx(0.03)
+        assert found.spent.tokens == 60
+        assert found.exceeded == "the budget of 0.12 of money is spent"
+
+
+def test_a_day_s_budget_holds_over_lives(tmp_path: Path) -> None:
+    """Each lane has its share; the reason says so."""
+    budgets = Budgets(day=Allowance(calls=5))
+    node = ScriptedNode(answers)
+    found: list[Answered] = []
+    for life in range(3):
+        with runner_of(node, tries=1, folder=tmp_path, budgets=lambda: budgets) as runner:
+            found += answered(runner, *[routed(call(10 * life + i)) for i in range(2)])
+    assert node.tries == 5
+    assert sorted(f.exceeded for f in found) == [*[""] * 5, "this lane's share of today's budget, 5 calls, is spent"]
+
+
+def test_a_budget_of_tokens_knows_what_tries_without_an_answer_may_have_taken(tmp_path: Path) -> None:
+    """A restart makes nothing of it free again."""
+
+    async def some() -> Answer:
+        return Answer(node="n", model="m", text="42", tokens_in=10, tokens_out=10)
+
+    node = ScriptedNode(hangs, some, hangs, max_tokens=1000)
+    allowance = Allowance(tokens=1_000_000)
+    round_ = routed(call(), call(1, node="late"), allowance=allowance)
+    late = ScriptedNode(hangs, name="late", max_tokens=1000)
+    spent = []
+    for _ in range(2):
+        with runner_of(node, late, tries=2, folder=tmp_path) as runner:
+            (found,) = answered(runner, round_)
+            spent.append(found.spent.tokens)
+    a_try, _ = expected(node.capabilities, call())
+    # what the answer took, one try of the first call, and two of the second, which is asked again
+    assert spent == [20 + 3 * a_try, 20 + 5 * a_try]
+    with runner_of(node, late, tries=2, folder=tmp_path) as runner:
+        before = runner.new_lane()
+        runner.submit(before, [])
+        past = runner._ledger.past(next(iter(runner._ledger._past)))
+    assert past is not None
+    assert past.tokens == spent[1]
+
+
+def test_what_began_before_midnight_is_charged_to_that_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new day does not begin in credit."""
+    today = "2026-01-01"
+    monkeypatch.setattr("flows.charges._today", lambda: today)
+    budgets = Budgets(day=Allowance(tokens=1_000_000))
+    node = ScriptedNode(takes(0.3), timeout_s=5, max_tokens=1000)
+    with runner_of(node, tries=1, folder=tmp_path, budgets=lambda: budgets) as runner:
+        lane = runner.new_lane()
+        runner.submit(lane, [routed(call())])
+        while not node.tries:
+            time.sleep(0.005)
+        today = "2026-01-02"
+        while not lane.outbox:
+            time.sleep(0.005)
+        answered(runner, routed(call(1)))
+    ledger = CallLedger(tmp_path / "calls.sqlite")
+    assert ledger.spent_on("2026-01-01")[0][:2] == (1, 0)
+    assert ledger.spent_on("2026-01-02")[0][:2] == (1, 0)

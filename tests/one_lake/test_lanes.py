@@ -1,0 +1,45 @@
+"""What the lake tells of a lane."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from one_lake.lanes import OwnerRow
+from one_lake.writer import LakeWriter
+from tests.one_lake.lake_data import decisions, lake_writer, round_row
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Path:
+    """Name a lake."""
+    return tmp_path / "lake"
+
+
+@pytest.fixture
+def writer(lake: Path) -> Iterator[LakeWriter]:
+    """Open a writer on the lake."""
+    opened = lake_writer(lake)
+    yield opened
+    opened.close()
+
+
+def test_owners_come_in_decision_order(lake: Path, writer: LakeWriter) -> None:
+    """The index of ids is rebuilt from the rows that introduce an id, lane by lane."""
+    for start in range(0, 90, 30):
+        for lane in (0, 1):
+            writer.add(decisions(lane, range(start, start + 30)))
+        writer.flush()
+    assert writer.version(1) == 89
+    batches = list(writer.owners(1, rows_per_batch=10))
+    owners = [owner for batch in batches for owner in batch]
+    assert max(map(len, batches)) == 10
+    assert [owner.decision_offset for owner in owners] == list(range(0, 90, 2))
+    digest = round_row(1, 4).payload_digest
+    assert owners[2] == OwnerRow("math", "task-1-4", 0, "tasks.global", 4, digest, 4)
+
+
+def test_an_empty_lake_has_no_owners(writer: LakeWriter) -> None:
+    """Nothing is there, and that is no error."""
+    assert writer.version(0) == -1
+    assert list(writer.owners(0)) == []
