@@ -7,13 +7,19 @@ runs only there, and one that is marked `embedded` does not: which broker it is 
 import os
 from collections.abc import Callable, Generator, Iterator
 
+import hypothesis
 import pytest
 from hypothesis import settings
 
 from tests.brokers import Broker, empty, new_broker
+from tests.measured import measured
 from tests.turns import begin, turn
 
 BROKER_FIXTURES = {"broker", "own_broker"}
+
+# Hypothesis gives each example 200 ms of the clock, which tells how busy the machine is.
+hypothesis.settings.register_profile("aureon", deadline=None)
+hypothesis.settings.load_profile("aureon")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -36,8 +42,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Wait for a test's turn, before its time counts."""
-    with turn(item):
+    """Wait for a test's turn, before its time counts; and take no coverage of one that this would disturb."""
+    with turn(item), measured(item):
         return (yield)
 
 

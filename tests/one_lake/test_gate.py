@@ -227,6 +227,7 @@ def test_a_gate_that_is_killed_is_started_again(gate: QualityGate) -> None:
     assert [each.row for each in gate.judge(batch).refused] == [0]
 
 
+@pytest.mark.unmeasured
 def test_the_process_of_a_gate_ends_with_its_input_while_it_still_imports() -> None:
     """A killed cell leaves none behind that keeps a core busy for its next life."""
     gate = QualityGate(suite())

@@ -49,6 +49,7 @@ def test_an_answer_is_proven_the_same(prover: Prover) -> None:
     assert not same_formula("(1, sin(x)^2 + cos(x)^2 - 1)", "(2, 0)", prover)
 
 
+@pytest.mark.unmeasured
 def test_it_is_stopped_in_time() -> None:
     """The process that takes too long is ended, and the next question has another."""
     prover = Prover(0.5)
@@ -67,6 +68,7 @@ def test_it_is_stopped_in_time() -> None:
         prover.close()
 
 
+@pytest.mark.unmeasured
 def test_a_start_is_not_waited_for_longer_than_an_answer() -> None:
     """Loading sympy takes a second or two; what is asked meanwhile is left open, and asked again later."""
     prover = Prover(0.01)
