@@ -42,8 +42,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Wait for a test's turn, before its time counts; and take no coverage of one that this would disturb."""
-    with turn(item), measured(item):
+    """Wait for a test's turn, before its time counts."""
+    with turn(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Take no coverage of a test that this would disturb."""
+    with measured(item):
         return (yield)
 
 

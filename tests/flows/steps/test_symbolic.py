@@ -1,5 +1,7 @@
 """What sympy says of two expressions, in a process of its own."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -7,6 +9,7 @@ import pytest
 
 from flows.steps.formulas import same_formula
 from flows.steps.symbolic import Prover, prove
+from tests.aureon_command import environment
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +44,14 @@ def test_it_decides_what_values_do_not(prover: Prover, a: str, b: str, verdict: 
     assert prover(a, b) is verdict
     assert prover(b, a) is verdict
     assert prove(a, b) is verdict
+
+
+def test_its_process_answers_line_by_line_until_there_are_no_more() -> None:
+    """Also what is no question at all."""
+    questions = b'["x", "x + y - y"]\n["x", "y"]\n["1/0", "1"]\nnonsense\n'
+    command = [sys.executable, "-m", "flows.steps.symbolic", "5"]
+    done = subprocess.run(command, input=questions, env=environment(), stdout=subprocess.PIPE, timeout=60, check=True)
+    assert done.stdout.decode().split() == ["ready", "same", "different", "unknown", "unknown"]
 
 
 def test_an_answer_is_proven_the_same(prover: Prover) -> None:
