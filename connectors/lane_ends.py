@@ -39,8 +39,6 @@ class LaneEnds:
         self._thread = threading.Thread(target=self._run, name="aureon-ends", daemon=True)
         self.ends: Mapping[Place, int] = {}
         """As of the last answer; a new mapping each time."""
-        self.answered_at = 0.0
-        """When that came, by `time.monotonic`; 0 before the first."""
         self.lacks = "the broker was not asked yet"
         """Why there is no answer; empty where the last question had one."""
 
@@ -85,4 +83,4 @@ class LaneEnds:
             (place.topic, place.partition): future.result(max(0.0, deadline - time.monotonic())).offset
             for place, future in found.items()
         }
-        self.ends, self.answered_at, self.lacks = ends, time.monotonic(), ""
+        self.ends, self.lacks = ends, ""

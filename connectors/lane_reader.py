@@ -217,11 +217,6 @@ class LaneReader:
         """Tell whether it waits at the end without asking the broker."""
         return self._watch is not None
 
-    @property
-    def at_end(self) -> bool:
-        """Tell whether the last look found nothing more; a message may have come since."""
-        return self._watch is not None or self._at_end_since is not None
-
     def poll(self, n: int) -> list[Message]:
         """Take up to `n` messages that are there; never waits.
 

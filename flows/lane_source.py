@@ -552,7 +552,9 @@ class OpenLane:
                 place = self._parts.results_topic, self._number, offset
                 log.warning("%s[%d]@%d: %s; ignored", *place, error, extra={"lane": self._number})
         if not self.reads_inputs:  # later on, who introduces an id is under way, and nobody asks who owns it
-            self._look_ahead([id_key(d.topic, d.logical_id, d.generation) for _, _, d in entries if d.introduces])
+            self._owners.look_ahead(
+                [id_key(d.topic, d.logical_id, d.generation) for _, _, d in entries if d.introduces]
+            )
         for offset, value, decision in entries:
             if self._lane.log(offset, decision):
                 self._last_row = offset
@@ -560,10 +562,6 @@ class OpenLane:
                 decided.hashes.append(hashlib.sha256(value).hexdigest())
         self._begin_reading_at_end_of_log()
         return decided
-
-    def _look_ahead(self, keys: list[bytes]) -> None:
-        if keys:
-            self._owners.look_ahead(keys)
 
     def _read_inputs(self) -> None:
         lane, reading = self._lane, self._reading
@@ -575,7 +573,7 @@ class OpenLane:
                 classify(reading, kafka_topic, record.offset() or 0, record.value(), record.timestamp()[1] / 1000)
                 for record in reader.poll(min(room, READ_BATCH))
             ]
-            self._look_ahead([m.key for m in messages if m.key is not None])
+            self._owners.look_ahead([m.key for m in messages if m.key is not None])
             for message in messages:
                 lane.read(message)
 

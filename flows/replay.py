@@ -12,7 +12,6 @@ import contextlib
 import fcntl
 import shutil
 import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -194,8 +193,6 @@ def replay(
         RefusedError: there is no lake, what is chosen is none, or the run was begun otherwise.
         TryAgainError: another process is at it.
     """
-    if str(Path.cwd()) not in sys.path:  # where a user's own policies and verifiers most often are
-        sys.path.append(str(Path.cwd()))
     with _alone(settings, name), broker_of(settings) if mode == REDRIVE else contextlib.nullcontext():
         there = read_run(settings.lake_dir, name)
         if there is not None and selection == ALL:

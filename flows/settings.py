@@ -5,6 +5,7 @@ A field `max_rounds` is the flag `--max-rounds` and the variable `AUREON_MAX_ROU
 
 import importlib
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -298,7 +299,7 @@ def read_settings(flags: Mapping[str, Any] | None = None, environment: Mapping[s
 
 
 def import_object(path: str, setting: str) -> Any:
-    """Import what a setting names as `module:attribute`.
+    """Import what a setting names as `module:attribute`; the module may be in the current folder.
 
     Raises:
         RefusedError: there is no such thing; says which setting named it.
@@ -306,6 +307,8 @@ def import_object(path: str, setting: str) -> Any:
     module, separator, name = path.partition(":")
     if not separator:
         raise RefusedError(f"{PREFIX}{setting.upper()}={path!r}: expected module:attribute")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
     try:
         found = importlib.import_module(module)
         for part in name.split("."):

@@ -1,24 +1,22 @@
-"""Brokers and turns for the tests.
+"""Brokers for the tests.
 
 A test that takes a broker is marked `kafka`, and `make test-kafka` runs it on Apache Kafka. One that is marked `apache`
 runs only there, and one that is marked `embedded` does not: which broker it is makes no difference to it.
 """
 
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import settings
 
 from tests.brokers import Broker, empty, new_broker
-from tests.turns import begin, turn
 
 BROKER_FIXTURES = {"broker", "own_broker"}
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_configure() -> None:
     """Before any test, and any process with tests."""
-    begin(config)
     # an example that waits for a processor is no slow one
     settings.register_profile("shared machine", deadline=None)
     settings.load_profile("shared machine")
@@ -32,13 +30,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     other = "embedded" if os.environ.get("AUREON_TEST_KAFKA") == "apache" else "apache"
     config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker(other)])
     items[:] = [i for i in items if not i.get_closest_marker(other)]
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Wait for a test's turn, before its time counts."""
-    with turn(item):
-        return (yield)
 
 
 @pytest.fixture

@@ -94,9 +94,6 @@ def prepared(settings: Settings) -> Iterator[tuple[Cell, "Interrupts"]]:
         TryAgainError: no broker answers.
         RefusedError: another process has the state folder, or something belongs elsewhere.
     """
-    # Nodes, policies and verifiers that the user names are most often in the folder where the command is called.
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
     cell = Cell(settings)
     with (
         Interrupts(cell.stopping) as interrupts,

@@ -1,13 +1,12 @@
 """intake: is it a task at all, was it seen before, which goes next, how many may be under way.
 
-The source of the flow, one partition a lane: it reads the lane's inputs and its log, drives `flows.lane.Lane`, and
-emits what is handed out and what was decided, in batches.
+Here is what a message is, and what intake hands on; which goes next is for `flows.lane` to say, and the source that
+reads the lane's inputs and its log is `flows.lane_source`.
 """
 
 import base64
 import hashlib
 import hmac
-import logging
 
 import msgspec
 from msgspec import Struct
@@ -29,8 +28,6 @@ from schemas.task import (
     read_task,
     redriven_text,
 )
-
-log = logging.getLogger(__name__)
 
 RAW_LIMIT = 64 * 1024
 """Of a message that is no task, so many bytes travel with its dead letter; the rest stays in the input."""

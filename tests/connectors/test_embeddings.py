@@ -4,7 +4,7 @@ import importlib.util
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.embeddings import Alike
@@ -68,7 +68,6 @@ def test_texts_that_differ_where_it_matters_are_not(a: str, b: str) -> None:
 
 
 @needs_vectors
-@settings(deadline=None)
 @given(st.text(max_size=60), st.text(max_size=60))
 def test_it_does_not_depend_on_the_order(a: str, b: str) -> None:
     """Nor fails, whatever the texts are."""

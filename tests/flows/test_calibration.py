@@ -56,7 +56,7 @@ def test_evidence_counts_as_verdicts_say() -> None:
     assert abs(worth["not_whole"]) < 0.8
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(

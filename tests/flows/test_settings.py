@@ -1,12 +1,13 @@
 """What users name makes objects: what they make has to be one. And what is told to the Kafka client."""
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from flows.settings import Settings, make_object, read_settings
+from flows.settings import Settings, import_object, make_object, read_settings
 from schemas.errors import RefusedError
 
 
@@ -89,3 +90,14 @@ def test_client_properties_that_are_not_there_are_refused(tmp_path: Path) -> Non
     """By name."""
     with pytest.raises(RefusedError, match=r"AUREON_KAFKA_CONFIG: \S+missing cannot be read"):
         _ = Settings(kafka_config=f"@{tmp_path}/missing").kafka_properties
+
+
+def test_what_a_setting_names_may_be_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For every command alike, also where the interpreter was not told of that folder."""
+    (tmp_path / "beside_the_command.py").write_text("found = 7\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder])
+    assert import_object("beside_the_command:found", "policy") == 7
+    assert sys.path[-1] == str(tmp_path)
+    assert import_object("beside_the_command:found", "policy") == 7
+    assert sys.path.count(str(tmp_path)) == 1

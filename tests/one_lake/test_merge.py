@@ -269,7 +269,7 @@ def _written(lake: Path, cluster: str, history: Sequence[tuple[str, int, dict[st
 
 
 @pytest.mark.timeout(600)
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(histories=st.tuples(_HISTORIES, _HISTORIES, _HISTORIES), by=st.permutations(list(CRITERIA)))
 def test_any_histories_come_to_the_same_lake_whatever_the_order(
     histories: tuple[Any, ...], by: list[str], tmp_path_factory: pytest.TempPathFactory

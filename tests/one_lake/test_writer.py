@@ -97,7 +97,7 @@ def _same(written: Any, read: Any, *, is_time: bool) -> bool:
 
 
 @pytest.mark.parametrize("table", TABLES)
-@settings(max_examples=15, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=15, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(data=st.data())
 def test_rows_come_back_as_they_went_in(long_lake: tuple[Path, LakeWriter], table: str, data: st.DataObject) -> None:
     """Whatever text, numbers, nulls and lists a row holds, SQL hands out the same."""

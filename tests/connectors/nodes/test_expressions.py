@@ -4,7 +4,7 @@ import contextlib
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.nodes.solvers.expressions import (
@@ -81,7 +81,6 @@ def test_what_has_no_value_within_bounds_says_so(text: str) -> None:
         exact(parse(text))
 
 
-@settings(deadline=None)
 @given(st.text(max_size=200) | st.text(alphabet="0123456789.+-*/^()ex <>", max_size=200))
 def test_any_text_is_read_or_refused(text: str) -> None:
     """No text gets anything else out of the reader than a tree or a refusal."""
@@ -93,7 +92,6 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         exact(node, dict.fromkeys(names(node), Fraction(3, 7)))
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.integers(0, 12), st.fractions(max_denominator=50).filter(bool), max_size=6))
 def test_a_polynomial_is_read_back_from_its_terms(coefficients: dict[int, Fraction]) -> None:
     """Coefficients survive being written out and read."""

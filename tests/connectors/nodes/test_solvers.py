@@ -222,7 +222,7 @@ def test_a_double_root_takes_more_than_one_method_can_tell() -> None:
     assert [numeric.solve(prompt, r) for r in range(3)] == [None, None, None]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_a_damaged_prompt_is_answered_or_not_but_harmless(tasks: Tasks, data: st.DataObject) -> None:
     """Whatever is cut out of a real prompt and put in instead: an answer or None, no exception, in time."""
@@ -235,7 +235,6 @@ def test_a_damaged_prompt_is_answered_or_not_but_harmless(tasks: Tasks, data: st
         solve(prompt[:start] + inserted + prompt[end:], 0)
 
 
-@settings(deadline=None)
 @given(st.text(max_size=300))
 def test_any_text_is_no_problem(text: str) -> None:
     """Random text is never a question."""

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.steps.equivalence import EXACT, Comparison, canonical, comparison_for, group, number
@@ -232,7 +232,6 @@ def test_a_megabyte_takes_no_time(kind: AnswerKind, piece: str) -> None:
     assert time.process_time() - started < 3.0
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(AnswerKind), st.lists(st.text(max_size=40) | st.text(alphabet="0123456789xC+-*/^(). ", max_size=20))
 )
@@ -247,7 +246,6 @@ def test_grouping_is_an_honest_numbering(kind: AnswerKind, texts: list[str]) -> 
             assert numbers[texts.index(text)] == numbers[i]
 
 
-@settings(deadline=None)
 @given(st.sampled_from(AnswerKind), st.text(max_size=60))
 def test_a_canonical_form_stands_for_its_answer(kind: AnswerKind, text: str) -> None:
     """It is in the group of the text it was made from."""
@@ -256,7 +254,6 @@ def test_a_canonical_form_stands_for_its_answer(kind: AnswerKind, text: str) -> 
         assert group(kind, [text, form]) == [0, 0]
 
 
-@settings(deadline=None)
 @given(st.fractions(), st.integers(1, 50))
 def test_a_fraction_is_the_same_unreduced(value: Fraction, factor: int) -> None:
     """However it is written."""
@@ -265,7 +262,6 @@ def test_a_fraction_is_the_same_unreduced(value: Fraction, factor: int) -> None:
     assert number(text) == value
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-9, 9), min_size=1, max_size=6), st.integers(-9, 9))
 def test_a_polynomial_is_the_same_in_another_order(coefficients: list[int], other: int) -> None:
     """And another one where one coefficient differs."""
@@ -276,7 +272,6 @@ def test_a_polynomial_is_the_same_in_another_order(coefficients: list[int], othe
         assert group(EXPRESSION, [one, f"{same} + ({other})*x**7"]) == [0, 1]
 
 
-@settings(deadline=None)
 @given(st.integers(-(10**12), 10**12), st.data())
 def test_spellings_of_one_number_are_one_group(value: int, data: st.DataObject) -> None:
     """And those of another number another."""
@@ -327,7 +322,6 @@ _answers = st.sampled_from(
 ) | st.text(max_size=8)
 
 
-@settings(deadline=None)
 @given(st.sampled_from(AnswerKind), _answers, _answers, st.sampled_from([0.0, 0.01, 0.5]))
 def test_two_answers_are_the_same_in_any_order(kind: AnswerKind, a: str, b: str, tolerance: float) -> None:
     """And each is the same as itself, unless it is none."""

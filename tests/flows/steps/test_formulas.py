@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.steps.formulas import same_formula
@@ -170,7 +170,6 @@ _formulas = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(_formulas, _formulas)
 def test_a_comparison_does_not_depend_on_the_order(a: str, b: str) -> None:
     """Nor does it fail; and an expression is the same as itself, written another way."""
