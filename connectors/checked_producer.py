@@ -108,10 +108,11 @@ class CheckedProducer:
     def close(self) -> None:
         """Let go of the broker. What was not flushed is dropped; after a good `flush` that is nothing."""
         self._producer.purge()
+        # What is purged on its way is a fatal error of an idempotent producer, and each call may raise it once more.
         with contextlib.suppress(KafkaException):
-            # After a fatal error every call raises it once more.
             self._producer.poll(0)
-        self._producer.close()
+        with contextlib.suppress(KafkaException):
+            self._producer.close()
 
     def __len__(self) -> int:
         """Messages that are not acknowledged yet."""

@@ -37,6 +37,12 @@ class Broker(Protocol):
     def restart(self) -> None:
         """Stop it in order and start it again."""
 
+    def freeze(self) -> None:
+        """Have it answer nothing any more while its connections stay, as a machine that lost its power does."""
+
+    def thaw(self) -> None:
+        """Let it go on."""
+
 
 class Embedded(EmbeddedBroker):
     """The embedded broker, which a test may also kill."""
@@ -46,7 +52,7 @@ class Embedded(EmbeddedBroker):
 
     def kill(self) -> None:
         """Stop it with SIGKILL: its last seconds are lost."""
-        os.kill(msgspec.json.decode((self.folder / "broker.json").read_bytes())["pid"], signal.SIGKILL)
+        self._send(signal.SIGKILL)
         while self.is_running():
             time.sleep(0.005)
         self.stop()
@@ -55,6 +61,17 @@ class Embedded(EmbeddedBroker):
         """Stop it in order and start it again."""
         self.stop()
         self.start()
+
+    def freeze(self) -> None:
+        """Have it answer nothing any more while its connections stay, as a machine that lost its power does."""
+        self._send(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._send(signal.SIGCONT)
+
+    def _send(self, what: signal.Signals) -> None:
+        os.kill(msgspec.json.decode((self.folder / "broker.json").read_bytes())["pid"], what)
 
 
 def new_broker(folder: Path) -> Broker:

@@ -99,3 +99,18 @@ def test_flush_without_a_broker_ends_when_asked_to_or_at_its_limit(
         impatient.flush()
     assert time.monotonic() - began < 5
     impatient.close()
+
+
+def test_close_is_quiet_about_what_is_on_its_way(own_broker: Broker, topics: Topics) -> None:
+    """To purge what the broker has not acknowledged is a fatal error of an idempotent producer."""
+    one = CheckedProducer(client_config(own_broker.brokers))
+    one.send(TASKS, 0, [b"first"])
+    one.flush()
+    own_broker.freeze()
+    try:
+        one.send(TASKS, 0, [b"x"])
+        with pytest.raises(OutcomeUnknownError):
+            one.flush(0.5)
+        one.close()
+    finally:
+        own_broker.thaw()
