@@ -17,7 +17,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 endif
 UV := uv==0.13.9
 
-.PHONY: help run test test-kafka mutate chaos bench lint format lock clean
+.PHONY: help run test test-kafka mutate chaos fuzz bench lint format lock clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +41,9 @@ mutate: $(STAMP) ## change the code in one place at a time: does a test fail? AR
 
 chaos: $(STAMP) ## the loss audit: a cluster, half an hour of faults, and the books; ARGS="--help" for more
 	@$(PYTHON_IN_VENV) -m tests.chaos $(ARGS)
+
+fuzz: $(STAMP) ## what comes from outside, put to its decoders; ARGS="task --seconds 300" for one of them
+	@$(PYTHON_IN_VENV) -m tests.fuzz $(ARGS)
 
 bench: $(STAMP) ## measure it; ARGS="…" goes to tests.bench
 	@$(PYTHON_IN_VENV) -m tests.bench $(ARGS)

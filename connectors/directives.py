@@ -5,11 +5,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-import msgspec
-
 from connectors.checked_producer import CheckedProducer
 from connectors.lane_reader import LaneReader
 from connectors.topics import DIRECTIVES
+from schemas.errors import UNREADABLE
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +99,7 @@ class Directives:
                 continue
             try:
                 taker(value)
-            except msgspec.DecodeError as error:
+            except UNREADABLE as error:
                 log.warning("%s@%s: %s; ignored", DIRECTIVES, record.offset(), error)
         if records:
             self._settled()

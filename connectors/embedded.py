@@ -26,7 +26,7 @@ import msgspec
 
 from connectors.kafka import answers
 from connectors.whole_files import ANYBODY, replace
-from schemas.errors import RefusedError, TryAgainError
+from schemas.errors import UNREADABLE, RefusedError, TryAgainError
 
 log = logging.getLogger(__name__)
 
@@ -277,7 +277,7 @@ class EmbeddedBroker:
     def _remembered(self) -> _Running | None:
         try:
             return msgspec.json.decode((self.folder / "broker.json").read_bytes(), type=_Running)
-        except (FileNotFoundError, msgspec.DecodeError):
+        except (FileNotFoundError, *UNREADABLE):
             return None
 
     def _last_words(self) -> str:

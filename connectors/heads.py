@@ -12,6 +12,7 @@ import msgspec
 from connectors.checked_producer import CheckedProducer
 from connectors.kafka import ClientConfig, read_to_end
 from connectors.topics import HEADS
+from schemas.errors import UNREADABLE
 from schemas.head import Head
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,6 @@ def published_heads(config: ClientConfig) -> list[Head]:
     for message in read_to_end(config, HEADS, last=LAST_MESSAGES):
         try:
             heads[message.key()] = msgspec.json.decode(message.value() or b"", type=Head)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             log.warning("%s@%s: no head: %s; ignored", HEADS, message.offset(), error)
     return list(heads.values())

@@ -10,6 +10,7 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from connectors.kafka import ASK_LIMIT_S, ClientConfig, new_consumer, watermarks_of
 from connectors.topics import HEARTBEATS
+from schemas.errors import UNREADABLE
 from schemas.node import NodeState
 from schemas.supervision import CellState
 
@@ -98,7 +99,7 @@ class HeartbeatReader:
                 position = (message.offset() or 0) + 1
                 try:
                     states.append(read_state(message.value() or b""))
-                except msgspec.DecodeError as error:
+                except UNREADABLE as error:
                     log.warning("%s@%s: %s; ignored", HEARTBEATS, message.offset(), error)
         self._consumer.unassign()  # who waits at the end keeps the embedded broker busy
         self._position = position

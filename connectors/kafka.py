@@ -355,7 +355,7 @@ def _settings_refused() -> Iterator[None]:
     try:
         yield
     except KafkaException as error:
-        raise RefusedError(f"Kafka settings: {error.args[0].str()}") from None
+        raise RefusedError(f"AUREON_KAFKA_CONFIG: {error.args[0].str()}") from None
 
 
 def _name(place: TopicPartition) -> str:

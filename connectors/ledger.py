@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from schemas.errors import RefusedError, TryAgainError
+from schemas.errors import UNREADABLE, RefusedError, TryAgainError
 from schemas.node import Answer, Call
 from schemas.software import check_version
 
@@ -210,7 +210,7 @@ class CallLedger:
             self.position = position + 1
             try:
                 commit = _decode(body)
-            except msgspec.DecodeError as error:
+            except UNREADABLE as error:
                 raise RefusedError(
                     f"{self._path}: commit {position} cannot be read ({error}): end the work with the version that "
                     f"wrote it, or {_DELETE_IT}"

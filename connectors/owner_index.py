@@ -75,9 +75,13 @@ class OwnerIndex:
         """For which part of the log the copy stands."""
         self._copy_again_at = 0.0
         self._closed = False
-        self._open()
-        if copy is not None:
-            self._take(copy)
+        try:
+            self._open()
+            if copy is not None:
+                self._take(copy)
+        except sqlite3.DatabaseError as error:
+            os.close(self._lock)
+            raise RefusedError(f"{path}: {error}; delete the file: it is made anew from the lake and the log") from None
 
     def _open(self) -> None:
         self._db = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)

@@ -306,8 +306,8 @@ def _last_report(said: bytes) -> dict[str, Any]:
     for line in reversed(said.splitlines()):
         try:
             report = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(report, dict):
-            return report
+            return {name: value for name, value in report.items() if isinstance(value, str)}
     return {}

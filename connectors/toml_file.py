@@ -15,6 +15,7 @@ X = TypeVar("X")
 _AT = re.compile(r" - at `\$\.?(.*)`$")
 _UNKNOWN = "Object contains unknown field "
 _MISSING = "Object missing required field "
+_LITERAL = "Invalid enum value "
 
 
 def read_file(path: Path, parse: Callable[[bytes], X], named_by: str = "") -> X:
@@ -47,7 +48,9 @@ def parse_toml(text: bytes) -> dict[str, Any]:
         return tomllib.loads(text.decode())
     except UnicodeDecodeError as error:
         raise RefusedError(f"not UTF-8: {error.reason} at byte {error.start}") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except RecursionError:
+        raise RefusedError("not TOML: nested too deeply") from None
+    except ValueError as error:  # also of a number with thousands of digits
         raise RefusedError(f"not TOML: {error}") from None
 
 
@@ -58,8 +61,18 @@ def place_and_problem(error: msgspec.ValidationError) -> tuple[str, str]:
     return ("", text) if at is None else (at[1], text[: at.start()])
 
 
-def about_fields(problem: str, there_are: Iterable[str]) -> str:
-    """Say of a field that is unknown which ones there are, and of one that is missing that it is needed."""
+def about_fields(problem: str, there_are: Iterable[str], values: str = "") -> str:
+    """Word a problem as the author of the file knows things.
+
+    Args:
+        problem: what is wrong.
+        there_are: the fields that there are, where one is unknown.
+        values: the words that there are, where something else was one.
+    """
     if problem.startswith(_UNKNOWN):
-        return f"unknown field {problem.removeprefix(_UNKNOWN)}; there are: {', '.join(there_are)}"
-    return f"needs {problem.removeprefix(_MISSING)}" if problem.startswith(_MISSING) else problem
+        problem = f"unknown field {problem.removeprefix(_UNKNOWN)}; there are: {', '.join(there_are)}"
+    elif problem.startswith(_MISSING):
+        problem = f"needs {problem.removeprefix(_MISSING)}"
+    elif problem.startswith(_LITERAL) and values:
+        problem = f"{problem.removeprefix(_LITERAL)} is none of {values}"
+    return problem.replace("`", "")

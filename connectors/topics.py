@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from connectors.checked_producer import CheckedProducer
 from connectors.kafka import ASK_LIMIT_S, MAX_MESSAGE_BYTES, ClientConfig, admin_client, patiently, read_to_end
-from schemas.errors import RefusedError, TryAgainError
+from schemas.errors import UNREADABLE, RefusedError, TryAgainError
 from schemas.software import check_version
 
 log = logging.getLogger(__name__)
@@ -186,7 +186,7 @@ def _read_record(config: ClientConfig) -> ClusterRecord | None:
             continue
         try:
             return msgspec.json.decode(value, type=ClusterRecord)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise RefusedError(
                 f"{DIRECTIVES}[0]@{message.offset()}: no record of a cluster: {error}; only Aureon writes there"
             ) from None

@@ -10,12 +10,13 @@ or answered before, as far as this process knows.
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, get_args
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from connectors.toml_file import parse_toml
+from connectors.toml_file import about_fields, parse_toml, place_and_problem
+from flows.patterns import Pattern
 from flows.prompts import template
 from flows.settings import Settings, import_object, make_object
 from schemas.decision import RoundResult
@@ -197,38 +198,58 @@ class FollowUpRule(Struct, frozen=True, forbid_unknown_fields=True, rename={"sou
     when: When = When()
     answer_kind: AnswerKind = AnswerKind.TEXT
     priority: Priority = DEFAULT_PRIORITY
-    score: float = 0.0
+    score: Annotated[float, Meta(ge=-1e9, le=1e9)] = 0.0
 
 
 class _File(Struct, frozen=True, forbid_unknown_fields=True):
     follow_up: tuple[FollowUpRule, ...]
 
 
+_WHICH = re.compile(r"follow_up\[(\d+)\]\.?(.*)")
+_VALUES = {"answer_kind": ", ".join(AnswerKind), "evidence": ", ".join(get_args(EvidenceKind))}
+
+
+def parse_branching(text: bytes) -> tuple[FollowUpRule, ...]:
+    """Read the text of a file.
+
+    Raises:
+        RefusedError: something in it is wrong; names the rule and the field.
+    """
+    document = parse_toml(text)
+    if not document.get("follow_up"):
+        raise RefusedError("declares nothing; each rule is a table [[follow_up]], with at least from, to and prompt")
+    try:
+        return msgspec.convert(document, _File).follow_up
+    except msgspec.ValidationError as error:
+        path, problem = place_and_problem(error)
+    which = _WHICH.fullmatch(path)
+    field = which[2] if which is not None else ""
+    known = When.__struct_fields__ if field == "when" else FollowUpRule.__struct_encode_fields__
+    told = about_fields(problem, known, _VALUES.get(re.split(r"[.\[]", field.removeprefix("when."))[0], ""))
+    place = [f"follow_up {int(which[1]) + 1}", field] if which is not None else [path]
+    raise RefusedError(": ".join([*filter(None, place), told]))
+
+
 class DeclaredAffinities:
     """Proposes what a file declares: records of one topic are followed up on another.
 
     Args:
-        path: the file, `branching.toml`.
+        text: that of the file, `branching.toml`.
+        name: of the file.
 
     Raises:
         RefusedError: something in it is wrong; says where, and what there is.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.name = path.name
-        try:
-            rules = msgspec.convert(parse_toml(path.read_bytes()), _File).follow_up
-        except OSError as error:
-            raise RefusedError(f"{path}: {error.strerror or error}") from None
-        except (RefusedError, msgspec.ValidationError) as error:
-            raise RefusedError(f"{path}: {error}") from None
-        self._rules: dict[str, list[tuple[FollowUpRule, str, re.Pattern[str] | None]]] = {}
-        for number, rule in enumerate(rules, 1):
-            place = f"{path}: follow_up {number} ({rule.source} to {rule.to})"
+    def __init__(self, text: bytes, name: str) -> None:
+        self.name = name
+        self._rules: dict[str, list[tuple[FollowUpRule, str, Pattern | None]]] = {}
+        for number, rule in enumerate(parse_branching(text), 1):
+            place = f"follow_up {number} ({rule.source} to {rule.to})"
             try:
-                pattern = re.compile(rule.when.matches) if rule.when.matches else None
-            except re.error as error:
-                raise RefusedError(f"{place}: matches: {error}") from None
+                pattern = Pattern(rule.when.matches) if rule.when.matches else None
+            except ValueError as error:
+                raise RefusedError(f"{place}: when.matches: {error}") from None
             prompt = template(rule.prompt, f"{place}: prompt", frozenset({"question", "answer"}))
             self._rules.setdefault(rule.source, []).append((rule, prompt, pattern))
 
@@ -241,7 +262,7 @@ class DeclaredAffinities:
             when = rule.when
             if record.confidence < when.min_confidence or (when.evidence and record.evidence not in when.evidence):
                 continue
-            if pattern is not None and pattern.search(record.answer[:MATCHED]) is None:
+            if pattern is not None and not pattern.fits(record.answer[:MATCHED]):
                 continue
             payload = {
                 "prompt": prompt % {"question": record.question, "answer": record.answer},
@@ -260,8 +281,14 @@ def make_planner(settings: Settings) -> BranchPlanner | None:
     if not text:
         return None
     if text.endswith(".toml"):
-        return DeclaredAffinities(Path(text))
+        path = Path(text)
+        try:
+            return DeclaredAffinities(path.read_bytes(), path.name)
+        except OSError as error:
+            raise RefusedError(f"{path}: {error.strerror or error}; AUREON_BRANCHING names it") from None
+        except RefusedError as error:
+            raise RefusedError(f"{path}: {error}") from None
     planner: BranchPlanner = make_object(
-        import_object(text, "branching"), f"AUREON_BRANCHING={text!r}", "propose", settings
+        import_object(text, "AUREON_BRANCHING"), f"AUREON_BRANCHING={text!r}", "propose", settings
     )
     return planner

@@ -38,7 +38,7 @@ from flows.settings import Settings, import_object
 from flows.steps.equivalence import Comparison
 from flows.steps.intake import Reading
 from flows.steps.plan import MAX_DECISION_BYTES, Limits, Planner
-from flows.steps.route import PRESUMED_BEST, Router, read_strategy
+from flows.steps.route import PRESUMED_BEST, Router, Strategy, read_strategy
 from flows.steps.supervise import Supervision
 from flows.stopping import Stopping
 from flows.supervision.health import TopicRecord
@@ -56,6 +56,7 @@ from schemas.node import NodeCapabilities, NodeState
 from schemas.supervision import CellState
 from schemas.task import PayloadView, PromptMessage
 
+_BUDGETS = ("task_budget", "root_budget", "day_budget")
 _NO_STATES: Mapping[str, NodeState] = {}
 
 
@@ -105,6 +106,21 @@ class Cell:
         self.waited_at = 0.0
         """When the flow last waited for the broker, by `time.monotonic`."""
         self._capabilities: tuple[int, Sequence[NodeCapabilities]] = (0, ())
+
+    def check(self) -> None:
+        """See that what the settings name is there, as far as that takes no broker: a wrong one ends the start.
+
+        Raises:
+            RefusedError: something is not; says what to change.
+        """
+        settings = self.settings
+        _ = settings.cell_share, settings.traces_url, settings.kafka_properties, self.nodes
+        _ = self.rules.policy, self.rules.supervisor, self.rules.verifiers
+        for name in _BUDGETS:
+            settings.budget(name)
+        self._strategy()
+        make_planner(settings)
+        configurations_of(settings.gate)
 
     # -- what the flow is built from -------------------------------------------------------------------------------
 
@@ -242,7 +258,7 @@ class Cell:
     def budgets(self) -> Budgets:
         """What may be spent."""
         settings = self.settings
-        task, root, day = (settings.budget(f"{name}_budget") for name in ("task", "root", "day"))
+        task, root, day = map(settings.budget, _BUDGETS)
         return Budgets(task=task, root=root, day=day, lanes=self.connect().topics.lanes)
 
     def present_nodes(self) -> tuple[int, Sequence[NodeCapabilities]]:
@@ -261,14 +277,12 @@ class Cell:
         """Knows the nodes, and how well they do; one a process."""
         with self._lock:
             if self._router is None:
-                settings = self.settings
-                agree = max(settings.cascade_agree, settings.score_threshold)
                 value = value_of(self.rules.policy)
                 self._router = Router(
                     self.present_nodes,
                     self.rules.verifiers,
                     self.learning().memories.affinities,
-                    read_strategy(settings.routing, settings.cascade_first, agree),
+                    self._strategy(),
                     states=self._node_states,
                     render=self._messages,
                     pays=value.pays if value is not None else None,
@@ -277,6 +291,11 @@ class Cell:
                     orders=self.connect().orders,
                 )
             return self._router
+
+    def _strategy(self) -> Strategy:
+        settings = self.settings
+        agree = max(settings.cascade_agree, settings.score_threshold)
+        return read_strategy(settings.routing, settings.cascade_first, agree)
 
     def learning(self) -> Learning:
         """What was learned of the models; one a process."""
@@ -380,12 +399,12 @@ class Cell:
             return self._connected
 
     def _open_traces(self, connected: Connections) -> "Traces | None":
-        if not self.settings.traces:
+        if not (url := self.settings.traces_url):
             return None
         from connectors.otlp import SpanExport  # noqa: PLC0415 - it needs an extra
 
         cluster = connected.cluster.cluster_id
-        return SpanExport(self.settings.traces, connected.member, lambda entry: spans_of(cluster, entry[1]))
+        return SpanExport(url, connected.member, lambda entry: spans_of(cluster, entry[1]))
 
     def _stops_waiting(self) -> bool:
         """Asked again and again while the flow waits for the broker."""

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 from flows import logs
 from flows.commands.arguments import flags_of, make_parser
-from flows.settings import PREFIX
+from flows.settings import PREFIX, is_text
 from flows.terminal import REFUSED, ended
+from schemas.errors import RefusedError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,8 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
+    given = sys.argv[1:] if arguments is None else arguments
+    if bad := [n for n, argument in enumerate(given, 1) if not is_text(argument)]:
+        raise RefusedError(f"argument {bad[0]}: it is no UTF-8")
     parser = make_parser()
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(given)
     if options.command is None:
         parser.print_help(sys.stderr)
         return REFUSED

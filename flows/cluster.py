@@ -11,7 +11,7 @@ from connectors.embedded import EmbeddedBroker
 from connectors.topics import RETRY, TASKS, TASKS_HIGH, TASKS_NEXT
 from connectors.whole_files import ANYBODY, make_once
 from flows.settings import Settings
-from schemas.errors import RefusedError
+from schemas.errors import UNREADABLE, RefusedError
 
 INPUTS: Mapping[str, int] = {TASKS_HIGH: 8, TASKS_NEXT: 4, RETRY: 2, TASKS: 1}
 """The inputs of a lane with the share of turns each gets while all have something; none is ever starved."""
@@ -37,6 +37,10 @@ def brokers_of(settings: Settings) -> str:
 def lanes_asked(settings: Settings) -> int | None:
     """How many lanes to insist on: those that the user named, or none in particular."""
     return settings.lanes or None
+
+
+NO_FOLDER = FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError
+"""What is raised where a folder cannot be made at its place."""
 
 
 def cluster_key(path: Path) -> bytes:
@@ -67,11 +71,15 @@ def belongs_to(folder: Path, cluster_id: str, what: str, variable: str) -> None:
         RefusedError: it is another cluster's.
     """
     path = folder / "cluster.json"
-    make_once(path, msgspec.json.encode({"cluster_id": cluster_id}), ANYBODY)
     try:
+        make_once(path, msgspec.json.encode({"cluster_id": cluster_id}), ANYBODY)
         known = msgspec.json.decode(path.read_bytes(), type=dict[str, str]).get("cluster_id")
-    except msgspec.DecodeError as error:
-        raise RefusedError(f"{path}: {error}; is this {what} Aureon's?") from None
+    except NO_FOLDER as error:
+        raise RefusedError(f"the {what} {folder} cannot be made: {error.strerror}; set {variable} to another") from None
+    except UNREADABLE as error:
+        raise RefusedError(
+            f'{path}: {error}; is this {what} Aureon\'s? Where it is, put back {{"cluster_id":"{cluster_id}"}}'
+        ) from None
     if known != cluster_id:
         raise RefusedError(
             f"the {what} {folder} belongs to the cluster {known}, but the broker to {cluster_id}: set AUREON_BROKERS "

@@ -4,14 +4,16 @@ import math
 import zlib
 from collections import deque
 from collections.abc import Callable, Mapping
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from flows.calibration import Example, calibrate
 from flows.votes import ALTERNATIVES, FORMAT, LEAST, MOST, Beside, ModelParameters, Name, Parameters, Votes, weight_of
 from schemas.decision import Decision
 from schemas.node import Answer
+from schemas.task import Moment, Whole
 
 VOTE_WEIGHT = 10.0
 """So many outcomes weighs the prior."""
@@ -42,20 +44,24 @@ MAX_EXAMPLES = 600
 """Rounds with a verdict that are kept of one topic: the last ones."""
 
 
+Count = Annotated[float, Meta(ge=0, le=1e9)]
+Mean = Annotated[float, Meta(ge=-1e9, le=1e9)]
+
+
 class ModelCounts(Struct, kw_only=True, gc=False):
     """Outcomes of one model on one topic, each counting less the longer ago it was."""
 
     node: str
     model: str
-    right: float = 0.0
-    wrong: float = 0.0
-    none: float = 0.0
-    vote_right: float = 0.0
-    vote_wrong: float = 0.0
+    right: Count = 0.0
+    wrong: Count = 0.0
+    none: Count = 0.0
+    vote_right: Count = 0.0
+    vote_wrong: Count = 0.0
     """As `right` and `wrong`, with the longer memory."""
-    scores: float = 0.0
-    score_mean: float = 0.0
-    score_variance: float = 0.0
+    scores: Count = 0.0
+    score_mean: Mean = 0.0
+    score_variance: Mean = 0.0
     """Of its own scores: how many, with the longer memory, and what they were like."""
 
     def outcome(self, right: float) -> None:
@@ -87,13 +93,13 @@ class PairCounts(Struct, kw_only=True, gc=False):
 
     first: Name
     second: Name
-    both_right: float = 0.0
-    first_right: float = 0.0
+    both_right: Count = 0.0
+    first_right: Count = 0.0
     """And the second wrong."""
-    second_right: float = 0.0
-    alike: float = 0.0
+    second_right: Count = 0.0
+    alike: Count = 0.0
     """Both wrong, with the same answer."""
-    apart: float = 0.0
+    apart: Count = 0.0
 
     def add_both_right(self) -> None:
         """Both were right once more."""
@@ -135,14 +141,14 @@ class TopicCounts(Struct, kw_only=True):
     """What is known of one topic."""
 
     topic: str
-    at: float
+    at: Moment
     """When time was last taken into account, in seconds since the epoch."""
-    seen: int = 0
+    seen: Whole = 0
     """Rounds that had answers."""
     models: list[ModelCounts] = []
     pairs: list[PairCounts] = []
     examples: list[Example] = []
-    taught: int = 0
+    taught: Whole = 0
     """Rounds that taught."""
 
 

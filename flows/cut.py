@@ -10,9 +10,14 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import Struct
 
+from schemas.errors import UNREADABLE, LogMismatchError
 from schemas.software import check_version, version_in
 
 VERSION = 1
+_CURE = (
+    "end all cells and delete the group's offsets (kafka-consumer-groups --delete-offsets), or, where it is that of a "
+    "snapshot, the folder `recovery` in the state folder; the lane then begins with an older one, which only costs time"
+)
 
 
 class TopicCut(Struct, frozen=True, array_like=True):
@@ -59,9 +64,13 @@ def decode_cut(data: bytes) -> Cut:
 
     Raises:
         RefusedError: a newer Aureon wrote it.
+        LogMismatchError: it is none.
     """
     check_version("the cut of a lane", version_in(data), VERSION)
-    return msgspec.json.decode(data, type=Cut)
+    try:
+        return msgspec.json.decode(data, type=Cut)
+    except UNREADABLE as error:
+        raise LogMismatchError(f"a cut that is none ({error}): {_CURE}") from None
 
 
 def pieces_of(cut: Cut) -> tuple[str, dict[str, str]]:
@@ -79,13 +88,17 @@ def joined(common: str, pieces: Mapping[str, str]) -> Cut | None:
 
     Raises:
         RefusedError: a newer Aureon wrote it.
+        LogMismatchError: it is none.
     """
     cut = decode_cut(common.encode())
     if cut.topics:
         return cut
     topics = {}
     for name, text in pieces.items():
-        piece = msgspec.json.decode(text, type=_Piece) if text else None
+        try:
+            piece = msgspec.json.decode(text, type=_Piece) if text else None
+        except UNREADABLE as error:
+            raise LogMismatchError(f"the cut of lane {cut.lane} is none for {name} ({error}): {_CURE}") from None
         if piece is None or piece.log != cut.log:
             return None
         topics[name] = piece.cut

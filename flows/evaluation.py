@@ -30,7 +30,7 @@ from flows.steps.supervise import Supervision
 from flows.steps.validate import Verifier, validate
 from flows.supervision import built_in_supervisor
 from schemas.decision import Decision, DecisionKind, read_decision
-from schemas.errors import BadRecordError
+from schemas.errors import UNREADABLE, BadRecordError
 from schemas.node import Answer
 from schemas.task import AnswerKind, PayloadView, Topic, read_payload
 
@@ -154,7 +154,7 @@ def read_line(line: bytes, number_of_line: int) -> Question:
     """
     try:
         read = msgspec.json.decode(line, type=Line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise BadRecordError(str(error)) from None
     truth = read.truth if read.truth is not None else read.answer
     if not _text(truth).strip():

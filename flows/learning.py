@@ -31,7 +31,7 @@ from flows.steps.intake import Decided
 from flows.supervision.health import TopicRecord
 from one_lake.query import RecentRound, recent_rounds
 from schemas.decision import Decision, DecisionKind, Finding, RoundResult
-from schemas.errors import RefusedError
+from schemas.errors import UNREADABLE, RefusedError
 from schemas.node import Answer
 from schemas.software import version_in
 
@@ -138,7 +138,7 @@ class Learning:
             _restore(memory, path.read_bytes())
         except FileNotFoundError:
             return False
-        except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
+        except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
             log.warning("%s: %s; the lake's last rounds are learned from instead", path, error)
             return False
         self._written[memory.name] = memory.changes
@@ -190,7 +190,7 @@ def decision_of(row: RecentRound) -> Decision:
                 findings=_read_findings(row.findings) if row.findings else (),
                 verifier=view_of(row.payload.encode()).verifier if accepted and row.payload else None,
             )
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         log.debug("rounds, lane %d, decision %d: %s", row.lane, row.decision_offset, error)
     return Decision(
         kind=kind,

@@ -287,7 +287,7 @@ CRITERIA: Mapping[str, Callable[[float | None, Settings], Criterion]] = {
 }
 """All that a policy can name, made with the number behind the name, where there is one; a ValueError says why not."""
 
-_TOKEN = re.compile(r"\s*(?:[a-z]+|\d+(?:\.\d+)?|[(),])")
+_TOKEN = re.compile(r"\s*(?:[a-z]+|\d{1,12}(?:\.\d{1,12})?|[(),])", re.ASCII)
 _THERE_ARE = f"there are: {', '.join(CRITERIA)}, any(…, …), all(…, …), and module:callable"
 
 
@@ -300,7 +300,7 @@ def make_policy(settings: Settings) -> ConvergencePolicy:
     text = settings.policy.strip()
     if ":" in text:
         place = f"AUREON_POLICY={text!r}"
-        policy: ConvergencePolicy = make_object(import_object(text, "policy"), place, "judge", settings)
+        policy: ConvergencePolicy = make_object(import_object(text, "AUREON_POLICY"), place, "judge", settings)
         return policy if isinstance(policy, SimpleThresholdPolicy | CriterionPolicy) else _OwnPolicy(policy, place)
     if text == "threshold":
         return SimpleThresholdPolicy(settings)
@@ -360,7 +360,7 @@ class _Reader:
 
     def _take(self, wanted: str = "") -> str:
         if not self._tokens or (wanted and self._tokens[0] != wanted):
-            raise self._refused(f"{wanted or 'a name'!r} is missing")
+            raise self._refused(f"{repr(wanted) if wanted else 'a name'} is missing")
         return self._tokens.pop(0)
 
     def _criterion(self, depth: int) -> Criterion:
@@ -390,7 +390,6 @@ class _Reader:
         self._take("(")
         text = self._take()
         self._take(")")
-        try:
-            return float(text)
-        except ValueError:
-            raise self._refused(f"{text!r} is no number") from None
+        if not text[0].isdigit():
+            raise self._refused(f"{text!r} is no number")
+        return float(text)

@@ -17,6 +17,7 @@ from flows.counts import TopicCounts
 from flows.quarantine import Kept, fared_of, judge
 from flows.registry import Known, Registry
 from schemas.decision import Decision, DecisionKind
+from schemas.errors import UNREADABLE, RefusedError
 from schemas.node import NodeState
 from schemas.software import check_version
 from schemas.supervision import Alert, CellState, Noted, Quarantine, Stage, quarantine_key
@@ -97,8 +98,7 @@ class Root:
         standing: orders that stand on Kafka, for a life without a memory.
 
     Raises:
-        ValueError: the state is nothing that `encoded` wrote.
-        RefusedError: a newer Aureon wrote it.
+        RefusedError: the state is nothing that `encoded` wrote, or a newer Aureon wrote it.
     """
 
     def __init__(self, state: bytes | None = None, standing: Iterable[Quarantine] = ()) -> None:
@@ -115,8 +115,16 @@ class Root:
         self.alerted: Counter[str] = Counter()
         """All of this life, by kind."""
         if state is not None:
-            check_version("the root's snapshot", msgspec.msgpack.decode(state, type=_Numbered).version, STATE_VERSION)
-            self._restore(msgspec.msgpack.decode(state, type=RootState))
+            try:
+                check_version(
+                    "the root's snapshot", msgspec.msgpack.decode(state, type=_Numbered).version, STATE_VERSION
+                )
+                self._restore(msgspec.msgpack.decode(state, type=RootState))
+            except UNREADABLE as error:
+                raise RefusedError(
+                    f"the snapshot of the root is none ({error}): delete the folder `recovery` in its state folder; it "
+                    "then begins with the orders that stand"
+                ) from None
         else:
             for order in standing:
                 if order.stage is not Stage.FREE:

@@ -17,6 +17,7 @@ from flows.cluster import brokers_of, lanes_asked
 from flows.root import Root
 from flows.settings import Settings
 from flows.stopping import Stopping
+from schemas.errors import UNREADABLE
 from schemas.supervision import Quarantine
 
 log = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ class RootParts:
             if (message.key() or b"").startswith(QUARANTINE_KEY):
                 try:
                     standing.append(msgspec.json.decode(message.value() or b"", type=Quarantine))
-                except msgspec.DecodeError as error:
+                except UNREADABLE as error:
                     log.warning("%s@%s: %s; ignored", DIRECTIVES, message.offset(), error)
         return standing
 

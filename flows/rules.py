@@ -55,7 +55,7 @@ class Rules:
         """
         found = built_in_verifiers() | {TESTS: self._run_tests}
         for path in filter(None, (p.strip() for p in self.settings.verifiers.split(","))):
-            verifier = import_object(path, "verifiers")
+            verifier = import_object(path, "AUREON_VERIFIERS")
             if not callable(verifier):
                 raise RefusedError(f"AUREON_VERIFIERS: {path} is {type(verifier).__name__}, and no function")
             found[path.rpartition(":")[2].rpartition(".")[2]] = verifier

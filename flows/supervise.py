@@ -20,7 +20,6 @@ from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 import bytewax.operators as op
-import msgspec
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import FixedPartitionedSource, Source, StatefulSourcePartition
 from bytewax.operators import StatefulBatchLogic
@@ -39,7 +38,7 @@ from flows.settings import read_settings
 from flows.telemetry import Telemetry
 from one_lake.notes import NoteWriter
 from schemas.decision import Decision, DecisionKind, read_decision
-from schemas.errors import BadRecordError, tells_errors
+from schemas.errors import UNREADABLE, BadRecordError, tells_errors
 from schemas.node import NodeState
 from schemas.supervision import CellState, Noted
 
@@ -207,7 +206,7 @@ def _heard(records: list[tuple[int, bytes]]) -> Heard:
     for offset, value in records:
         try:
             states.append(read_state(value))
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             log.warning("%s@%d: %s; ignored", HEARTBEATS, offset, error)
     return Heard(states)
 

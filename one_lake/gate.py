@@ -9,13 +9,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pyarrow as pa
 from msgspec import Struct
 
 from one_lake.expectations import Configuration, suite
-from schemas.errors import RefusedError
+from schemas.errors import UNREADABLE, RefusedError
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,17 @@ class Judged(Struct, frozen=True):
     refused: list[Refused]
     alerts: list[str]
     """What is to be said of the batch as a whole."""
+
+
+class _Expected(Struct, frozen=True):
+    """One expectation as Great Expectations writes it; what else it says of one is left out."""
+
+    type: str
+    kwargs: dict[str, Any] = {}
+
+
+class _Suite(Struct, frozen=True):
+    expectations: tuple[_Expected, ...]
 
 
 class _Ready(Struct, frozen=True):
@@ -134,10 +146,13 @@ def configurations_of(setting: str) -> list[Configuration] | None:
     if setting == "on":
         return suite()
     try:
-        told = json.loads(Path(setting).read_bytes())["expectations"]
-        more = [{"type": str(e["type"]), "kwargs": dict(e.get("kwargs", {}))} for e in told]
+        told = msgspec.json.decode(Path(setting).read_bytes(), type=_Suite)
     except OSError as error:
-        raise RefusedError(f"AUREON_GATE: {setting}: {error.strerror}; expected on, off, or a file") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise RefusedError(f"{setting}: no suite of Great Expectations: {error!r}") from None
-    return [*suite(), *more]
+        why = error.strerror or error
+        raise RefusedError(f"AUREON_GATE={setting!r}: {why}; expected on, off, or a file with a suite") from None
+    except (*UNREADABLE, ValueError) as error:  # also of a name that no file has
+        raise RefusedError(
+            f"AUREON_GATE={setting!r}: no suite of Great Expectations: {error}; expected "
+            '{"expectations": [{"type": "expect_…", "kwargs": {…}}]}'
+        ) from None
+    return [*suite(), *({"type": each.type, "kwargs": each.kwargs} for each in told.expectations)]

@@ -138,7 +138,7 @@ def public_keys(lake_dir: str | Path) -> dict[str, PublicKey]:
             key = msgspec.json.decode(path.read_bytes(), type=PublicKey)
             if key.name == path.stem:
                 found[key.name] = key
-        except (msgspec.DecodeError, ValueError):
+        except (ValueError, RecursionError):
             continue
     return found
 

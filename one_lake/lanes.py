@@ -11,6 +11,7 @@ from deltalake.exceptions import DeltaError
 
 from one_lake import tables
 from one_lake.query import session
+from schemas.errors import BadRecordError
 
 
 class OwnerRow(NamedTuple):
@@ -37,7 +38,7 @@ class LaneVersions:
     def held(self, lane: int) -> int:
         """As `LakeWriter.held`, as of a second ago; -1 where the lake cannot be read."""
         now = time.monotonic()
-        with contextlib.suppress(DeltaError, OSError):
+        with contextlib.suppress(DeltaError, OSError, BadRecordError):
             if self._rounds is None and tables.is_lake(self._lake_dir):
                 self._rounds = tables.open_table(self._lake_dir, "rounds")
             elif self._rounds is not None and now - self._looked_at >= 1.0:

@@ -10,7 +10,6 @@ process that is killed leaves files that no entry names.
 
 import contextlib
 import fcntl
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,7 +26,7 @@ from one_lake import tables
 from one_lake.keys import SigningKey, publish
 from one_lake.query import rows_of, session
 from one_lake.sealed_table import Commit, SealedTable, Signer
-from one_lake.seals import archive, digests_of
+from one_lake.seals import actions, archive, digests_of
 from one_lake.staged import Gathered, StagedFile, cast, removal
 from schemas.errors import BadRecordError, RefusedError, TryAgainError
 from schemas.one import ALL_TABLES, ROW_HASH, SUPERSEDED, arrow_schema
@@ -312,12 +311,10 @@ def _is_free(path: Path) -> bool:
 
 def _removed_since(table: SealedTable, since: float) -> set[str]:
     """The files that commits have removed since a time."""
-    found = set()
+    found: set[str] = set()
     for version in tables.log_versions(table.lake_dir, table.name):
         entry = tables.log_entry(table.lake_dir, table.name, version)
         if entry.stat().st_mtime < since:
             continue
-        for line in entry.read_bytes().splitlines():
-            if b'"remove"' in line and isinstance(removed := json.loads(line).get("remove"), dict):
-                found.add(unquote(str(removed.get("path", ""))))
+        found.update(unquote(str(removed.get("path", ""))) for removed in actions(entry.read_bytes(), "remove"))
     return found

@@ -111,7 +111,10 @@ def connect(
 
     Raises:
         RefusedError: there is no lake, or none from that time.
+        BadRecordError: a file of it cannot be read.
     """
+    import duckdb  # noqa: PLC0415 - as in `session`
+
     lake = tables.lake_folder(lake_dir).absolute()
     connection = session()
     try:
@@ -125,6 +128,9 @@ def connect(
         for view in VIEWS:
             connection.execute(view)
         connection.execute(f"CREATE OR REPLACE VIEW supervision AS {notes.view(lake)}")
+    except duckdb.Error as error:
+        connection.close()
+        raise tables.unreadable(lake, "a file", error) from None
     except BaseException:
         connection.close()
         raise

@@ -26,7 +26,7 @@ import one_lake
 from connectors.whole_files import ANYBODY, make_once, replace
 from one_lake import tables
 from one_lake.query import quoted
-from schemas.errors import RefusedError
+from schemas.errors import UNREADABLE, RefusedError
 from schemas.one import RunRow, arrow_schema
 
 TASKS_A_PART = 1000
@@ -101,7 +101,7 @@ def read_run(lake_dir: str | Path, name: str) -> Run | None:
         return msgspec.json.decode(path.read_bytes(), type=Run)
     except FileNotFoundError:
         return None
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise RefusedError(f"{path}: no run: {error}; name another, or delete its folder") from None
 
 

@@ -13,6 +13,7 @@ import json
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import msgspec
@@ -21,7 +22,7 @@ from msgspec import Struct
 from connectors.whole_files import ANYBODY, replace
 from one_lake import tables
 from one_lake.keys import PublicKey, SigningKey
-from schemas.errors import BadRecordError
+from schemas.errors import UNREADABLE, BadRecordError
 
 SEAL, SIGNATURE = "aureon.seal", "aureon.signature"
 """The entries of a commit's metadata."""
@@ -104,7 +105,7 @@ class SignedSeal(Struct, frozen=True, gc=False):
         """
         try:
             return _decode_seal(self.body)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        except UNREADABLE as error:
             raise BadRecordError(f"not a seal: {error}") from None
 
     @property
@@ -148,12 +149,27 @@ def seal_in(entry: bytes) -> SignedSeal | None:
     """The seal in an entry of a table's log, if it has one."""
     if SEAL.encode() not in entry:
         return None
-    for line in entry.splitlines():
-        told = json.loads(line).get("commitInfo") if b'"commitInfo"' in line else None
-        if isinstance(told, dict) and isinstance(told.get(SEAL), str):
+    for told in actions(entry, "commitInfo"):
+        if isinstance(told.get(SEAL), str):
             signature = told.get(SIGNATURE)
             return SignedSeal(told[SEAL], signature if isinstance(signature, str) else "")
     return None
+
+
+def actions(entry: bytes, name: str) -> Iterator[dict[str, Any]]:
+    """Read the actions of one name in an entry of a table's log.
+
+    Raises:
+        ValueError: a line is no JSON.
+    """
+    for line in entry.splitlines():
+        if f'"{name}"'.encode() in line:
+            try:
+                told = json.loads(line)
+            except RecursionError:
+                raise ValueError("nested too deeply") from None
+            if isinstance(told, dict) and isinstance(told.get(name), dict):
+                yield told[name]
 
 
 # -- all seals of a table --------------------------------------------------------------------------------------------
@@ -185,8 +201,7 @@ def entry_of(version: int, data: bytes) -> Entry:
     """Read an entry of a table's log."""
     signed = seal_in(data)
     body, signature = (signed.body, signed.signature) if signed is not None else ("", "")
-    actions = [json.loads(line).get("add") for line in data.splitlines() if b'"add"' in line]
-    added = tuple([unquote(str(action.get("path", ""))) for action in actions if isinstance(action, dict)])
+    added = tuple([unquote(str(action.get("path", ""))) for action in actions(data, "add")])
     return Entry(version, body, signature, added)
 
 
@@ -221,7 +236,7 @@ def _archived(path: Path) -> Iterator[Entry]:
     try:
         with gzip.open(path) as lines:
             yield from map(_decode_entry, lines)
-    except (gzip.BadGzipFile, zlib.error, EOFError, msgspec.DecodeError) as error:
+    except (gzip.BadGzipFile, zlib.error, EOFError, *UNREADABLE) as error:
         raise BadRecordError(f"{path}: no archive of seals: {error}") from None
 
 

@@ -22,7 +22,7 @@ from urllib.parse import unquote
 from deltalake import DeltaTable, Field, Schema
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from schemas.errors import RefusedError
+from schemas.errors import BadRecordError, RefusedError
 from schemas.one import ALL_TABLES, AT_FIRST, TABLES, arrow_schema
 
 DEFAULT_LAKE = Path(".aureon/lake")
@@ -152,11 +152,14 @@ def open_table(lake_dir: str | Path, table: str) -> DeltaTable:
 
     Raises:
         RefusedError: it is not there, or has other columns.
+        BadRecordError: its log cannot be read.
     """
     try:
         opened = DeltaTable(folder(lake_dir, table))
     except TableNotFoundError:
         raise RefusedError(f"no lake at {lake_dir}: run `aureon run` or set AUREON_LAKE") from None
+    except DeltaError as error:
+        raise unreadable(lake_dir, f"the log of {table}", error) from error
     if _lacking(opened, table) is None:
         expected = Schema.from_arrow(arrow_schema(ALL_TABLES[table]))
         present, wanted = ({(f.name, str(f.type), f.nullable) for f in s.fields} for s in (opened.schema(), expected))
@@ -172,6 +175,12 @@ def open_table(lake_dir: str | Path, table: str) -> DeltaTable:
             f"{', '.join(different)}); set AUREON_LAKE to a new folder"
         )
     return opened
+
+
+def unreadable(lake_dir: str | Path, what: str, error: Exception) -> BadRecordError:
+    """Say that something in a lake cannot be read; of what a library says, the first line without its stack."""
+    why = str(error).partition("\n")[0]
+    return BadRecordError(f"lake {lake_dir}: {what} cannot be read: {why}; `aureon verify` tells what is damaged")
 
 
 def files(lake_dir: str | Path, table: str, opened: DeltaTable) -> list[str]:

@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from schemas.errors import BadRecordError
+from schemas.errors import UNREADABLE, BadRecordError
 
 REFERENCE_START = '{"$blob":'
 """How a reference begins as Aureon writes it. An answer that begins so, and is long enough to be one, is itself kept in
@@ -44,7 +44,7 @@ def read_reference(payload: bytes) -> BlobReference | None:
     """
     try:
         return _decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         if b'"$blob"' not in payload:
             return None
         raise BadRecordError(f"no reference to a blob: {error}".replace("`$", "`$.payload")) from None
@@ -56,5 +56,5 @@ def reference_in(text: str) -> BlobReference | None:
         return None
     try:
         return _decode(text)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None

@@ -1,15 +1,26 @@
 """Decisions: what is appended to `tasks.results`, and all that follows from them."""
 
 import enum
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 
-from schemas.errors import BadRecordError
+from schemas.errors import UNREADABLE, BadRecordError
 from schemas.node import Answer
 from schemas.software import check_version, version_in
-from schemas.task import DEFAULT_PRIORITY, Allowance, Ancestor, Cause, EvidenceKind, Origin, read_head
+from schemas.task import (
+    DEFAULT_PRIORITY,
+    Allowance,
+    Ancestor,
+    Cause,
+    EvidenceKind,
+    Moment,
+    Origin,
+    Priority,
+    Whole,
+    read_head,
+)
 
 WIRE_VERSION = 1
 """Of decisions, and of the tasks that follow from them."""
@@ -161,16 +172,16 @@ class Decision(Struct, frozen=True, gc=False, omit_defaults=True):
 
     kind: DecisionKind
     kafka_topic: str
-    offset: int
+    offset: Whole
     task_id: str
     introduces: bool = False
     """True when the message is the first with its id, so that this decision makes it the owner of the id."""
     topic: str = ""
     logical_id: str = ""
-    generation: int = 0
-    round_index: int = 0
-    attempt: int = 0
-    priority: int = DEFAULT_PRIORITY
+    generation: Whole = 0
+    round_index: Whole = 0
+    attempt: Whole = 0
+    priority: Priority = DEFAULT_PRIORITY
     payload: Raw = NO_PAYLOAD
     payload_digest: str = ""
     metadata: dict[str, str] = {}
@@ -197,14 +208,14 @@ class Decision(Struct, frozen=True, gc=False, omit_defaults=True):
     software: str = ""
     """The version of Aureon that decided."""
     seen: Seen | None = None
-    calls: int = 0
+    calls: Whole = 0
     """Requests to models, further tries and those that a crash cut off included."""
-    tokens: int = 0
+    tokens: Whole = 0
     """Input and output."""
     cost: float = 0.0
-    decided_at: float = 0.0
+    decided_at: Moment = 0.0
     """Seconds since the epoch."""
-    latency_s: float = 0.0
+    latency_s: Annotated[float, Meta(ge=-1e9, le=1e9)] = 0.0
     """From handing the message out to the decision."""
     follow_ups: tuple[FollowUp, ...] = ()
     cut_off: tuple[str, ...] = ()
@@ -249,13 +260,19 @@ def read_decision(message: bytes) -> Decision:
         RefusedError: a newer Aureon wrote it; to pass over it would be to decide its message again.
     """
     try:
+        message.decode()  # what is kept as it is, the payload, is not looked into
         decision = _decode(message)
         if decision.kind is DecisionKind.CONVERGED:  # the lake's rows of its branches tell what is in them
             for branch in decision.follow_ups:
                 read_head(branch.task)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         check_version("a decision", version_in(message), WIRE_VERSION)
         raise BadRecordError(f"no decision: {error}") from None
     if decision.version > WIRE_VERSION:
         check_version("a decision", decision.version, WIRE_VERSION)
+    result = decision.result
+    if decision.kind is DecisionKind.CONVERGED and result is None:
+        raise BadRecordError("no decision: converged, and without a result")
+    if result is not None and not all(0 <= place < len(result.candidates) for place in result.leading):
+        raise BadRecordError("no decision: an answer leads that is none of the candidates - at `$.result.leading`")
     return decision

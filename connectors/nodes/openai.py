@@ -24,6 +24,7 @@ from yarl import URL
 from connectors.nodes import Failure, NodeError
 from connectors.nodes.final_answer import final_answer
 from connectors.nodes.signals import signals_of
+from schemas.errors import UNREADABLE
 from schemas.node import Answer, Call, NodeCapabilities, NodeReport
 from schemas.task import PromptMessage
 
@@ -203,7 +204,7 @@ def _message_of(body: bytes) -> str:
     text = body.decode(errors="replace")
     try:
         document = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return text
     found = document
     for name in ("error", "message"):
@@ -371,7 +372,7 @@ class OpenAINode:
     def _decode(self, decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         try:
             return decoder.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             said = self._error("garbage", f"status 200, but {error}", _message_of(body[:MAX_ERROR_BODY]))
         raise said
 

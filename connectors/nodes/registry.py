@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from connectors.nodes import Node
 from connectors.nodes.nodes_file import NodeEntry, NodeMaker, PromptTexts, read_nodes_file
-from schemas.errors import RefusedError
+from schemas.errors import RefusedError, failure_of
 from schemas.node import NodeCapabilities
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class NodeRegistry(Generic[P]):
 
     Args:
         setting: `module:function` that gives the nodes, or the path of a file that ends in `.toml`.
-        import_object: imports `module:attribute`; the second argument is the setting that names it.
+        import_object: imports `module:attribute`; the second argument is what names it.
         make_prompts: makes the prompts of the texts by topic.
         environment: where the keys are; os.environ by default.
 
@@ -61,7 +61,7 @@ class NodeRegistry(Generic[P]):
         self._refreshing = threading.Lock()
         self._signature: Signature | None = None
         if self._path is None:
-            self._present = self._from_function(import_object(setting, "nodes"), setting)
+            self._present = self._from_function(import_object(setting, "AUREON_NODES"), setting)
         else:
             self._signature = _signature(self._path)
             self._present = self._from_file(self._path, None, [])
@@ -116,13 +116,19 @@ class NodeRegistry(Generic[P]):
             self._refreshing.release()
 
     def _from_function(self, give: Callable[[], Sequence[Node]], setting: str) -> Present[P]:
-        nodes = list(give())
+        try:
+            nodes = list(give())
+        except RefusedError:
+            raise
+        except Exception as error:  # a user's function; whatever is wrong is told with its place
+            raise RefusedError(f"AUREON_NODES={setting!r} cannot be called: {failure_of(error)}") from error
         for node in nodes:
             if not isinstance(getattr(node, "capabilities", None), NodeCapabilities):
-                raise RefusedError(f"{setting}: gave {type(node).__name__}, which has no `capabilities` of a node")
+                gave = f"gave {type(node).__name__}, which has no `capabilities` of a node"
+                raise RefusedError(f"AUREON_NODES={setting!r}: {gave}")
         by_id = {node.capabilities.node: node for node in nodes}
         if len(by_id) < len(nodes):
-            raise RefusedError(f"{setting}: two of its nodes have the same id; each needs its own")
+            raise RefusedError(f"AUREON_NODES={setting!r}: two of its nodes have the same id; each needs its own")
         kinds = {name: type(node).__name__ for name, node in by_id.items()}
         return Present(1, MappingProxyType(by_id), MappingProxyType(kinds), self._make_prompts({}))
 

@@ -5,14 +5,18 @@ dataflow.
 """
 
 import argparse
+import re
 import typing
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from flows.settings import PREFIX, Settings, read_settings
 from flows.terminal import show
+
+MOST: Final = 1_000_000_000
+"""Of whatever is counted or waited for."""
 
 _SETTING = "setting_"
 """Settings are told from a command's own arguments by this prefix."""
@@ -85,7 +89,7 @@ def _demo(commands: Any) -> None:
     demo.add_argument(
         "--tasks", type=_positive, metavar="N", help="how many tasks (default: as last time, or 2100; with --llm 210)"
     )
-    demo.add_argument("--seed", type=int, metavar="N", help="which tasks (default: as last time, or 0)")
+    demo.add_argument("--seed", type=_whole, metavar="N", help="which tasks (default: as last time, or 0)")
     demo.add_argument(
         "--llm", action="store_true", help="ask a small language model in this process beside the solvers (SmolLM2)"
     )
@@ -361,7 +365,7 @@ def _maintain(commands: Any) -> None:
     )
     maintain.add_argument(
         "--retention-h",
-        type=float,
+        type=_hours,
         default=168.0,
         metavar="HOURS",
         help="a file that no version has any more stays so long, for queries that still read it (default: 168)",
@@ -477,7 +481,7 @@ def _eval(commands: Any) -> None:
     evaluate.add_argument(
         "--splits", type=_positive, default=20, metavar="N", help="how many random halves (default: 20)"
     )
-    evaluate.add_argument("--seed", type=int, default=0, metavar="N", help="which halves (default: 0)")
+    evaluate.add_argument("--seed", type=_whole, default=0, metavar="N", help="which halves (default: 0)")
     evaluate.add_argument("--json", action="store_true", help="print the figures as one JSON object")
     evaluate.add_argument("--picture", metavar="FILE", help="draw them into this file, as SVG")
     _logging_flags(evaluate)
@@ -520,7 +524,7 @@ def _logging_flags(parser: argparse.ArgumentParser) -> None:
 
 def _settings_flags(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
     """Make a flag of each setting; Settings itself tells what it is for and what it is by default."""
-    hints = typing.get_type_hints(Settings, include_extras=True)
+    hints, kinds = typing.get_type_hints(Settings, include_extras=True), typing.get_type_hints(Settings)
     group = parser.add_argument_group("settings", "a flag goes before its environment variable")
     wanted = set(names)
     for field in msgspec.structs.fields(Settings):
@@ -532,7 +536,7 @@ def _settings_flags(parser: argparse.ArgumentParser, names: Iterable[str]) -> No
         group.add_argument(
             "--" + field.name.replace("_", "-"),
             dest=_SETTING + field.name,
-            metavar=_metavar(field.name, typing.get_type_hints(Settings)[field.name]),
+            metavar=_metavar(field.name, kinds[field.name]),
             help=f"{description} [{PREFIX}{field.name.upper()}{default}]".replace("%", "%%"),
         )
 
@@ -562,14 +566,33 @@ def flags_of(options: argparse.Namespace) -> dict[str, str | None]:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
+    number = _whole(text)
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected a number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number from 1 to {MOST:,}")
     return number
 
 
+def _whole(text: str) -> int:
+    if not re.fullmatch(r"[+-]?\d{1,10}", text, re.ASCII) or abs(int(text)) > MOST:
+        raise argparse.ArgumentTypeError(f"{text[:50]}: expected a whole number, {MOST:,} at most")
+    return int(text)
+
+
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text}: expected a number of seconds above 0")
-    return seconds
+    return _above(text, 0, "seconds")
+
+
+def _hours(text: str) -> float:
+    return _above(text, 1, "hours")
+
+
+def _above(text: str, least: float, what: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not least <= number <= MOST or not number:
+        raise argparse.ArgumentTypeError(
+            f"{text[:50]}: expected a number of {what} {f'from {least} on' if least else 'above 0'}, {MOST:,} at most"
+        )
+    return number

@@ -13,7 +13,7 @@ from flows.commands.arguments import settings_of
 from flows.commands.demo_report import Result
 from flows.commands.run import locked
 from flows.settings import PREFIX, Settings
-from schemas.errors import RefusedError
+from schemas.errors import UNREADABLE, RefusedError
 
 TASKS = 2100
 """By default: 150 of each family."""
@@ -85,7 +85,7 @@ def load_state(home: Path, tasks: int | None, seed: int | None, *, llm: bool = F
                 f"{home} is no demo's home, and has a state or a lake: choose another with --home"
             ) from None
         return DemoState(tasks=tasks or (LLM_TASKS if llm else TASKS), seed=SEED if seed is None else seed, llm=llm)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise RefusedError(f"{path}: {error}; `aureon demo --fresh` starts over") from None
     if seed is not None and seed != state.seed:
         raise RefusedError(f"the demo in {home} has the seed {state.seed}, not {seed}: start over with --fresh")

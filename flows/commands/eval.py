@@ -58,8 +58,8 @@ def main(options: argparse.Namespace) -> int:
     else:
         if len(questions) < FEWEST:
             raise RefusedError(
-                f"{options.file}: {len(questions)} questions are too few to learn from one half and measure on the "
-                f"other; give at least {FEWEST}, or --train FILE"
+                f"{options.file}: {len(questions)} {'question is' if len(questions) == 1 else 'questions are'} too few "
+                f"to learn from one half and measure on the other; give at least {FEWEST}, or --train FILE"
             )
         every, trained_on = _halves(settings, questions, options.splits, options.seed), len(questions) // 2
     report = _report(every, trained_on, bad)

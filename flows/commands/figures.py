@@ -19,7 +19,7 @@ from connectors.kafka import ClientConfig, admin_client, library_log, preflight
 from connectors.topics import RESULTS
 from flows.cluster import INPUTS
 from one_lake import tables
-from schemas.errors import TryAgainError
+from schemas.errors import UNREADABLE, TryAgainError
 
 LIMIT_S = 5.0
 
@@ -231,7 +231,7 @@ def cluster_id(folder: Path) -> str | None:
     """Tell which cluster a folder belongs to, as it says itself."""
     try:
         found = msgspec.json.decode((folder / "cluster.json").read_bytes(), type=dict[str, str])
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *UNREADABLE):
         return None
     return found.get("cluster_id")
 

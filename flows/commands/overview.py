@@ -26,7 +26,7 @@ from flows.commands.figures import KafkaLook, reach
 from flows.commands.overview_cluster import Cluster, Pulse
 from flows.commands.overview_lake import ALL_OF_IT, SPANS, Lake, Span, lake_within
 from flows.settings import Settings
-from schemas.errors import AureonError
+from schemas.errors import UNREADABLE, AureonError
 
 X = TypeVar("X")
 
@@ -150,7 +150,7 @@ class Observer:
         now = time.time()
         try:
             found = self._asked_lake(SPANS[over], now)
-        except (AureonError, OSError, DeltaError, duckdb.Error, msgspec.DecodeError) as error:
+        except (AureonError, OSError, DeltaError, duckdb.Error, *UNREADABLE) as error:
             last = self._last.get(over) or Lake(at=now, lake=str(self._settings.lake_dir))
             return msgspec.structs.replace(last, error=" ".join(str(error).split()))
         with self._pulse_lock:

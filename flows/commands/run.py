@@ -29,6 +29,7 @@ from connectors.kafka import client_config
 from connectors.processes import read_pid, write_pid
 from flows.cell import Cell
 from flows.cell_status import CellStatus
+from flows.cluster import NO_FOLDER
 from flows.commands.arguments import settings_of
 from flows.commands.engine import muffled_engine
 from flows.commands.figures import KafkaFigures, KafkaLook, LakeCounts, LakeLook, Rate, reach
@@ -95,6 +96,7 @@ def prepared(settings: Settings) -> Iterator[tuple[Cell, "Interrupts"]]:
         RefusedError: another process has the state folder, or something belongs elsewhere.
     """
     cell = Cell(settings)
+    cell.check()
     with (
         Interrupts(cell.stopping) as interrupts,
         locked(settings.state_dir),
@@ -105,8 +107,6 @@ def prepared(settings: Settings) -> Iterator[tuple[Cell, "Interrupts"]]:
             if telemetry.url:
                 say(f"metrics at {telemetry.url}/metrics")
             cell.connect()
-            # What the settings name by import path: a wrong one ends the start, not the first task.
-            cell.present_nodes()
             cell.router()
             cell.planner()
             yield cell, interrupts
@@ -165,9 +165,14 @@ def locked(state_dir: Path) -> Iterator[None]:
     """Hold the lock of a state folder: two cells on one would spoil it, and Bytewax does not notice.
 
     Raises:
-        RefusedError: another process holds it; names that process.
+        RefusedError: another process holds it, and is named; or there can be none.
     """
-    state_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+    except NO_FOLDER as error:
+        raise RefusedError(
+            f"the state folder {state_dir} cannot be made: {error.strerror}; set AUREON_STATE or AUREON_HOME to another"
+        ) from None
     with (state_dir / LOCK).open("a+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

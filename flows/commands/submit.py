@@ -22,7 +22,7 @@ from flows.overflow import Overflow
 from flows.settings import Settings
 from flows.steps.plan import input_topic
 from flows.terminal import FAILED, INTERRUPTED, OK, say, show
-from schemas.errors import AureonError, BadRecordError, RefusedError
+from schemas.errors import UNREADABLE, AureonError, BadRecordError, RefusedError
 from schemas.ids import home_lane
 from schemas.task import AWAY, encode, read_task
 
@@ -194,7 +194,7 @@ def with_topic(line: bytes, topic: str) -> bytes:
     """Give a task a topic if it has none; a line that is no object is left as it is, for the reader to refuse."""
     try:
         task = msgspec.json.decode(line, type=dict[str, Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return line
     if "topic" in task:
         return line

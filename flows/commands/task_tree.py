@@ -12,6 +12,7 @@ from msgspec import Struct
 
 import one_lake
 from schemas.blob import REFERENCE_START
+from schemas.errors import UNREADABLE
 from schemas.node import Answer
 
 MAX_TASKS = 500
@@ -218,7 +219,7 @@ def question_in(payload: str) -> str | None:
     """The question of a payload, or of the chat in it what was said last; None where there is none."""
     try:
         found = msgspec.json.decode(payload)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None
     if not isinstance(found, dict):
         return None
@@ -234,7 +235,7 @@ def gave_in(provenance: str) -> list[bool | None]:
     try:
         models = msgspec.json.decode(provenance)["models"]
         return [model.get("gave_it") for model in models]
-    except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
+    except (*UNREADABLE, KeyError, TypeError, AttributeError):
         return []
 
 
@@ -273,7 +274,7 @@ def _round(
 def _answers(candidates: str, gave: Sequence[bool | None], whole: Callable[[str], str]) -> Iterable[AnswerView]:
     try:
         said = msgspec.json.decode(candidates, type=list[Answer])
-    except msgspec.DecodeError:  # of another version of Aureon
+    except UNREADABLE:  # of another version of Aureon
         return
     for place, answer in enumerate(said):
         yield AnswerView(

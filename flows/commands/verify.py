@@ -15,7 +15,7 @@ from flows.commands.progress import bars
 from flows.settings import Settings
 from flows.terminal import FAILED, OK, show
 from one_lake.verify import FAULTS, Report, verify
-from schemas.errors import RefusedError
+from schemas.errors import UNREADABLE, RefusedError
 from schemas.head import Head
 
 KAFKA = "kafka"
@@ -61,7 +61,7 @@ def _heads(said: str | None, settings: Settings) -> list[Head | str]:
         raise RefusedError(
             f"--head {said}: expected nothing (then Kafka tells), a file, or a hash of 64 digits"
         ) from None
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise RefusedError(f"{said}: no head of a lake: {error}") from None
     try:
         return [msgspec.convert(told.get("head", told) if isinstance(told, dict) else told, Head)]
@@ -85,4 +85,8 @@ def _tell(report: Report, settings: Settings) -> None:
         detail = f": {finding.detail}" if finding.detail else ""
         show(f"{fault}: {FAULTS[fault]}{times}; first {finding.where}{detail}")
     faults = sum(report.faults.values())
-    show(f"NOT SOUND: {faults:,} faults" if faults else "sound: nothing is lost, doubled or altered")
+    show(
+        f"NOT SOUND: {faults:,} {'fault' if faults == 1 else 'faults'}"
+        if faults
+        else "sound: nothing is lost, doubled or altered"
+    )

@@ -11,7 +11,7 @@ from msgspec import Struct
 import one_lake
 from flows.steps.equivalence import comparison_for, group
 from one_lake.runs import Run, parts_done
-from schemas.errors import BadRecordError
+from schemas.errors import UNREADABLE, BadRecordError, RefusedError
 from schemas.task import read_payload
 
 _ROWS_AT_ONCE = 2000
@@ -198,16 +198,21 @@ def read_truths(path: Path) -> dict[tuple[str, str], str]:
     """Read true answers, one JSON object a line: `logical_id`, `truth`, and `topic` where ids are not unique.
 
     Raises:
+        RefusedError: the file cannot be read.
         BadRecordError: a line is none; it is named.
     """
     found = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise RefusedError(f"--truth: {path}: {error.strerror or error}") from None
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             told = msgspec.json.decode(line, type=_Truth)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise BadRecordError(f"{path}: line {number}: {error}") from None
+        except UNREADABLE as error:
+            raise BadRecordError(f"{path}:{number}: {error}") from None
         found[told.topic, told.logical_id] = told.truth if isinstance(told.truth, str) else str(told.truth)
     return found
 

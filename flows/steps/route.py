@@ -13,6 +13,7 @@ rounds, to learn whether they are fit again.
 
 import hashlib
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
@@ -101,7 +102,7 @@ def read_strategy(text: str, first: int, agree: float) -> Strategy:
         RefusedError: it is none of these.
     """
     kind, _, number = text.partition("-")
-    if kind == "best" and number.isascii() and number.isdecimal() and int(number) > 0:
+    if kind == "best" and re.fullmatch(r"[1-9]\d{0,5}", number, re.ASCII):
         return Strategy("best", int(number))
     if text == "cascade":
         return Strategy("cascade", first, agree)

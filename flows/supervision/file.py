@@ -102,7 +102,6 @@ def _entry(table: Any, place: int) -> Entry:
     return Entry(policy, tuple(topics))
 
 
-_LITERAL = "Invalid enum value "
 _ACTIONS = "accept, flag, more_reasoning, cap, reject, stop_topic"
 
 
@@ -118,19 +117,14 @@ def _built_in(rule: type[Rule], given: Mapping[str, Any]) -> Rule:
 def _told(error: msgspec.ValidationError, rule: type[Rule]) -> str:
     """Say of a validation error of which field it is, in the file's words."""
     path, problem = place_and_problem(error)
-    problem = about_fields(problem, ("use", "topics", *rule.__struct_fields__))
-    if problem.startswith(_LITERAL):
-        problem = f"{problem.removeprefix(_LITERAL)} is none of {_ACTIONS}"
-    return f"{path}: {problem}".removeprefix(": ").replace("`", "")
+    problem = about_fields(problem, ("use", "topics", *rule.__struct_fields__), _ACTIONS)
+    return f"{path}: {problem}".removeprefix(": ")
 
 
 def _own(use: str, given: Mapping[str, Any]) -> Any:
     if ":" not in use:
         raise RefusedError(f"use: {use!r} is no built-in policy, and no module:callable; {_there_are()}")
-    try:
-        make: Callable[..., Any] = import_object(use, "supervision")
-    except RefusedError as error:
-        raise RefusedError(f"use: {error.__cause__ or error}") from None
+    make: Callable[..., Any] = import_object(use, "use")
     return make_object(make, use, "examine", **given)
 
 

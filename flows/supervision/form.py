@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
+from flows.patterns import Pattern
 from flows.steps.equivalence import canonical, number
 from flows.supervision.case import Case, Rule, clipped
 from schemas.decision import Finding, FindingAction
@@ -118,8 +119,7 @@ class AnswerFormat(Rule, frozen=True, kw_only=True, forbid_unknown_fields=True):
     A number has a digit and at most 400 characters, an expression no three words in a row, a choice one line of at most
     200 characters; `strict` wants more: a number, and one of the `choices`. What a verifier accepted has its form.
 
-    A `pattern` is yours, and so is its speed: Python's `re` may take for ever where repetitions are nested. It is only
-    tried on answers of at most `longest` characters; a longer one does not have the form.
+    A `pattern` is tried on answers of at most `longest` characters; a longer one does not have the form.
     """
 
     USE: ClassVar[str] = "answer_format"
@@ -137,15 +137,15 @@ class AnswerFormat(Rule, frozen=True, kw_only=True, forbid_unknown_fields=True):
             ValueError: it is none.
         """
         try:
-            re.compile(self.pattern)
-        except (re.error, RecursionError, OverflowError) as error:
-            raise ValueError(f"pattern: no regular expression: {error}") from None
+            _form(self.pattern)
+        except ValueError as error:
+            raise ValueError(f"pattern: {error}") from None
 
     def examine(self, case: Case) -> Finding | None:
         """Read the answer as its kind."""
         result, kind = case.result, case.view.answer_kind
         answer = result.answer or ""
-        if self.pattern and not (len(answer) <= self.longest and re.fullmatch(self.pattern, answer.strip())):
+        if self.pattern and not (len(answer) <= self.longest and _form(self.pattern).fits(answer.strip())):
             return self.finding(f"not of the form {clipped(self.pattern, 100)!r}", answer)
         if kind != AnswerKind.CHOICE and answer.isdecimal():
             return None
@@ -171,6 +171,11 @@ class AnswerFormat(Rule, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if self.choices and canonical(AnswerKind.CHOICE, answer) not in _choice_forms(self.choices):
             return f"none of the choices {clipped(', '.join(self.choices), 100)}"
         return ""
+
+
+@functools.lru_cache(maxsize=64)
+def _form(pattern: str) -> Pattern:
+    return Pattern(pattern, whole=True)
 
 
 @functools.lru_cache(maxsize=64)

@@ -95,7 +95,7 @@ class Safety(TextRule, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 @functools.lru_cache(maxsize=64)
 def _import(path: str) -> Callable[[str], str | None]:
-    found: Callable[[str], str | None] = import_object(path, "supervision")
+    found: Callable[[str], str | None] = import_object(path, "classifier")
     return found
 
 

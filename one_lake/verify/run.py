@@ -88,8 +88,9 @@ def _read_logs(
     for table in reversed(present):  # `rounds`, which is committed last, first
         try:
             opened = tables.open_table(lake, table)
-        except DeltaError as error:
-            report.add([*log_gaps(lake, table)] or [Finding(Fault.LOG_GAP, table, " ".join(str(error).split())[:200])])
+        except (DeltaError, BadRecordError) as error:
+            why = str(error.__cause__ or error).partition("\n")[0]
+            report.add([*log_gaps(lake, table)] or [Finding(Fault.LOG_GAP, table, why[:200])])
             continue
         differ = differ or tables.differ(opened, table)
         files, last = tables.files(lake, table, opened), opened.version()

@@ -211,15 +211,24 @@ def test_a_rule_does_not_apply_where_its_record_is_another(
 @pytest.mark.parametrize(
     "text, told",
     [
-        ("", "missing required field `follow_up`"),
-        ("[[follow_up]]\nfrom = 'a'\nto = 'b'", "missing required field `prompt`"),
-        ("[[follow_up]]\nfrom = 'a'\nto = 'b'\nprompt = 'x'\ncolour = 1", "unknown field `colour`"),
-        ("[[follow_up]]\nfrom = 'a'\nto = 'b'\nprompt = 'x'\npriority = 12", "`$.follow_up[0].priority`"),
+        ("", "declares nothing; each rule is a table [[follow_up]]"),
+        ("[[follow_up]]\nfrom = 'a'\nto = 'b'", "follow_up 1: needs prompt"),
+        (
+            "[[follow_up]]\nfrom = 'a'\nto = 'b'\nprompt = 'x'\ncolour = 1",
+            "follow_up 1: unknown field colour; there are: from, to, prompt, when",
+        ),
+        (
+            "[[follow_up]]\nfrom = 'a'\nto = 'b'\nprompt = 'x'\npriority = 12",
+            "follow_up 1: priority: Expected int <= 9",
+        ),
         (
             "[[follow_up]]\nfrom = 'a'\nto = 'b'\nprompt = '$subject'",
             "follow_up 1 (a to b): prompt: $subject is not known here; there are: $answer, $question",
         ),
-        ("[[follow_up]]\nfrom = 'a'\nto = 'b'\nprompt = 'x'\nwhen = { matches = '(' }", "matches: missing )"),
+        (
+            "[[follow_up]]\nfrom = 'a'\nto = 'b'\nprompt = 'x'\nwhen = { matches = '(' }",
+            "follow_up 1 (a to b): when.matches: no regular expression: missing )",
+        ),
         ("[[follow", "Expected"),
         pytest.param("x = " + "[" * 10_000, "not TOML: ", id="nested without end"),
     ],

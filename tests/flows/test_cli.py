@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from flows.cli import main
+from flows.commands.arguments import make_parser, settings_of
 from flows.terminal import FAILED, REFUSED
 from schemas.errors import AureonError, RefusedError, TryAgainError
 from tests.aureon_command import AUREON, aureon, environment
@@ -43,7 +44,7 @@ def test_a_wrong_setting_is_named_as_it_was_given(capsys: pytest.CaptureFixture[
     assert main(["status", "--home", "x", "--lake", "", "--json"]) in (0, 2)  # an empty one counts as not given
     capsys.readouterr()
     assert main(["run", "--max-rounds", "many"]) == REFUSED
-    assert "aureon: --max-rounds='many': Expected `int`" in capsys.readouterr().err
+    assert "aureon: --max-rounds='many': expected a whole number from 1 to 1,000,000,000" in capsys.readouterr().err
 
 
 def test_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,3 +123,16 @@ def test_the_log_has_a_level(tmp_path: Path) -> None:
     """And a wrong one is refused."""
     assert aureon("schema", "--log-level", "loud", cwd=tmp_path).returncode == 2
     assert aureon("schema", "--log-level", "debug", cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize("arguments", [["status", "--home", "\udcff"], ["sql", "SELECT '\udce5'"]])
+def test_an_argument_that_is_no_utf_8_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """By its place: what it says nobody can show."""
+    assert main(arguments) == REFUSED
+    assert capsys.readouterr().err == f"aureon: argument {len(arguments)}: it is no UTF-8\n"
+
+
+def test_a_variable_that_is_no_utf_8_is_refused() -> None:
+    """By its name."""
+    with pytest.raises(RefusedError, match=r"^AUREON_HOME: it is no UTF-8$"):
+        settings_of(make_parser().parse_args(["status"]), {"AUREON_HOME": "\udcff"})

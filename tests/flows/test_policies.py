@@ -254,7 +254,7 @@ def test_only_value_by_itself_weighs_calls() -> None:
 @pytest.mark.parametrize(
     "text, said",
     [
-        ("", "'a name' is missing"),
+        ("", "a name is missing"),
         ("vote", "'vote' is none"),
         ("threshold(1.5)", "1.5 is more than 1"),
         ("threshold(x)", "'x' is no number"),

@@ -60,7 +60,9 @@ def test_nodes_come_from_a_function_as_they_always_did() -> None:
 def test_what_is_no_node_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """By what it is, and what it lacks."""
     with_own(monkeypatch, lambda: ["http://127.0.0.1:1/v1"])
-    with pytest.raises(RefusedError, match=r"^own_module:make: gave str, which has no `capabilities` of a node$"):
+    with pytest.raises(
+        RefusedError, match=r"^AUREON_NODES='own_module:make': gave str, which has no `capabilities` of a node$"
+    ):
         NodeRegistry("own_module:make", import_object, Prompts)
 
 

@@ -137,7 +137,7 @@ def test_bad_lines_are_told_and_left_out(tmp_path: Path, capsys: pytest.CaptureF
     [
         ([], "it is empty"),
         (["nonsense"], "no line of it is a question with a known answer"),
-        ([{"question": "?", "truth": "1", "responses": {"a": "1"}}], "1 questions are too few"),
+        ([{"question": "?", "truth": "1", "responses": {"a": "1"}}], "1 question is too few"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused(

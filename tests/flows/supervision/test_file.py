@@ -102,13 +102,13 @@ def test_without_a_file_the_built_in_list_is_asked() -> None:
         ("[[policy]]\nuse = 'allow_list'", "policy 1 (allow_list): needs answers"),
         (
             "[[policy]]\nuse = 'answer_format'\npattern = '('",
-            "policy 1 (answer_format): pattern: no regular expression: ",
+            "policy 1 (answer_format): pattern: no regular expression: missing )",
         ),
         (
             "[[policy]]\nuse = 'safety'\nclassifier = 'no.such:thing'",
-            "policy 1 (safety): AUREON_SUPERVISION='no.such:thing'",
+            "policy 1 (safety): classifier='no.such:thing': No module named 'no'",
         ),
-        ("[[policy]]\nuse = 'no.such:thing'", "policy 1 (no.such:thing): use: No module named 'no'"),
+        ("[[policy]]\nuse = 'no.such:thing'", "policy 1 (no.such:thing): use='no.such:thing': No module named 'no'"),
         (f"[[policy]]\nuse = '{OWN}'\ncolour = 1", f"policy 1 ({OWN}): {OWN} cannot be made: TypeError: "),
         (f"[[policy]]\nuse = '{__name__}:nothing'", "gave str, which has no `name` or no `examine`"),
         ("[[policy", "not TOML: "),
