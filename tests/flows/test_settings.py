@@ -35,7 +35,7 @@ def test_an_object_is_made_of_what_is_given() -> None:
     "make, told",
     [
         (1, "it cannot be made: TypeError: 'int' object is not callable"),
-        (broken, "it cannot be made: KeyError: 'missing' (test_settings.py, line 20)"),
+        (broken, f"it cannot be made: KeyError: 'missing' (test_settings.py, line {broken.__code__.co_firstlineno + 2})"),
         (refusing, "not with that"),
         (lambda _given: SimpleNamespace(judge=print), "it gave SimpleNamespace, which has no `name` or no `judge`"),
         (lambda _given: SimpleNamespace(name="x"), "it gave SimpleNamespace, which has no `name` or no `judge`"),
