@@ -26,14 +26,19 @@ run: $(STAMP) ## the demo: a broker, a cell, nodes and tasks, on this machine
 	@$(VENV)/bin/aureon demo
 
 # Most tests wait for something, so there is one process more than processors; each has a broker of its own.
-PYTEST := $(PYTHON_IN_VENV) -m pytest --numprocesses $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --maxprocesses 4 \
-	--dist worksteal
+PYTEST := -m pytest --numprocesses $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --maxprocesses 4 --dist worksteal
 
-test: $(STAMP) ## all tests, on the embedded broker; ARGS="-k name" for some
-	@$(PYTEST) $(ARGS)
+test: $(STAMP) ## all tests, on the embedded broker, and what they cover; ARGS="-k name" for some, and not that
+ifdef ARGS
+	@$(PYTHON_IN_VENV) $(PYTEST) $(ARGS)
+else
+	@rm -rf .coverage
+	@$(PYTHON_IN_VENV) -m coverage run $(PYTEST)
+	@$(PYTHON_IN_VENV) -m tests.uncovered
+endif
 
 test-kafka: $(STAMP) ## the tests that need a broker, on Apache Kafka (Java 17 and Maven)
-	@AUREON_TEST_KAFKA=apache $(PYTEST) -m kafka $(ARGS)
+	@AUREON_TEST_KAFKA=apache $(PYTHON_IN_VENV) $(PYTEST) -m kafka $(ARGS)
 
 # For hours, on one processor, and only where nothing else wants it; what was killed is not judged again.
 mutate: $(STAMP) ## change the code in one place at a time: does a test fail? ARGS="flows/lane.py" for some

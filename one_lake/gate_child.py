@@ -118,7 +118,7 @@ def _name(configuration: Configuration) -> str:
 def _told(result: Any) -> str:
     if "unexpected_count" in result:
         return f"{result['unexpected_count']} of {result['element_count']} rows"
-    return f"got {result.get('observed_value')!r}"[:_MAX_TOLD]
+    return f"got {result.get('observed_value')}"[:_MAX_TOLD]
 
 
 def serve(read: BinaryIO, write: BinaryIO) -> None:

@@ -185,6 +185,7 @@ def test_folder_that_never_had_a_broker_has_no_address(tmp_path: Path) -> None:
         _ = EmbeddedBroker(tmp_path / "none").brokers
 
 
+@pytest.mark.unmeasured
 def test_start_takes_well_under_two_seconds(tmp_path: Path) -> None:
     """The demo and the tests start it often."""
     began = time.monotonic()

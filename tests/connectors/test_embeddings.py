@@ -75,6 +75,7 @@ def test_it_does_not_depend_on_the_order(a: str, b: str) -> None:
     assert alike(a, b) == alike(b, a)
 
 
+@pytest.mark.unmeasured
 @needs_vectors
 def test_long_texts_take_no_time() -> None:
     """Up to the limit they are bounded, and beyond it not looked at."""

@@ -77,6 +77,7 @@ def test_reader_sleeps_at_the_end_and_wakes_without_skipping(own_broker: Broker,
         assert reader.position == sent
 
 
+@pytest.mark.unmeasured
 def test_sleeping_reader_costs_next_to_nothing_and_wakes_in_milliseconds(
     own_broker: Broker, producer: CheckedProducer
 ) -> None:
@@ -143,6 +144,7 @@ def test_reader_survives_a_broker_that_is_away(own_broker: Broker, producer: Che
         assert values(take(sleepless, 100)) == numbers(100, 200)
 
 
+@pytest.mark.unmeasured
 def test_reader_that_sleeps_while_the_broker_is_away_costs_little(
     own_broker: Broker, producer: CheckedProducer
 ) -> None:

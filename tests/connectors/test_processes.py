@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from connectors.processes import bound, end_with_parent
-from tests.aureon_command import until
+from tests.aureon_command import environment, until
 
 PARENT = """
 import multiprocessing, os, time
@@ -27,7 +27,6 @@ if __name__ == "__main__":
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), begin, (float({late_s}),)) as pool:
         pool.submit(time.sleep, 60).result()
 """
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("late_s", [0, 2], ids=["at_work", "not_yet_begun"])
@@ -35,7 +34,7 @@ def test_a_worker_ends_with_its_parent(tmp_path: Path, late_s: int) -> None:
     """Also if it comes to look for it when it is gone already."""
     (tmp_path / "parent.py").write_text(PARENT.replace("{late_s}", str(late_s)))
     begun = tmp_path / "begun"
-    with subprocess.Popen([sys.executable, "parent.py"], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}) as parent:
+    with subprocess.Popen([sys.executable, "parent.py"], cwd=tmp_path, env=environment()) as parent:
         until(lambda: begun.exists() and begun.read_text() != "")
         time.sleep(0.5)
         parent.kill()
@@ -63,8 +62,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_a_program_gets_a_signal_when_the_one_that_started_it_was_killed(tmp_path: Path) -> None:
     """Its own, so it may end in order."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", STARTER], cwd=tmp_path, env=environment, timeout=30, check=False)
+    subprocess.run([sys.executable, "-c", STARTER], cwd=tmp_path, env=environment(), timeout=30, check=False)
     until((tmp_path / "told").exists)
 
 
@@ -74,7 +72,7 @@ def test_a_program_whose_starter_has_ended_does_not_begin(tmp_path: Path) -> Non
     ours, theirs = os.pipe()
     os.close(theirs)  # as if it had ended
     try:
-        subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, stdin=ours, timeout=30, check=True)
+        subprocess.run(command, cwd=tmp_path, env=environment(), stdin=ours, timeout=30, check=True)
     finally:
         os.close(ours)
     assert not (tmp_path / "begun").exists()

@@ -79,6 +79,7 @@ def test_the_question_answered_longest_ago_makes_room(monkeypatch: pytest.Monkey
     assert [records.record_of("math", str(i)) is not None for i in range(3)] == [True, False, True]
 
 
+@pytest.mark.unmeasured
 def test_the_newest_are_there_after_a_restart_and_take_little_time_to_keep() -> None:
     """They are written every two seconds."""
     records, one = AcceptedRecords(), converged()

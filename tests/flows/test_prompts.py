@@ -94,6 +94,7 @@ def test_a_template_that_names_nothing_is_refused(texts: PromptTexts, problem: s
     assert str(refused.value).startswith(problem)
 
 
+@pytest.mark.unmeasured
 def test_the_first_round_is_quick() -> None:
     """It is in the path of every round: about a microsecond; ten here, on a busy machine."""
     prompts = Prompts({})

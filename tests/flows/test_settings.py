@@ -21,6 +21,9 @@ def broken(_given: int) -> Any:
     raise KeyError("missing")
 
 
+LINE_OF_THE_FAULT = broken.__code__.co_firstlineno + 2
+
+
 def refusing(_given: int) -> Any:
     """Says itself what is wrong."""
     raise RefusedError("not with that")
@@ -35,7 +38,7 @@ def test_an_object_is_made_of_what_is_given() -> None:
     "make, told",
     [
         (1, "it cannot be made: TypeError: 'int' object is not callable"),
-        (broken, f"it cannot be made: KeyError: 'missing' (test_settings.py, line {broken.__code__.co_firstlineno + 2})"),
+        (broken, f"it cannot be made: KeyError: 'missing' (test_settings.py, line {LINE_OF_THE_FAULT})"),
         (refusing, "not with that"),
         (lambda _given: SimpleNamespace(judge=print), "it gave SimpleNamespace, which has no `name` or no `judge`"),
         (lambda _given: SimpleNamespace(name="x"), "it gave SimpleNamespace, which has no `name` or no `judge`"),

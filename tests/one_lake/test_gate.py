@@ -3,23 +3,30 @@
 import json
 import logging
 import random
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import one_lake
 from one_lake.encode import encode_rows, record_batch
-from one_lake.expectations import derived, suite
+from one_lake.expectations import Configuration, derived, suite
 from one_lake.gate import Judged, QualityGate, Refused, configurations_of
 from one_lake.gating import Routes
 from one_lake.verify import verify
 from one_lake.writer import LakeWriter, _by_table
 from schemas.errors import RefusedError
 from schemas.one import Record, Row
+from tests.aureon_command import ROOT
 from tests.one_lake.lake_data import CLUSTER, KEY, dead_letter, decision, record, round_row
 
 BAD = {"confidence": 1.5}
@@ -227,6 +234,7 @@ def test_a_gate_that_is_killed_is_started_again(gate: QualityGate) -> None:
     assert [each.row for each in gate.judge(batch).refused] == [0]
 
 
+@pytest.mark.unmeasured
 def test_the_process_of_a_gate_ends_with_its_input_while_it_still_imports() -> None:
     """A killed cell leaves none behind that keeps a core busy for its next life."""
     gate = QualityGate(suite())
@@ -239,6 +247,79 @@ def test_the_process_of_a_gate_ends_with_its_input_while_it_still_imports() -> N
     assert process.wait(30) == 0
     assert time.monotonic() - began < 2.0  # an import of Great Expectations takes longer
     gate.close()
+
+
+def judgements(suite_of: list[Configuration], *batches: list[Record]) -> list[dict[str, Any]]:
+    """What the process says, line by line, before it ends with its input."""
+    command = [sys.executable, "-m", "one_lake.gate_process", json.dumps(suite_of)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        told = [process.stdout.readline()]
+        for rows in batches:
+            buffer, batch = pa.BufferOutputStream(), record_batch(Record, encode_rows(rows))
+            with pa.ipc.new_stream(buffer, batch.schema) as stream:
+                stream.write_batch(batch)
+            data = buffer.getvalue().to_pybytes()
+            process.stdin.write(len(data).to_bytes(8, "little") + data)
+            process.stdin.flush()
+            told.append(process.stdout.readline())
+        process.stdin.close()
+        assert process.wait(30) == 0
+    return [json.loads(line) for line in told]
+
+
+def test_the_process_of_a_gate_judges_batch_after_batch_until_its_input_ends() -> None:
+    """A record is refused; an alert is raised over many, where a mean is off, and where there is nothing to ask of."""
+    mean: Configuration = {"type": "expect_column_mean_to_be_between", "kwargs": {"column": "score", "max_value": 0.8}}
+    unasked: Configuration = {"type": "expect_column_values_to_not_be_null", "kwargs": {"column": "nowhere"}}
+    ready, sound, bad, same, off = judgements(
+        [*suite(), mean],
+        [record(0, 0)],
+        [record(0, 0), record(0, 1, **BAD)],
+        [record(0, offset, logical_id="same") for offset in range(3)],
+        [record(0, 0, score=0.9)],
+    )
+    assert ready == {"ready": True}
+    assert sound == {"refused": [], "alerts": []}
+    assert [each["row"] for each in bad["refused"]] == [1]
+    assert [alert.partition("(")[0] for alert in same["alerts"]] == ["expect_compound_columns_to_be_unique"]
+    assert off["alerts"] == ["expect_column_mean_to_be_between(column='score', max_value=0.8): got 0.9"]
+    _, unknown = judgements([unasked], [record(0, 0)])
+    (alert,) = unknown["alerts"]
+    assert alert.startswith("expect_column_values_to_not_be_null(column='nowhere'): ")
+    assert '"nowhere" in BatchData does not exist' in alert
+
+
+def test_the_process_of_a_gate_ends_where_an_expectation_is_none() -> None:
+    """It says which."""
+    (told,) = judgements([{"type": "expect_miracles", "kwargs": {}}])
+    assert "expect_miracles" in told["error"]
+
+
+def test_a_gate_whose_process_ends_again_and_again_says_so() -> None:
+    """An error of the system, which ends the cell."""
+    gate = QualityGate(suite())
+    batch = record_batch(Record, encode_rows([record(0, 0)]))
+    assert gate.judge(batch.slice(0, 0)) == Judged([], [])
+    gate._command = [sys.executable, "-c", ""]
+    gate._process.kill()
+    with pytest.raises(OSError, match="the quality gate's process ended twice while it judged 1 records"):
+        gate.judge(batch)
+    gate.close()
+
+
+def test_a_gate_that_is_closed_while_it_judges_is_not_started_again() -> None:
+    """Whoever waits for its judgement is told."""
+    gate = QualityGate(suite())
+    gate._process.send_signal(signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as thread:
+        judged = thread.submit(gate.judge, record_batch(Record, encode_rows([record(0, 0)])))
+        with pytest.raises(TimeoutError):
+            judged.result(0.3)
+        gate.close()
+        with pytest.raises(OSError, match="the quality gate is closed"):
+            judged.result(20)
 
 
 def test_a_suite_of_ones_own_is_added(tmp_path: Path) -> None:

@@ -300,6 +300,7 @@ def test_a_reader_sees_no_row_vanish_or_change(lake: Path) -> None:
     assert len(sizes) > 3
 
 
+@pytest.mark.unmeasured
 def test_a_full_disk_leaves_the_lake_whole(lake: Path, writer: LakeWriter) -> None:
     """No file may grow beyond a limit: the writer says so and names the lake; then a replay goes through."""
     writer.add(decisions(0, range(10)))

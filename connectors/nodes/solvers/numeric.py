@@ -97,7 +97,7 @@ def _value(node: Node, x: Any, number: Callable[[Fraction], Any]) -> Any:
 
 
 def _apply(op: str, a: Any, b: Any) -> Any:
-    if b is None:
+    if op == "-" and b is None:
         return -a
     if op == "+":
         return a + b

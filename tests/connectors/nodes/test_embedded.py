@@ -8,16 +8,22 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
+import msgspec
 import pytest
 
 from connectors.nodes import NodeError
 from connectors.nodes.embedded import TOPICS, SolverNode, SolverPool, embedded_nodes
+from connectors.nodes.solvers import Solution
+from connectors.nodes.solvers.wire import Reply, Request, frame
 from schemas.node import Answer, Call
+from tests.aureon_command import environment
 from tests.connectors.asked import a_call, run
 
 QUESTION = "Solve for k: 840*k = 10920"
 ROOT = str(Path(__file__).resolve().parents[3])
+WORKER = (sys.executable, "-P", "-m", "connectors.nodes.solvers.worker")
 
 FAULTY = """
 import os, signal, time
@@ -191,6 +197,43 @@ def test_closing_fails_the_calls_under_way_and_ends_the_processes() -> None:
     assert isinstance(result, NodeError)
     assert pids
     assert not any(map(_alive, pids))
+
+
+def test_a_worker_replies_to_each_request_until_its_input_ends() -> None:
+    """One that takes too long, and one for a solver that there is not, among them."""
+    slow = "Count how many prime numbers there are between 1 and 5000000 (inclusive) ?"
+    requests = [
+        Request("symbolic", QUESTION, 0, 5.0),
+        Request("search", slow, 9, 0.01),
+        Request("oracle", QUESTION, 0, 5.0),
+        Request("search", "What is love?", 0, 5.0),
+    ]
+    frames = b"".join(frame(msgspec.msgpack.encode(request)) for request in requests)
+    done = subprocess.run(WORKER, input=frames, env=environment(), stdout=subprocess.PIPE, timeout=60, check=True)
+    replies, rest = [], done.stdout
+    while rest:
+        end = 4 + int.from_bytes(rest[:4], "big")
+        replies.append(rest[4:end])
+        rest = rest[end:]
+    assert replies[0] == b"", "it is ready"
+    assert [msgspec.msgpack.decode(reply, type=Reply) for reply in replies[1:]] == [
+        Reply(Solution("13", 0.99, ANY)),
+        Reply(error="took longer than 0.01 s"),
+        Reply(error="KeyError: 'oracle'"),
+        Reply(),
+    ]
+
+
+def test_a_worker_whose_replies_nobody_reads_ends() -> None:
+    """Without a word: whoever started it is gone."""
+    with subprocess.Popen(WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()) as worker:
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        assert worker.stdout.read(4) == bytes(4)
+        worker.stdout.close()
+        worker.stdin.write(frame(msgspec.msgpack.encode(Request("symbolic", QUESTION, 0, 5.0))))
+        worker.stdin.flush()
+        assert worker.wait(30) == 0
 
 
 def test_workers_end_with_the_process_that_started_them() -> None:

@@ -136,6 +136,7 @@ def test_an_answer_stands_in_its_text(kind: str, text: str) -> None:
         assert bool(answer) == bool(text.strip()) or "</think>" in text
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(
     "piece",
     [

@@ -131,6 +131,7 @@ def test_a_forged_turn_stays_within_its_message() -> None:
     model.close()
 
 
+@pytest.mark.unmeasured
 def test_the_event_loop_goes_on_meanwhile() -> None:
     """While it reads and while it writes: each piece of work is short of the GIL, if it takes it at all."""
 
@@ -151,6 +152,7 @@ def test_the_event_loop_goes_on_meanwhile() -> None:
     assert gaps[len(gaps) * 9 // 10] < 0.05
 
 
+@pytest.mark.unmeasured
 def test_a_call_that_is_cancelled_makes_room_for_the_next() -> None:
     """Within one piece of its prompt, long before it would have been read."""
 

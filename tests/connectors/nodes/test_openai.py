@@ -210,6 +210,7 @@ def test_a_large_question_is_sent(server: OpenAIServer) -> None:
     assert len(server.served[0].body["messages"][0]["content"]) == 900_000
 
 
+@pytest.mark.unmeasured
 def test_calls_run_at_the_same_time_over_as_many_connections(server: OpenAIServer) -> None:
     """And a check does not wait behind them."""
     server.latency_s = 0.5

@@ -1,6 +1,7 @@
 """The three methods on real prompts: whenever one answers, it is right, and it abstains on all else."""
 
 import itertools
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -47,6 +48,36 @@ PROGRAM = (
     "This is a BF (Brainf*ck) computer program. What is the output?\n\n{}\n\n"
     "Respond only with the exact output of the program."
 )
+BITS = (
+    "Please solve this problem. Assume there is arbitrary bit depth and that there are signed integers. "
+    "Reply only with the final hexidecimal value.\n"
+)
+BASES = (
+    "Your task is to convert a number between two different bases.\n\n"
+    "If the target base is > 10, use lowercase letters a-z for digits above 9.\n\n"
+    "Now, convert the {} number {} to {}"
+)
+ROOTS = "Solve for real x: {} = 0\nIn solving equations, round to 4 decimal places."
+INTEGRAL = "Find the indefinite integral: ∫ {} dx"
+KNAVES = "Ann is a knave, and Bob is a knave."
+TWO_KNAVES = (KNAVES, None, KNAVES)
+DICE = "I have these dice: {}. What are the odds of rolling {} or higher? a reduced fraction"
+
+
+def island(*said: str, names: str = "Ann, and Bob") -> str:
+    """A question of who tells the truth; each says something, Ann first."""
+    statements = "".join(f' According to {name}, "{text}".' for name, text in zip(("Ann", "Bob"), said, strict=False))
+    return (
+        "A very special island is inhabited only by knights and knaves. Knights always tell the truth, and knaves "
+        f"always lie. You meet 2 inhabitants: {names}.{statements} So who is a knight and who is a knave? "
+        '(Format your answer like: "Ann is a knight, and Bob is a knave")'
+    )
+
+
+def claims(*said: str, first: int = 1) -> str:
+    """A question of how many statements can be true."""
+    listed = "".join(f" - Statement {number}: '{text}'\n" for number, text in enumerate(said, first))
+    return f"Given the truthfulness of these statements, please tell me the number of possible solutions: \n{listed}"
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +226,42 @@ def test_a_prompt_with_more_in_it_is_not_read(family: str, tasks: Tasks) -> None
         PROGRAM.format("<."),
         DECIMALS + "1/(2-2) = ?",
         "Is it true that 9**9**9 = 1? Answer Yes or No.",
-        "I have these dice: 1d0. What are the odds of rolling 1 or higher? a reduced fraction",
+        DICE.format("1d0", 1),
+        ROOTS.format("y - 1"),
+        ROOTS.format("sin(x)"),
+        ROOTS.format("x**2 + y"),
+        ROOTS.format("x**30 - 1"),
+        ROOTS.format("x - x"),
+        ROOTS.format("x**2 + 1"),
+        ROOTS.format("1/x + 1"),
+        INTEGRAL.format("x*y"),
+        INTEGRAL.format("sin(x)"),
+        INTEGRAL.format("x << 1"),
+        INTEGRAL.format("1/x"),
+        DECIMALS + "1 + x = ?",
+        DECIMALS + "(2**4000)*(2**4000)*(2**4000)*(2**4000)*(2**4000)*(2**4000) = ?",
+        BITS + "1 / 2",
+        BITS + "1.5 + 1",
+        BITS + "1 << 100000000",
+        BASES.format("base-99", "1", "binary"),
+        BASES.format("binary", "12", "hexadecimal"),
+        PROGRAM.format("+[>+]."),
+        PROGRAM.format("+[-<+>]."),
+        island("Ann is a knight"),
+        island("Ann is a knight )", "Ann is a knave"),
+        island("if Ann is a knight and Bob is a knight", "Ann is a knave"),
+        island("Ann is a knight and Bob is a knight or Ann is a knave", "Ann is a knave"),
+        island("it is not the case that " * 12 + "Ann is a knight", "Ann is a knave"),
+        island("(Ann is a knight", "Ann is a knave"),
+        island("Carl is a knight", "Ann is a knave"),
+        island("Ann is a wizard", "Ann is a knave"),
+        island("Ann is a knight", "Bob is a knight"),
+        claims("At least 1 of these 1 statements are true.", first=2),
+        claims("At least 1 of these 9 statements are true."),
+        claims("Either Statement 1 or Statement 9 is true, but not both."),
+        claims("This statement is false."),
+        "Is it true that x = 1? Answer Yes or No.",
+        "Is it true that 1/(2-2) = 1? Answer Yes or No.",
     ],
 )
 def test_what_cannot_be_solved_is_not_answered(prompt: str) -> None:
@@ -203,14 +269,47 @@ def test_what_cannot_be_solved_is_not_answered(prompt: str) -> None:
     assert [solve(prompt, 0) for solve in SOLVERS.values()] == [None, None, None]
 
 
-def test_a_square_with_a_contradiction_is_not_answered(tasks: Tasks) -> None:
-    """Neither by propagation nor by mending, in bounded time."""
+@pytest.mark.parametrize(
+    "prompt, texts",
+    [
+        (
+            island("(Ann is a knight and Bob is a knave)", "it is not the case that Ann is a knave"),
+            (KNAVES, None, KNAVES),
+        ),
+        (claims(*["Either Statement 1 or Statement 2 is true, but not both."] * 2), (None, None, "1")),
+        (DICE.format(", ".join(["1d1000"] * 20), 1), ("1", None, None)),
+        (claims(*["At least 1 of these 16 statements are true."] * 16), ("2", None, None)),
+        ("Solve for x: 2*x = 1000000000", ("500000000", "500000000", None)),
+        (ROOTS.format("x**2 - 0.00000000251"), ("-0.0001, 0.0001", "-0.0001, 0.0001", None)),
+        (INTEGRAL.format("x**30"), ("x**31/31 + C", None, None)),
+        (ROOTS.format("(x + 1)**3"), ("-1.0", None, None)),
+        (ROOTS.format("x**5 - x**4"), ("0.0, 1.0", "0.0, 1.0", None)),
+        ("Is it true that -(1 + 2) * 2 = -6? Answer Yes or No.", ("Yes", "Yes", "Yes")),
+        ("Is it true that 2**3 = 8? Answer Yes or No.", ("Yes", None, None)),
+        ("Count how many prime numbers there are between 0 and 1 (inclusive) ?", ("0", None, "0")),
+    ],
+)
+def test_a_method_answers_what_it_can(prompt: str, texts: tuple[str | None, ...]) -> None:
+    """Exactly, in numbers, by trying: where one method has no way, or too long a one, another may."""
+    assert tuple(s and s.text for s in (solve(prompt, 0) for solve in SOLVERS.values())) == texts
+
+
+@pytest.mark.parametrize("square", ["1 1 _ _\n_ _ _ _\n_ _ _ _\n_ _ _ _\n", "1 1 1 1\n" * 4])
+def test_a_square_with_a_contradiction_is_not_answered(square: str) -> None:
+    """Neither by propagation nor by mending, in bounded time; and where nothing is left to be filled in."""
     prompt = (
-        "In 4x4 Mini Sudoku:\nSolve this 4x4 Mini Sudoku puzzle:\n1 1 _ _\n_ _ _ _\n_ _ _ _\n_ _ _ _\n"
-        "Format your response as the puzzle above."
+        f"In 4x4 Mini Sudoku:\nSolve this 4x4 Mini Sudoku puzzle:\n{square}Format your response as the puzzle above."
     )
     assert read(prompt) is not None
     assert [solve(prompt, 0) for solve in SOLVERS.values()] == [None, None, None]
+
+
+def test_a_circuit_with_a_gate_or_an_input_that_is_not_told_is_not_read(tasks: Tasks) -> None:
+    """Nobody guesses."""
+    prompt = tasks["circuit_logic"][0]["payload"]["prompt"]
+    assert read(prompt) is not None
+    assert read(re.sub(r"^(\S\S): \w+$", r"\1: MAYBE", prompt, flags=re.MULTILINE)) is None
+    assert read(re.sub(r"\w+ = [01]\n", "", prompt)) is None
 
 
 def test_a_double_root_takes_more_than_one_method_can_tell() -> None:

@@ -182,6 +182,7 @@ def test_the_summary_comes_as_json(own_broker: Broker, tmp_path: Path) -> None:
     assert [task["topic"] for *_, task in sent(own_broker)] == ["math"]
 
 
+@pytest.mark.unmeasured
 def test_a_large_pipe_passes_through_in_bounded_memory(own_broker: Broker, tmp_path: Path) -> None:
     """40 MB of tasks, and every lane gets its share; what is held is the queue of 32 MB and little else."""
     ensure_topics(client_config(own_broker.brokers), LANES)

@@ -222,6 +222,7 @@ def test_a_proof_is_asked_for_where_values_do_not_tell() -> None:
     assert group(EXPRESSION, ["2^5000 * 2", "2^5001", "x"]) == [0, 1, 2]
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("kind", AnswerKind)
 @pytest.mark.parametrize("piece", ["1", "1,", "x ", "(", "the ", "\\frac{", '"', "A) ", "$", "ﬁ ", "1 000 "])
 def test_a_megabyte_takes_no_time(kind: AnswerKind, piece: str) -> None:

@@ -129,6 +129,7 @@ def test_few_proofs_are_asked_for() -> None:
     assert len(asked) == 3
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(
     "text",
     [

@@ -47,6 +47,7 @@ def round_row(decision: Decision) -> RoundRow:
     return row
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("planted", list(PLANTED), ids=list(PLANTED))
 @pytest.mark.parametrize("eager", [False, True])
 def test_what_is_planted_goes_other_rounds_and_then_to_the_dead_letters(planted: str, *, eager: bool) -> None:

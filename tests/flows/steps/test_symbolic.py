@@ -1,5 +1,7 @@
 """What sympy says of two expressions, in a process of its own."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -7,6 +9,7 @@ import pytest
 
 from flows.steps.formulas import same_formula
 from flows.steps.symbolic import Prover, prove
+from tests.aureon_command import environment
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +46,21 @@ def test_it_decides_what_values_do_not(prover: Prover, a: str, b: str, verdict: 
     assert prove(a, b) is verdict
 
 
+def test_its_process_answers_line_by_line_until_there_are_no_more() -> None:
+    """Also what is no question at all."""
+    questions = b'["x", "x + y - y"]\n["x", "y"]\n["1/0", "1"]\nnonsense\n'
+    command = [sys.executable, "-m", "flows.steps.symbolic", "5"]
+    done = subprocess.run(command, input=questions, env=environment(), stdout=subprocess.PIPE, timeout=60, check=True)
+    assert done.stdout.decode().split() == ["ready", "same", "different", "unknown", "unknown"]
+
+
 def test_an_answer_is_proven_the_same(prover: Prover) -> None:
     """Also within a tuple."""
     assert same_formula("(1, sin(x)^2 + cos(x)^2 - 1)", "(1, 0)", prover)
     assert not same_formula("(1, sin(x)^2 + cos(x)^2 - 1)", "(2, 0)", prover)
 
 
+@pytest.mark.unmeasured
 def test_it_is_stopped_in_time() -> None:
     """The process that takes too long is ended, and the next question has another."""
     prover = Prover(0.5)
@@ -67,6 +79,7 @@ def test_it_is_stopped_in_time() -> None:
         prover.close()
 
 
+@pytest.mark.unmeasured
 def test_a_start_is_not_waited_for_longer_than_an_answer() -> None:
     """Loading sympy takes a second or two; what is asked meanwhile is left open, and asked again later."""
     prover = Prover(0.01)

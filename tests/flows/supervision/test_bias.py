@@ -89,6 +89,7 @@ def test_facts_parts_of_a_group_and_talk_about_prejudice_pass(answer: str) -> No
     assert Bias().examine(case(answer)) is None
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("piece", ["women are ", "old people are too ", "women tend to be naturally ", "women, "])
 def test_a_text_that_is_made_to_take_long_does_not(piece: str) -> None:
     """A hundred thousand characters of almost a prejudice."""

@@ -39,6 +39,7 @@ def test_an_empty_answer_is_rejected_and_a_short_one_is_not() -> None:
     assert policy.examine(case("0")) is None
 
 
+@pytest.mark.unmeasured
 def test_a_megabyte_is_rejected_and_a_long_text_is_not() -> None:
     """At once; and its evidence is short."""
     policy, megabyte = RunawayLength(), "x" * (1 << 20)

@@ -106,6 +106,7 @@ def test_what_only_looks_like_one_is_not(answer: str) -> None:
     assert Injection().examine(case(answer)) is None
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(
     "piece",
     ["ignore all ", "ignore all of the ", "you are now a ", "<|", "A", "a+/", "### ", "ignore\u200b ", "print "],

@@ -97,6 +97,7 @@ def test_the_shortest_slur_is_found_and_shown() -> None:
     assert found.evidence == "x" * 48 + " you are an idiot. " + "y" * 58
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("piece", ["you are a ", "you stupid ", "a1 ", "idiot ", "such a ", "all of the list"])
 def test_a_text_that_is_made_to_take_long_does_not(piece: str) -> None:
     """A hundred thousand characters of almost an insult."""
@@ -108,6 +109,7 @@ def test_a_text_that_is_made_to_take_long_does_not(piece: str) -> None:
     assert time.process_time() - begun < 1.0
 
 
+@pytest.mark.unmeasured
 def test_thousands_of_disguised_words_take_no_longer() -> None:
     """Each of them is another one."""
     text = " ".join(f"xm0r0n{i}" for i in range(12_000))

@@ -82,6 +82,7 @@ def test_a_classifier_that_is_not_there_is_refused_at_once() -> None:
         Safety(classifier=f"{__name__}:no_such_thing")
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("piece", ["4111 ", "4 ", "sk-", "eyJa.eyJ", "-----BEGIN A ", "4111-1111-"])
 def test_a_text_that_is_made_to_take_long_does_not(piece: str) -> None:
     """A hundred thousand characters of almost a secret."""

@@ -308,6 +308,7 @@ def test_what_would_not_pass_may_not_be_quoted() -> None:
     assert built_in.may_quote("math", "no number")
 
 
+@pytest.mark.unmeasured
 def test_plain_answers_cost_next_to_nothing_and_a_megabyte_is_caught_at_once() -> None:
     """With the built-in list: some two microseconds, and some tens of milliseconds."""
     supervisor, plain = built_in_supervisor(), case("12345", AnswerKind.NUMBER)
