@@ -28,15 +28,15 @@ def run_all(first: int, last: int) -> list[Outcome]:
         return [outcome for outcomes in pool.starmap(run_range, parts, 1) for outcome in outcomes]
 
 
-def failing(name: str, number: int) -> list[int]:
-    """The seeds that fail for one mutant, of so many schedules of the kinds that show it."""
+def failing(name: str, number: int, enough: int | None = None) -> list[int]:
+    """The seeds that fail for one mutant, of so many schedules of the kinds that show it; it stops when it has enough."""
     mutant = MUTANTS[name]
-    return [seed for seed in seeds(mutant.kinds, number) if run(seed, mutant.rules).failures]
+    return list(islice((seed for seed in seeds(mutant.kinds, number) if run(seed, mutant.rules).failures), enough))
 
 
-def failing_in_all(number: int | None = None) -> dict[str, list[int]]:
+def failing_in_all(number: int | None = None, enough: int | None = None) -> dict[str, list[int]]:
     """The same for every mutant, each with `number` schedules or with those that it needs."""
-    wanted = [(name, number or mutant.schedules) for name, mutant in MUTANTS.items()]
+    wanted = [(name, number or mutant.schedules, enough) for name, mutant in MUTANTS.items()]
     with multiprocessing.get_context("spawn").Pool(os.cpu_count() or 1) as pool:
         longest_first = sorted(wanted, key=lambda item: -item[1])
         found = dict(zip(longest_first, pool.starmap(failing, longest_first, 1), strict=True))
