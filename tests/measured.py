@@ -1,7 +1,8 @@
 """Which tests `make test` takes no coverage of: those with a bar that the taking would move.
 
 Whoever follows each line of a process slows it down, up to twofold where it is busy. So a test that measures time or
-memory, that limits its process' files, or that kills processes by the second, is left alone with all that it starts.
+memory, that limits its process' files, or that kills processes by the second, is left alone with all that it starts;
+and so is one that runs thousands of schedules through lines that others run as well.
 """
 
 import contextlib

@@ -6,7 +6,6 @@ from itertools import pairwise
 import pytest
 
 from flows.lane import Lane, Message
-from tests.simulation.mutants import MUTANTS
 from tests.simulation.runs import failing_in_all, run_all
 from tests.simulation.schedule import Rules, run
 
@@ -14,6 +13,7 @@ SCHEDULES = 20_000
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.unmeasured
 def test_every_schedule_ends_exactly() -> None:
     """Crashes at every step, zombies, lost folders, moved lanes, poison: the promises hold, whatever the seed."""
     bad = run_all(0, SCHEDULES)
@@ -22,6 +22,7 @@ def test_every_schedule_ends_exactly() -> None:
     assert not bad, f"{len(bad)} of {SCHEDULES:,} schedules are not exact:\n" + "\n".join(told)
 
 
+@pytest.mark.unmeasured
 @pytest.mark.timeout(600)
 def test_each_rule_is_needed(figures: Callable[[str], None]) -> None:
     """With any one rule left out, some schedule fails."""
