@@ -29,7 +29,7 @@ def run_all(first: int, last: int) -> list[Outcome]:
 
 
 def failing(name: str, number: int, enough: int | None = None) -> list[int]:
-    """The seeds that fail for one mutant, of so many schedules of the kinds that show it; it stops when it has enough."""
+    """The seeds that fail for one mutant, of so many schedules of the kinds that show it; `enough` of them will do."""
     mutant = MUTANTS[name]
     return list(islice((seed for seed in seeds(mutant.kinds, number) if run(seed, mutant.rules).failures), enough))
 
