@@ -11,6 +11,7 @@ As a process of its own, for measurements: `python -m tests.openai_server --port
 import argparse
 import asyncio
 import signal
+import ssl
 import sys
 import threading
 import time
@@ -107,6 +108,7 @@ class OpenAIServer:
         latency_s: float = 0.0,
         port: int = 0,
         record: bool = True,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.answer = answer
         self.models = models
@@ -124,6 +126,7 @@ class OpenAIServer:
         self.most_active = 0
         self._port = port
         self._record = record
+        self._tls = tls
         self._loop = asyncio.new_event_loop()
         self._thread: threading.Thread | None = None
         self._listener: asyncio.Server | None = None
@@ -137,7 +140,7 @@ class OpenAIServer:
     @property
     def url(self) -> str:
         """What a client is given as the base URL."""
-        return f"http://127.0.0.1:{self._port}/v1"
+        return f"http{'s' if self._tls else ''}://127.0.0.1:{self._port}/v1"
 
     # -- its lives -------------------------------------------------------------------------------------------------
 
@@ -176,7 +179,7 @@ class OpenAIServer:
     async def _listen(self) -> None:
         self._http = web.Server(self._handle, access_log=None, handler_cancellation=True)
         self._listener = await self._loop.create_server(
-            self._http, "127.0.0.1", self._port, backlog=BACKLOG, reuse_address=True
+            self._http, "127.0.0.1", self._port, backlog=BACKLOG, reuse_address=True, ssl=self._tls
         )
         self._port = self._listener.sockets[0].getsockname()[1]
 
