@@ -133,6 +133,10 @@ def _plain_schema(struct: type[Struct]) -> Any:
 # -- the rule ------------------------------------------------------------------------------------------------------
 
 
+_BOUNDS = {"minimum", "maximum"}
+"""Whoever adds one knows that nothing beyond it was ever written."""
+
+
 def broken(before: Any, now: Any, at: str = "$") -> Iterator[str]:
     """Tell what was changed of a form that may not be without a new number."""
     if isinstance(before, dict) and isinstance(now, dict):
@@ -143,7 +147,7 @@ def broken(before: Any, now: Any, at: str = "$") -> Iterator[str]:
         elif "columns" in before and "columns" in now:
             yield from _broken_columns(before["columns"], now["columns"], at)
         else:
-            for key in sorted({*before, *now}):
+            for key in sorted({*before, *now} - _BOUNDS - before.keys() | before.keys()):
                 yield from broken(before.get(key), now.get(key), f"{at}.{key}")
     elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         for place, (old, new) in enumerate(zip(before, now, strict=True)):

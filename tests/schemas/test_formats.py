@@ -76,6 +76,7 @@ ALLOWED: dict[str, tuple[str, Callable[[Any], object]]] = {
         lambda form: form[0]["prefixItems"].append({"type": "string"}),
     ),
     "a column that may be null": ("table rounds", lambda form: form["columns"].append(["mood", "string", True])),
+    "a bound": ("head", lambda form: form[0]["properties"]["version"].update(maximum=7)),
 }
 BROKEN: dict[str, tuple[str, Callable[[Any], object], str]] = {
     "a field is gone": ("decision", lambda form: form[0]["properties"].pop("offset"), "$[0].offset: is gone"),
@@ -83,6 +84,11 @@ BROKEN: dict[str, tuple[str, Callable[[Any], object], str]] = {
         "head",
         lambda form: form[0]["properties"]["version"].update(type="string"),
         '$[0].version.type: was "integer", is "string"',
+    ),
+    "another bound": (
+        "decision",
+        lambda form: form[0]["properties"]["offset"].update(minimum=1),
+        "$[0].offset.minimum: was 0, is 1",
     ),
     "a field has another default": (
         "decision",

@@ -5,7 +5,7 @@ import pty
 import re
 import select
 import shutil
-import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -39,11 +39,17 @@ class Terminal:
     """A shell on a terminal of its own."""
 
     def __init__(self, command: list[str], cwd: Path) -> None:
-        self._pid, self._terminal = pty.fork()
-        if self._pid == 0:
-            os.chdir(cwd)
-            environment = {"PATH": os.environ["PATH"], "HOME": str(cwd), "TERM": "dumb", "PS1": READY, "PROMPT": READY}
-            os.execvpe(command[0], command, environment)  # noqa: S606 - a shell of the table above
+        environment = {"PATH": os.environ["PATH"], "HOME": str(cwd), "TERM": "dumb", "PS1": READY, "PROMPT": READY}
+        self._terminal, its_end = pty.openpty()
+        self._shell = subprocess.Popen(  # in C: to fork Python beside threads, and run more of it, may stand still
+            ["/usr/bin/env", "setsid", "--ctty", *command],
+            cwd=cwd,
+            env=environment,
+            stdin=its_end,
+            stdout=its_end,
+            stderr=its_end,
+        )
+        os.close(its_end)
         self.read(READY)
 
     def type(self, text: str) -> None:
@@ -61,8 +67,8 @@ class Terminal:
 
     def close(self) -> None:
         """End the shell."""
-        os.kill(self._pid, signal.SIGKILL)
-        os.waitpid(self._pid, 0)
+        self._shell.kill()
+        self._shell.wait()
         os.close(self._terminal)
 
 

@@ -90,4 +90,5 @@ def test_it_runs_with_what_is_there(tmp_path: Path) -> None:
 def test_what_is_wrong_with_it_is_told_in_one_line(tmp_path: Path) -> None:
     """As of any command."""
     done = finished(*EXAMPLE, "--nodes", "nowhere.toml", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (2, "aureon: nowhere.toml: No such file or directory\n")
+    assert done.returncode == 2
+    assert done.stderr == "aureon: nowhere.toml: No such file or directory; AUREON_NODES names it\n"
