@@ -23,7 +23,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta, Struct
-from pyreqwest.http import Url
+from yarl import URL
 
 from connectors.nodes import Node
 from connectors.nodes.embedded import METHODS, TOPICS, SolverNode, SolverPool
@@ -228,22 +228,19 @@ def _wrong_options(options: Mapping[str, Any]) -> str:
     return ""
 
 
-_SCHEMES = ("http://", "https://")
-_WANTED = "Expected http:// or https:// and a host"
-
-
 def _wrong_url(text: str) -> str:
     """Say what is wrong with a URL, without a word of what may be secret in it."""
     try:
-        url = Url(text)
-    except ValueError as error:  # one of a few texts, none of which holds what was given
-        return f"no URL: {error}" if text.startswith(_SCHEMES) else _WANTED
-    if url.username or url.password is not None:
+        url = URL(text)
+        port = url.port
+    except ValueError:
+        return "no URL"
+    if url.user is not None or url.password is not None:
         return "holds a name or a password; put the key into an environment variable, and its name into key_env"
-    if url.query_string is not None or url.fragment is not None:
+    if url.query_string or url.fragment:
         return "ends in ?... or #...; the paths of the protocol are put after it"
-    if url.scheme not in ("http", "https"):
-        return _WANTED
+    if url.scheme not in ("http", "https") or not url.host or not port:
+        return "Expected http:// or https:// and a host"
     return ""
 
 

@@ -8,20 +8,18 @@ a server say it back.
 """
 
 import asyncio
+import io
 import math
 import time
 import zlib
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
+import aiohttp
 import msgspec
-import pyreqwest.exceptions as http
 from msgspec import Struct
-from pyreqwest.client import Client, ClientBuilder
-from pyreqwest.http import Url
-from pyreqwest.response import Response
+from yarl import URL
 
 from connectors.nodes import Failure, NodeError
 from connectors.nodes.final_answer import final_answer
@@ -36,8 +34,6 @@ CONNECT_S = 5.0
 """For a connection; a server that does not take one by then is away, however long its answers may take."""
 CHECK_S = 5.0
 """For the list of models."""
-CONNECTING = "client error (Connect)"
-"""The cause of what failed before there was a connection; the library's `ConnectError` is also what failed on one."""
 KEEP_S = 4.0
 """How long an idle connection is kept: uvicorn, on which many of these servers run, closes its own after 5 s, and a
 request that crosses with that is lost."""
@@ -51,6 +47,8 @@ MAX_TEXT = 4_000
 """Characters of the full text that are kept beside the final answer."""
 MAX_TOKENS = 1_000_000_000
 """A count beyond it is not believed."""
+LARGE = 1 << 20
+"""Bytes of a request that aiohttp wants to read piece by piece."""
 PIECE = 8
 """So many characters of a key are as secret as all of it; servers like to quote the beginning of one."""
 SECRET_FROM = 16
@@ -242,12 +240,12 @@ class OpenAINode:
     ) -> None:
         self.capabilities = capabilities
         self._options = dict(options or {})
-        self._chat = Url(f"{url.rstrip('/')}/chat/completions")
-        self._models = Url(f"{url.rstrip('/')}/models")
+        self._chat = URL(f"{url.rstrip('/')}/chat/completions")
+        self._models = URL(f"{url.rstrip('/')}/models")
         self._key = key
         self._temperature = tuple(temperature)
         self._seed = seed
-        self._client: Client | None = None
+        self._session: aiohttp.ClientSession | None = None
         self._closed = False
 
     async def ask(self, call: Call) -> Answer:
@@ -299,77 +297,77 @@ class OpenAINode:
     async def close(self) -> None:
         """Close the connections; calls under way fail."""
         self._closed = True
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
 
     # -- one request -----------------------------------------------------------------------------------------------
 
-    def _connected(self) -> Client:
-        """The client, made for the call that asks first."""
+    def _connected(self) -> aiohttp.ClientSession:
+        """The session, made on the loop that asks first."""
         if self._closed:
             raise self._error("refused", "the node was closed")
-        if self._client is None:
-            headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        if self._session is None:
+            # one connection more than calls: a check does not wait behind them
+            connector = aiohttp.TCPConnector(limit=self.capabilities.max_concurrency + 1, keepalive_timeout=KEEP_S)
+            headers = {"Content-Type": "application/json", "User-Agent": "aureon", "Accept-Encoding": "identity"}
             if self._key is not None:
                 headers["Authorization"] = self._key.header
-            self._client = (
-                ClientBuilder()
-                .http1_only()
-                .user_agent("aureon")
-                .default_headers(headers)
-                # it would take the question to a server that nobody named
-                .follow_redirects(enable=False)
-                .no_proxy()
-                # one connection more than calls: a check does not wait behind them
-                .max_connections(self.capabilities.max_concurrency + 1)
-                .connect_timeout(timedelta(seconds=CONNECT_S))
-                .pool_idle_timeout(timedelta(seconds=KEEP_S))
-                .build()
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                headers=headers,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                # a timer a call costs as much as the rest of it; whoever asks times the call as a whole
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
             )
-        return self._client
+        return self._session
 
-    async def _fetch(self, method: str, url: Url, data: bytes | None) -> bytes:
+    async def _fetch(self, method: str, url: URL, data: bytes | None) -> bytes:
         """Send one request, and give the body of its reply.
 
         Raises:
             NodeError: there is none, or its status is not 200.
         """
-        request = self._connected().request(method, url)
-        if data is not None:
-            request = request.body_bytes(data)
+        session = self._connected()
+        body = io.BytesIO(data) if data is not None and len(data) > LARGE else data
         try:
-            async with request.build_streamed() as reply:
-                if reply.status != 200:
-                    failure = await self._refusal(reply)
-                elif (body := await _read(reply, MAX_BODY)) is not None:
-                    return body
-                else:
+            # a redirect is not followed: it would take the question to a server that nobody named
+            async with session.request(method, url, data=body, allow_redirects=False) as reply:
+                if reply.status == 200:
+                    read = await _read(reply, MAX_BODY)
+                    if read is not None:
+                        return read
                     failure = self._error("garbage", f"a body of more than {MAX_BODY:,} bytes")
-        except http.RequestError as error:
+                    reply.close()
+                else:
+                    failure = await self._refusal(reply)
+        except (aiohttp.ClientError, OSError, RuntimeError) as error:
             failure = self._told(error)
-        # outside of `except`: whatever the library's error holds would come along as the context
+        # outside of `except`: what aiohttp raises holds the request with its key, and would come along as the context
         raise failure
 
-    async def _refusal(self, reply: Response) -> NodeError:
+    async def _refusal(self, reply: aiohttp.ClientResponse) -> NodeError:
         body = await _read(reply, MAX_ERROR_BODY)
+        if body is None:
+            reply.close()
         failure = _failure_of(reply.status)
-        wait_s = retry_after(reply.get_header("Retry-After"), time.time()) if failure != "rejected" else None
+        wait_s = retry_after(reply.headers.get("Retry-After"), time.time()) if failure != "rejected" else None
         return self._error(failure, f"HTTP {reply.status}", _message_of(body or b""), wait_s)
 
-    def _told(self, error: http.RequestError) -> NodeError:
+    def _told(self, error: Exception) -> NodeError:
         """Say of which sort an error of the connection is."""
-        if isinstance(error, http.ConnectTimeoutError):
+        failure: Failure = "failed"
+        if isinstance(error, aiohttp.ServerTimeoutError):
             return self._error("timeout", f"no connection within {CONNECT_S:g} s")
-        if self._closed:
+        if isinstance(error, aiohttp.ClientConnectorError):
+            failure = "refused"
+        elif isinstance(error, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError | OSError):
+            failure = "closed"
+        elif isinstance(error, aiohttp.ClientResponseError):
+            return self._error("garbage", "no HTTP", error.message)
+        elif self._closed:
             return self._error("closed", "the node was closed")
-        causes = [cause["message"] for cause in error.details["causes"] or ()]
-        said = causes[-1] if causes else error.message
-        if CONNECTING in causes:
-            return self._error("refused", f"no connection to {self._chat.authority}", said)
-        if isinstance(error, http.NetworkError | http.BodyDecodeError):
-            return self._error("closed", "the connection was closed", said)
-        return self._error("garbage", "no HTTP", said)
+        return self._error(failure, type(error).__name__, str(error))
 
     def _decode(self, decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         try:
@@ -453,11 +451,15 @@ def _estimate(characters: int) -> int:
     return -(-characters // 4)
 
 
-async def _read(reply: Response, limit: int) -> bytes | None:
+async def _read(reply: aiohttp.ClientResponse, limit: int) -> bytes | None:
     """Read a body up to a limit; None if it is longer."""
-    chunks, size = [], 0
-    while (chunk := await reply.body_reader.read(limit)) is not None:
-        chunks.append(bytes(chunk))
+    content = reply.content
+    body = await content.readany()
+    if content.at_eof():  # nearly always
+        return body if len(body) <= limit else None
+    chunks, size = [body], len(body)
+    while chunk := await content.readany():
+        chunks.append(chunk)
         size += len(chunk)
         if size > limit:
             return None

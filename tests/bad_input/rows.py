@@ -1118,13 +1118,13 @@ REPLIES: Final[tuple[Reply, ...]] = (
         "a connection that is closed at once",
         disconnected(),
         "closed",
-        says="a: the connection was closed: connection closed before message completed",
+        says="a: ServerDisconnectedError: Server disconnected",
     ),
     _reply(
         "a connection that is closed half-way",
         half_closed(),
         "closed",
-        says="a: the connection was closed: end of file before message length reached",
+        says="a: ClientPayloadError: Response payload is not completed: <ContentLengthError: 400, message='Not enough data to satisfy content length header (received 100 of 200 bytes).'>",
     ),
     _reply(
         "too many calls",

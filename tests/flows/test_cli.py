@@ -21,7 +21,7 @@ def test_help_loads_no_kafka_no_lake_and_no_dataflow() -> None:
     program = "import sys, flows.cli as cli; cli.make_parser().format_help(); print(*sys.modules)"
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, env=environment(), capture_output=True, check=True, text=True)
-    heavy = {"bytewax", "confluent_kafka", "duckdb", "pyarrow", "deltalake", "rich", "sympy", "pyreqwest"}
+    heavy = {"bytewax", "confluent_kafka", "duckdb", "pyarrow", "deltalake", "rich", "sympy", "aiohttp"}
     assert not heavy & set(done.stdout.split())
 
 

@@ -42,7 +42,7 @@ WATCHED: Mapping[str, tuple[str, ...]] = {
     "command_line": ("flows.commands.arguments", "flows.settings"),
     "openai_answer": ("connectors.nodes.openai", *_ANSWERS),
     "http_header": ("connectors.nodes.openai", "email"),
-    "http_reply": ("connectors.nodes.openai",),
+    "http_reply": ("connectors.nodes.openai", "aiohttp"),
     "decision": ("schemas.decision", "flows.steps.derive"),
     "cut": ("flows.cut",),
     "broadcast": ("connectors.cancels", "flows.orders", "flows.affinity", "flows.counts", "flows.votes"),

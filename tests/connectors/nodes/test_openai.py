@@ -3,12 +3,10 @@
 import asyncio
 import pickle
 import socket
-import ssl
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from email.utils import formatdate
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -33,7 +31,6 @@ from tests.openai_server import (
     rate_limited,
     slow,
 )
-from tests.secure_kafka import Authority
 
 T = TypeVar("T")
 SECRET = "sk-t0p/secret-0123456789abcdef"  # noqa: S105 - it opens nothing
@@ -344,19 +341,6 @@ def test_a_server_that_takes_no_connection_is_given_up(monkeypatch: pytest.Monke
             one.close()
     assert failed.value.failure == "timeout"
     assert "no connection within 0.3 s" in str(failed.value)
-
-
-def test_an_authority_of_ones_own_is_trusted_where_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the variable that most programs know; without it the server is not who it says it is."""
-    authority = Authority(tmp_path / "authority.pem")
-    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    tls.load_cert_chain(authority.issue(tmp_path / "server.pem", "server"))
-    with OpenAIServer(tls=tls) as server:
-        with pytest.raises(NodeError, match=r"no connection to 127.0.0.1:\d+: .*UnknownIssuer") as failed:
-            use(server.url, lambda node: node.ask(a_call()))
-        assert failed.value.failure == "refused"
-        monkeypatch.setenv("SSL_CERT_FILE", str(authority.path))
-        assert use(server.url, lambda node: node.ask(a_call())).text == "42"
 
 
 def test_what_speaks_no_http_is_garbage() -> None:

@@ -1,6 +1,7 @@
 """`aureon nodes check`: which nodes answer."""
 
 import json
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from flows import cli
 from tests.aureon_command import aureon
 from tests.openai_server import HANG, OpenAIServer, error
+from tests.secure_kafka import Authority
 
 SOLVERS = '[[node]]\nid = "exact"\nkind = "solver"\nmodels = ["symbolic", "numeric"]\n'
 
@@ -63,7 +65,7 @@ def test_a_node_that_is_away_or_lacks_a_model_ends_with_1(
     assert by_node["broken"]["error"] == "broken: HTTP 401: who are you?"
     table = capsys.readouterr().out
     assert "small, huge (missing)" in table
-    assert "away: no connection to 127.0.0.1:1: Connection refused" in table
+    assert "away: ClientConnectorError: Cannot connect to host 127.0.0.1:1" in table
 
 
 def test_a_missing_model_alone_ends_with_1(server: OpenAIServer, tmp_path: Path) -> None:
@@ -85,3 +87,17 @@ def test_nodes_of_a_function_are_checked_too(capsys: pytest.CaptureFixture[str])
     """The default ones."""
     assert cli.main(["nodes", "check", "--json"]) == 0
     assert {(c["kind"], c["reachable"]) for c in json.loads(capsys.readouterr().out)} == {("SolverNode", None)}
+
+
+def test_an_authority_of_ones_own_is_trusted_where_it_is_named(tmp_path: Path) -> None:
+    """By the variable that most programs know; without it the server is not who it says it is."""
+    authority = Authority(tmp_path / "authority.pem")
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(authority.issue(tmp_path / "server.pem", "server"))
+    with OpenAIServer(models=["small"], tls=tls) as server:
+        (tmp_path / "nodes.toml").write_text(openai("local", server.url))
+        check = ("nodes", "check", "--nodes", "nodes.toml")
+        refused = aureon(*check, cwd=tmp_path)
+        trusted = aureon(*check, cwd=tmp_path, SSL_CERT_FILE="authority.pem")
+    assert (refused.returncode, trusted.returncode) == (1, 0)
+    assert "CERTIFICATE_VERIFY_FAILED" in refused.stdout
