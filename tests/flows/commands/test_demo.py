@@ -22,7 +22,7 @@ FEW = "28"
 @pytest.mark.timeout(240)
 def test_the_demo_ends_goes_on_and_starts_over(tmp_path: Path) -> None:
     """Stopped in the middle, finished, shown again, with more tasks, and from the beginning."""
-    with running("demo", "--tasks", "1200", cwd=tmp_path) as demo:
+    with running("demo", "--tasks", "600", cwd=tmp_path) as demo:
         until(lambda: re.search(r"[1-9][\d,]* of [\d,]+ ended", said(tmp_path)), 60, demo)
         demo.send_signal(signal.SIGINT)
         assert demo.wait(30) == 130
@@ -30,13 +30,13 @@ def test_the_demo_ends_goes_on_and_starts_over(tmp_path: Path) -> None:
 
     done = aureon("demo", cwd=tmp_path, timeout_s=120)
     assert done.returncode == 0, done.stderr
-    assert "1,200 tasks and" in done.stdout
+    assert "600 tasks and" in done.stdout
     assert "right by reasoning-gym's own verifiers" in done.stdout
     state = msgspec.json.decode((tmp_path / ".aureon/demo/demo.json").read_bytes(), type=DemoState)
     assert state.result is not None
-    assert state.result.converged + state.result.dead == 1200
+    assert state.result.converged + state.result.dead == 600
     assert state.result.branches == state.result.branches_converged
-    assert sum(f.tasks for f in state.result.families) == 1200
+    assert sum(f.tasks for f in state.result.families) == 600
     assert sum(state.result.by_rounds.values()) == state.result.converged
 
     commands = [line.strip() for line in done.stdout.splitlines() if " sql --lake " in line]
