@@ -163,7 +163,7 @@ def run(
             timeline.faults.append(Happened(fault.name, hit.whom, began, timeline.now, hit.lanes))
             calm = rng.uniform(*calm_s)
             left = (at_least_s - timeline.now) / max(1, len(plan) - number)
-            time.sleep(max(calm, min(left - fault.lasts_s[1], 30.0)))
+            time.sleep(max(calm, left - fault.lasts_s[1]))
             tell(f"{'':10}  {timeline.judge_one(number)}")
         tasks = load.stop()
         tell(f"{timeline.now:7.1f} s  {tasks} tasks were sent; until all are decided …")
