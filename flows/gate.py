@@ -19,6 +19,8 @@ from schemas.node import NodeCapabilities, NodeHealth, NodeState
 SLOWER = 4.0
 SLOWER_BY_S = 1.0
 """A call does not wait for a node where it would take so much longer, and by so much, than the rest of its round."""
+VOTES = 2
+"""So many models the rest of a round has to ask for that: one answer alone bears out nothing, and is waited with."""
 DEGRADED_FROM = 0.2
 """Error rate from which a node counts as degraded."""
 PROBE_LIMIT_S = 5.0
@@ -141,14 +143,14 @@ class NodeGate:
             turn_s = max(usual_s, now - self._turned)
         return max(quiet_s, (ahead + 1) * turn_s)
 
-    async def enter(self, topic: str, model: str, others_wait: Callable[[], float | None]) -> bool:
+    async def enter(self, topic: str, model: str, others_wait: Callable[[int], float | None]) -> bool:
         """Wait for a seat.
 
         Args:
             topic: of the call.
             model: which model is to be asked.
-            others_wait: tells how long the round waits for its other calls, in seconds; None where nobody else can
-                serve it.
+            others_wait: tells how long the round waits for its other calls, in seconds; None where they ask fewer
+                models than it is told, and nobody else can serve it.
 
         Returns:
             Whether this call is the probe that finds out whether the model is back.
@@ -170,14 +172,14 @@ class NodeGate:
                     breaker.probing = True
                     self._sit()
                     return True
-                if others_wait() is not None:
+                if others_wait(0) is not None:
                     raise UnavailableError(self._why(model))
                 blocked = _Blocked(model, since, loop.create_future())
                 self._blocked.append(blocked)
                 await blocked.future
             elif now < self._quiet_until:
                 quiet_s = self._quiet_until - now
-                if others_wait() is not None:
+                if others_wait(0) is not None:
                     raise UnavailableError(f"it asked to be left alone for {quiet_s:.1f} s more")
                 await asyncio.sleep(min(quiet_s, LOOK_AGAIN_S))
             elif self.active < self.limit.value:
@@ -187,14 +189,14 @@ class NodeGate:
             elif await self._queue(topic, now, others_wait):
                 return False
 
-    async def _queue(self, topic: str, now: float, others_wait: Callable[[], float | None]) -> bool:
+    async def _queue(self, topic: str, now: float, others_wait: Callable[[int], float | None]) -> bool:
         """Wait in the queue; True with a seat, False to look anew."""
         self.limit.reached()
         is_known = self.meter.usual_latency_s > 0 or self._looks >= LOOKS
         ahead = self._waiting.ahead(topic)  # whoever returns after it goes after it
         wait_s = self._wait_s(now, ahead) if is_known else 0.0
         if wait_s > SLOWER_BY_S:
-            others_s = others_wait()
+            others_s = others_wait(VOTES)
             if others_s is not None and is_far_slower(wait_s, others_s):
                 raise UnavailableError(f"{ahead} calls go before it, and others serve sooner")
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()

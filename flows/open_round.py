@@ -101,20 +101,24 @@ class OpenRound:
             cost += answer.cost
         return Spent(calls, tokens, cost)
 
-    def others_wait(self, place: int, wait_s: Callable[[Call], float | None]) -> float | None:
+    def others_wait(self, place: int, wait_s: Callable[[Call], float | None], fewest: int) -> float | None:
         """Say how long it waits for a seat for its other calls, or for its best reserve; None if there is none.
 
         Args:
             place: of the call that asks.
             wait_s: tells how long a call would wait for a seat; None where its node is not asked now.
+            fewest: so many models its other calls have to ask, or they are none.
         """
         longest: float | None = None
+        models: set[str] = set()
         for other, answer in enumerate(self.answers):
             if other == place or (answer is not None and answer.status == "failed"):
                 continue
             other_s = 0.0 if answer is not None else wait_s(self.calls[other])
             if other_s is not None:
                 longest = other_s if longest is None else max(longest, other_s)
-        if longest is not None:
+                if answer is None or answer.status == "ok":
+                    models.add(self.calls[other].model)
+        if longest is not None and len(models) >= fewest:
             return longest
         return min((w for w in map(wait_s, self.reserves) if w is not None), default=None)

@@ -33,11 +33,12 @@ class ScriptedNode:
         *script: Callable[[], Awaitable[Any]],
         max_concurrency: int = 8,
         name: str = "n",
+        model: str = "m",
         timeout_s: float = TIMEOUT_S,
         **capabilities: Any,
     ) -> None:
         self.capabilities = NodeCapabilities(
-            node=name, models=("m",), timeout_s=timeout_s, max_concurrency=max_concurrency, **capabilities
+            node=name, models=(model,), timeout_s=timeout_s, max_concurrency=max_concurrency, **capabilities
         )
         self._script = list(script)
         self.tries = 0
@@ -90,7 +91,7 @@ class FixedNodes:
         return ()
 
 
-def call(sample: int = 0, node: str = "n") -> Call:
+def call(sample: int = 0, node: str = "n", model: str = "m") -> Call:
     """One question."""
     return Call(
         topic="math",
@@ -99,7 +100,7 @@ def call(sample: int = 0, node: str = "n") -> Call:
         round_index=0,
         attempt=0,
         node=node,
-        model="m",
+        model=model,
         sample=sample,
         prompt="?",
         answer_kind="number",

@@ -64,9 +64,9 @@ def test_what_a_round_has_taken_counts_all_tries_and_those_in_flight_at_a_kill()
     assert round_.spent(answers) == Spent(5, 6, 7.0)
 
 
-def others_wait(round_: OpenRound, waits: Mapping[str, float]) -> float | None:
+def others_wait(round_: OpenRound, waits: Mapping[str, float], fewest: int = 0) -> float | None:
     """How long it waits beside its first call."""
-    return round_.others_wait(0, lambda other: waits.get(other.node))
+    return round_.others_wait(0, lambda other: waits.get(other.node), fewest)
 
 
 def test_a_round_waits_for_the_slowest_of_its_other_calls() -> None:
@@ -85,3 +85,19 @@ def test_a_round_that_has_nobody_else_counts_on_its_best_reserve() -> None:
     round_.answers[1] = Answer(node="1", model="m", status="failed")
     assert others_wait(round_, {"0": 9.0, "2": 5.0, "3": 4.0}) == 4.0
     assert others_wait(round_, {"0": 9.0}) is None
+
+
+def test_other_calls_that_ask_too_few_models_are_none() -> None:
+    """What has failed or abstained is no vote; two calls of one model are one."""
+    round_ = OpenRound(routed(call(), *(call(node=str(n), model="ab"[n % 2]) for n in range(1, 5))), 1, b"key")
+    round_.calls.extend(round_.routed.calls)
+    round_.answers.extend([None] * 5)
+    waits = {str(node): float(node) for node in range(1, 5)}
+    assert others_wait(round_, waits, 2) == 4.0
+    assert others_wait(round_, waits, 3) is None
+    round_.answers[1] = Answer(node="1", model="b", status="failed")
+    round_.answers[3] = Answer(node="3", model="b", status="abstained")
+    assert others_wait(round_, waits, 2) is None
+    assert others_wait(round_, waits, 1) == 4.0
+    round_.reserves = (call(node="2"),)
+    assert others_wait(round_, waits, 2) == 2.0

@@ -258,7 +258,7 @@ def test_a_moment_in_which_the_process_stood_still_is_no_slowness_of_a_node() ->
         for _ in range(2):
             late.enter_at_once("m")
         late.answered("m", time.monotonic(), 0.02, 0)
-        waiting = [asyncio.create_task(late.enter("t", "m", lambda: 0.0)) for _ in range(100)]
+        waiting = [asyncio.create_task(late.enter("t", "m", lambda _fewest: 0.0)) for _ in range(100)]
         await asyncio.sleep(0)
         late._turned -= 0.5
         stood = late.wait_s(time.monotonic())
