@@ -115,8 +115,7 @@ class _Worker(asyncio.SubprocessProtocol):
         self.end(f"took longer than {self.pool.limit_s:g} s; its process was killed")
 
     def process_exited(self) -> None:
-        if not self.exited.done():
-            self.exited.set_result(None)
+        self.exited.set_result(None)
         code = self.transport.get_returncode() if self.transport is not None else None
         self.end(f"the solver process ended with code {code}" if self.ready else NOT_STARTED)
 
@@ -203,8 +202,7 @@ class SolverPool:
 
     def lost(self, worker: _Worker) -> None:
         """Take the calls of a worker that is no more, ahead of all others."""
-        if worker in self._workers:
-            self._workers.remove(worker)
+        self._workers.remove(worker)
         self._waiting.extendleft(reversed(worker.calls))
         worker.calls.clear()
         self._dispatch()

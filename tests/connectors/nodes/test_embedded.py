@@ -41,10 +41,30 @@ def breaks(prompt, round_index):
 def prints(prompt, round_index):
     print("hello")
     return Solution("printed")
-worker.SOLVERS.update(loops=loops, deaf=deaf, dies=dies, breaks=breaks, prints=prints)
+def marks(prompt, round_index):
+    open(prompt, "x").close()
+worker.SOLVERS.update(loops=loops, deaf=deaf, dies=dies, breaks=breaks, prints=prints, marks=marks)
 worker.main()
 """
 """The real worker, with solvers that fail in every way."""
+SLOWLY = """
+import time
+from connectors.nodes.solvers import worker
+class Pieces:
+    def __init__(self, file):
+        self.file = file
+    def write(self, data):
+        for piece in (data[:2], data[2:7], data[7:]):
+            self.file.write(piece)
+            self.file.flush()
+            time.sleep(0.02)
+    def flush(self):
+        pass
+serve = worker.serve
+worker.serve = lambda requests, replies: serve(requests, Pieces(replies))
+worker.main()
+"""
+"""The real worker, whose replies come bit by bit."""
 
 
 def call(prompt: str = QUESTION, round_index: int = 0) -> Call:
@@ -178,6 +198,63 @@ def test_a_call_that_is_cancelled_harms_no_other() -> None:
             await pool.close()
 
     assert run(main()).text == "13"
+
+
+def test_calls_that_are_cancelled_before_their_turn_are_not_made(tmp_path: Path) -> None:
+    """Neither when the process before them has died, and they with it, nor when it is their turn in the new one."""
+
+    async def main() -> list[Answer]:
+        pool = faulty()
+        await SolverNode("symbolic", pool).ask(call())
+        dying = [asyncio.ensure_future(SolverNode("dies", pool).ask(call())) for _ in range(2)]
+        marking = [
+            asyncio.ensure_future(SolverNode("marks", pool).ask(call(str(tmp_path / str(i))))) for i in range(20)
+        ]
+        others = [asyncio.ensure_future(SolverNode("symbolic", pool).ask(call())) for _ in range(2)]
+        await asyncio.sleep(0)  # now they are all handed in
+        for one in (*dying, *marking):
+            one.cancel()
+        try:
+            return await asyncio.gather(*others)
+        finally:
+            await pool.close()
+
+    assert [a.text for a in run(main())] == ["13", "13"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_reply_may_come_in_pieces() -> None:
+    """Its length, too."""
+
+    async def main() -> list[Answer]:
+        pool = SolverPool(1, command=(sys.executable, "-P", "-c", SLOWLY))
+        try:
+            return [await SolverNode("symbolic", pool).ask(call()) for _ in range(2)]
+        finally:
+            await pool.close()
+
+    assert [a.text for a in run(main())] == ["13", "13"]
+
+
+def test_closing_waits_for_a_process_that_is_just_being_started() -> None:
+    """And ends it; a call that nobody waits for any more is passed over."""
+
+    async def main() -> tuple[list[BaseException | Answer], int | None]:
+        pool = SolverPool(1)
+        asking = [asyncio.ensure_future(SolverNode("symbolic", pool).ask(call())) for _ in range(2)]
+        await asyncio.sleep(0)
+        (worker,) = pool._workers
+        asking[0].cancel()
+        await pool.close()
+        results = await asyncio.gather(*asking, return_exceptions=True)
+        assert worker.transport is not None
+        return results, worker.transport.get_returncode()
+
+    (cancelled, closed), code = run(main())
+    assert isinstance(cancelled, asyncio.CancelledError)
+    assert isinstance(closed, NodeError)
+    assert "the solvers were closed" in str(closed)
+    assert code == -signal.SIGKILL
 
 
 def test_closing_fails_the_calls_under_way_and_ends_the_processes() -> None:

@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.nodes.solvers.expressions import (
+    Binary,
+    Number,
     UndefinedError,
     UnreadableError,
     exact,
@@ -30,6 +32,7 @@ from connectors.nodes.solvers.expressions import (
         ("0x1f << 2", 124),
         ("-5 >> 1", -3),
         ("1.5e2", 150),
+        ("abs(3 - 5)", 2),
         ("3 × 4 ÷ 2 − 1", 5),  # noqa: RUF001 - as people write them
     ],
 )
@@ -44,6 +47,31 @@ def test_products_without_a_sign_are_read_when_asked_for(text: str) -> None:
     assert polynomial(parse(text, implicit=True), "x") == {1: 2}
     with pytest.raises(UnreadableError):
         parse(text)
+
+
+@pytest.mark.parametrize(
+    "text, same",
+    [
+        ("sin x^2", "sin(x^2)"),
+        ("sin^2 x", "sin(x)^2"),
+        ("tanh x", "(exp(x) - exp(-x))/(exp(x) + exp(-x))"),
+        ("sec 2x", "1/cos(2x)"),
+    ],
+)
+def test_functions_are_read_as_answers_write_them(text: str, same: str) -> None:
+    """Without parentheses, raised to a power, and such as are made of others."""
+    assert parse(text, implicit=True) == parse(same, implicit=True)
+
+
+def test_a_cube_root_is_a_power() -> None:
+    """Of a third, which is no decimal."""
+    assert parse("cbrt 8", implicit=True) == Binary("**", Number(Fraction(8)), Number(Fraction(1, 3)))
+
+
+def test_an_inverse_function_is_not_taken_for_a_power() -> None:
+    """`sin^-1 x` is no 1 / sin x."""
+    with pytest.raises(UnreadableError, match="sin to a power that is no number"):
+        parse("sin^-1 x", implicit=True)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +101,21 @@ def test_what_is_no_small_arithmetic_is_not_read(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["9**9**9", "2**64**64", "(1/3)**64**2", "1/0", "0**-1", "1 << 9999999", "2**0.5", "1.5 << 1"]
+    "text",
+    [
+        "9**9**9",
+        "2**64**64",
+        "(2**64)**64",
+        "(2**64)**63 * 2**64",
+        "(1/3)**64**2",
+        "1/0",
+        "0**-1",
+        "1 << 9999999",
+        "2**0.5",
+        "1.5 << 1",
+        "sqrt(4)",
+        "1 + x",
+    ],
 )
 def test_what_has_no_value_within_bounds_says_so(text: str) -> None:
     """A tower of powers is refused before it is built."""
@@ -97,3 +139,10 @@ def test_a_polynomial_is_read_back_from_its_terms(coefficients: dict[int, Fracti
     """Coefficients survive being written out and read."""
     text = " + ".join(f"({c})*x**{power}" for power, c in coefficients.items()) or "0"
     assert polynomial(parse(text), "x") == coefficients
+
+
+@pytest.mark.parametrize("text, why", [("x + y", "y is unknown"), ("x**40 * x**40", "a degree out of range")])
+def test_what_is_no_polynomial_within_bounds_says_so(text: str, why: str) -> None:
+    """Another variable, or a degree that nobody calculates with."""
+    with pytest.raises(UndefinedError, match=why):
+        polynomial(parse(text), "x")

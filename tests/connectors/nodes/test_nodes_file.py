@@ -287,6 +287,17 @@ def test_a_kind_that_gives_no_such_node_is_refused(monkeypatch: pytest.MonkeyPat
         make(OWN.replace("own_module", "no_module"))
 
 
+def test_a_kind_that_refuses_its_entry_says_why_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind the name of the node, and without the place in its code."""
+
+    def make_node(_entry: NodeEntry) -> Node:
+        raise RefusedError("options.color: blue is sold out")
+
+    with_own(monkeypatch, make_node)
+    with pytest.raises(RefusedError, match=r"^node 'own': kind: options\.color: blue is sold out$"):
+        make(OWN)
+
+
 def test_without_its_extra_the_language_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """With what to install."""
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)

@@ -66,6 +66,17 @@ def test_what_is_no_node_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         NodeRegistry("own_module:make", import_object, Prompts)
 
 
+def test_what_a_function_refuses_is_said_as_it_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is for people already."""
+
+    def refuse() -> list[Node]:
+        raise RefusedError("no node is at home")
+
+    with_own(monkeypatch, refuse)
+    with pytest.raises(RefusedError, match="^no node is at home$"):
+        NodeRegistry("own_module:make", import_object, Prompts)
+
+
 def test_two_nodes_of_one_id_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """One would take the other's calls."""
     with_own(monkeypatch, lambda: [*import_object("connectors.nodes.embedded:embedded_nodes", "nodes")()] * 2)

@@ -60,6 +60,9 @@ def test_a_sum_that_does_not_come_out_is_seen(text: str) -> None:
         "= = =",
         "2^10 = 1024",
         "(2 + 3 = 5",
+        "(1 + 2 5 = 9",
+        "1 + 2 = " + "1" * 39 + "." + "5" * 39,
+        "1 + " + "1" * 41 + " = 3",
     ],
 )
 def test_what_is_no_plain_sum_is_left_alone(text: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.nodes.solvers import Solution, numeric, search, symbolic
+from connectors.nodes.solvers import Solution, numeric, sat, search, symbolic
 from connectors.nodes.solvers.reading import MAX_PROMPT, read
 from flows.demo_tasks import FAMILIES, RIGHT, demo_tasks, verify
 from flows.steps.equivalence import group
@@ -223,6 +223,7 @@ def test_a_prompt_with_more_in_it_is_not_read(family: str, tasks: Tasks) -> None
         "Count how many prime numbers there are between 1 and 99999999999999 (inclusive) ?",
         PROGRAM.format("+[]"),
         PROGRAM.format("]["),
+        PROGRAM.format("[+"),
         PROGRAM.format("<."),
         DECIMALS + "1/(2-2) = ?",
         "Is it true that 9**9**9 = 1? Answer Yes or No.",
@@ -280,6 +281,9 @@ def test_what_cannot_be_solved_is_not_answered(prompt: str) -> None:
         (DICE.format(", ".join(["1d1000"] * 20), 1), ("1", None, None)),
         (claims(*["At least 1 of these 16 statements are true."] * 16), ("2", None, None)),
         ("Solve for x: 2*x = 1000000000", ("500000000", "500000000", None)),
+        ("Solve for x: 1009*x = 1", ("1/1009", None, None)),
+        (PROGRAM.format("++++++++[>++++++++<-]>+[.[-]]"), ("A", None, "A")),
+        (ROOTS.format("x**2 - 0.000000022501"), ("-0.0002, 0.0002", "-0.0002, 0.0002", None)),
         (ROOTS.format("x**2 - 0.00000000251"), ("-0.0001, 0.0001", "-0.0001, 0.0001", None)),
         (INTEGRAL.format("x**30"), ("x**31/31 + C", None, None)),
         (ROOTS.format("(x + 1)**3"), ("-1.0", None, None)),
@@ -310,6 +314,31 @@ def test_a_circuit_with_a_gate_or_an_input_that_is_not_told_is_not_read(tasks: T
     assert read(prompt) is not None
     assert read(re.sub(r"^(\S\S): \w+$", r"\1: MAYBE", prompt, flags=re.MULTILINE)) is None
     assert read(re.sub(r"\w+ = [01]\n", "", prompt)) is None
+    assert read(re.sub(r"(assignments:\n)\s*\w+ = [01]\n", r"\1", prompt)) is None
+
+
+def test_what_has_more_cases_than_a_round_has_steps_is_not_answered() -> None:
+    """Two to the twentieth of ways to be truthful, and as many assignments."""
+    names = [f"{letter}o" for letter in "ABCDEFGHIJKLMNOPQRST"]
+    said = "".join(f' According to {name}, "{other} is a knight".' for name, other in zip(names, names[1:] + names[:1]))
+    prompt = island(names=f"{', '.join(names[:-1])}, and {names[-1]}").replace(". So who", f".{said} So who")
+    assert read(prompt) is not None
+    assert [solve(prompt, 0) for solve in SOLVERS.values()] == [None, None, None]
+    clauses = sat.Clauses()
+    for _ in range(20):
+        clauses.new()
+    with pytest.raises(sat.OutOfStepsError):
+        clauses.models((), limit=2**20, steps=100)
+
+
+def test_a_sum_of_dice_that_doubles_cannot_tell_is_left_to_a_later_round() -> None:
+    """What is no whole number of ways to within a twentieth is no result."""
+    prompt = DICE.format(", ".join(["1d290"] * 5), 483)
+    assert numeric.solve(prompt, 0) is None
+    exact, later = symbolic.solve(prompt, 0), numeric.solve(prompt, 1)
+    assert exact is not None
+    assert later is not None
+    assert later.text == exact.text
 
 
 def test_a_double_root_takes_more_than_one_method_can_tell() -> None:
