@@ -125,7 +125,7 @@ class EmbeddedBroker:
             return False
         return _listens(running.port) and answers(f"{HOST}:{running.port}", timeout_s=5.0)
 
-    def serve(self, on_ready: Callable[[str], None] | None = None) -> None:
+    def serve(self, on_ready: Callable[[str], None]) -> None:
         """Run the broker in the foreground, until SIGINT or SIGTERM.
 
         Args:
@@ -146,8 +146,7 @@ class EmbeddedBroker:
             address = self.start()
             if not self.owned:
                 raise RefusedError(f"{self.folder}: its broker already runs at {address}, started by another process")
-            if on_ready is not None:
-                on_ready(address)
+            on_ready(address)
             while not stop_asked:
                 if not self.is_running():
                     raise RefusedError(f"the broker ended by itself; its last words:\n{self._last_words()}")

@@ -229,7 +229,7 @@ class LaneReader:
             # More has come, or there is less than there was: either way the broker has to be asked.
             if watch.end == self._position and time.monotonic() >= self._expects_until:
                 return []
-            self._wake()
+            self._wake(watch)
         elif self._retry_at is not None:
             self._try_again()
         messages = self._consumer.consume(n, 0)
@@ -286,10 +286,9 @@ class LaneReader:
         self._at_end_since = self._retry_at = self._silent_since = None
         self._consumer.assign([TopicPartition(self.kafka_topic, self.partition, self._position)])
 
-    def _wake(self) -> None:
-        if self._watch is not None:
-            self._watermarks.forget(self._watch)
-            self._watch = None
+    def _wake(self, watch: _Watch) -> None:
+        self._watermarks.forget(watch)
+        self._watch = None
         self._assign()
 
     def _sleep_if_idle(self) -> None:

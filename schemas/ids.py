@@ -2,11 +2,8 @@
 
 import hashlib
 import re
-from typing import Self
 
 import msgspec
-
-from schemas.errors import BadRecordError
 
 RESERVED_ENDING = re.compile(r":(r\d+|branch-\d+)\Z")
 """Endings that Aureon itself gives to ids. A user's id may not have one."""
@@ -26,18 +23,6 @@ class RQMLRoundId(msgspec.Struct, frozen=True, order=True):
 
     def __str__(self) -> str:
         return f"{self.logical_id}:r{self.round_index}"
-
-    @classmethod
-    def parse(cls, task_id: str) -> Self:
-        """Take a task id apart.
-
-        Raises:
-            BadRecordError: it does not end in `:r<n>`.
-        """
-        logical_id, separator, index = task_id.rpartition(":r")
-        if not separator or not logical_id or not index.isascii() or not index.isdigit():
-            raise BadRecordError(f"task id {task_id!r}: expected `<logical id>:r<round>`")
-        return cls(logical_id, int(index))
 
 
 def branch_id(logical_id: str, index: int) -> str:

@@ -23,12 +23,15 @@ DATA = b"what is large" * 1000
 NOWHERE = BlobReference("sha256-" + "0" * 64, 5)
 
 
-@pytest.fixture(params=["folder", "file", "memory"])
+@pytest.fixture(params=["folder", "file", "memory", "local"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A place for a store, of each kind."""
-    return {"folder": str(tmp_path / "blobs"), "file": f"file://{tmp_path}/blobs", "memory": f"memory://{uuid4()}"}[
-        request.param
-    ]
+    return {
+        "folder": str(tmp_path / "blobs"),
+        "file": f"file://{tmp_path}/blobs",
+        "memory": f"memory://{uuid4()}",
+        "local": f"local://{tmp_path}/blobs",  # by fsspec, where folders have to be made first
+    }[request.param]
 
 
 def created(url: str, cache_bytes: int = 0) -> BlobStore:
@@ -223,3 +226,48 @@ def test_no_error_tells_the_password_in_an_address(monkeypatch: pytest.MonkeyPat
         assert "host/blobs" in str(failure.value)
         assert "opensesame" not in str(failure.value)
         assert "alibaba" not in str(failure.value)
+
+
+def test_what_is_asked_for_by_its_name_alone_comes_back(tmp_path: Path) -> None:
+    """From memory where it is, and never other bytes."""
+    store = created(str(tmp_path), 1 << 20)
+    reference = store.put(DATA)
+    blob_file(tmp_path, reference).write_bytes(b"other bytes")
+    assert store.read(reference.name) == DATA
+    with pytest.raises(BadRecordError, match=rf"blob {reference.name} in .* is corrupt; put it there again"):
+        BlobStore(str(tmp_path)).read(reference.name)
+
+
+def test_a_store_takes_what_another_one_has(url: str, store: BlobStore, tmp_path: Path) -> None:
+    """Whole blobs, those that it lacks; what a process that was killed has left there is none."""
+    references = [store.put(DATA + b"%d" % i) for i in range(3)]
+    mine = created(str(tmp_path / "mine"))
+    mine.put(DATA + b"0")
+    if "://" not in url.removeprefix("file://"):
+        blob_file(tmp_path / "blobs", references[1]).with_name(".draft").write_bytes(b"half")
+    assert mine.take_from(store) == 2
+    assert [mine.get(reference) for reference in references] == [DATA + b"%d" % i for i in range(3)]
+
+
+def test_a_spoilt_blob_is_not_taken_from_another_store(tmp_path: Path) -> None:
+    """It is named."""
+    other, mine = created(str(tmp_path / "other")), BlobStore(str(tmp_path / "mine"))
+    reference = other.put(DATA)
+    blob_file(tmp_path / "other", reference).write_bytes(DATA[:-1])
+    with pytest.raises(BadRecordError, match=rf"blob {reference.name} in the blob store .*other is corrupt"):
+        mine.take_from(other)
+    assert not blob_file(tmp_path / "mine", reference).exists()
+
+
+def test_a_blob_that_was_cut_off_behind_a_url_is_written_again() -> None:
+    """And one that is whole is not."""
+    store = created(f"memory://{uuid4()}")
+    reference = store.put(DATA)
+    assert isinstance(store._place, blobs._FileSystem)
+    path = f"{store._place._root}/sha256/{reference.name[7:9]}/{reference.name[9:]}"
+    store._place._fs.pipe_file(path, DATA[:100])
+    store.put(DATA)
+    assert store.get(reference) == DATA
+    written = store._place._fs.modified(path)
+    store.put(DATA)
+    assert store._place._fs.modified(path) == written

@@ -54,6 +54,25 @@ def test_full_queue_holds_send_back_and_keeps_the_order(own_broker: Broker, topi
     assert values(read_to_end(client_config(own_broker.brokers), TASKS)) == numbers(0, 1500)
 
 
+def test_who_is_asked_to_stop_does_not_wait_at_a_full_queue() -> None:
+    """It says how much of what it took is not confirmed."""
+    small = client_config("127.0.0.1:1") | {"queue.buffering.max.messages": 10}
+    producer = CheckedProducer(small, should_stop=lambda: True)
+    with pytest.raises(OutcomeUnknownError, match=r"stopped while \d+ messages to 127\.0\.0\.1:1 were unconfirmed"):
+        producer.send(TASKS, 0, numbers(0, 1000))
+    producer.close()
+
+
+def test_message_to_a_partition_that_is_not_there_stops_the_producer(producer: CheckedProducer) -> None:
+    """The library refuses it at once, and nothing may go past it."""
+    producer.send(TASKS, 0, [b"first"])
+    producer.flush()
+    with pytest.raises(OutcomeUnknownError, match=r"tasks\.global\[9\]: not sent: .*[Uu]nknown partition"):
+        producer.send(TASKS, 9, [b"a", b"b"])
+    with pytest.raises(OutcomeUnknownError):
+        producer.send(TASKS, 0, [b"second"])
+
+
 def test_message_that_the_broker_refuses_raises_and_stops_the_producer(
     own_broker: Broker, topics: Topics, producer: CheckedProducer
 ) -> None:

@@ -62,7 +62,9 @@ def test_cut_that_is_too_long_is_left_out_and_logged(own_broker: Broker, caplog:
     with commits_on(own_broker) as commits:
         with caplog.at_level(logging.WARNING):
             commits.keep(0, {FIRST: (5, "x" * 5000), SECOND: (6, "short")})
+            commits.now(1, {FIRST: (4, "y" * 6000)})
         assert "tasks.results[0]: no backup of this cut, 5000 bytes" in caplog.text
+        assert "tasks.results[0]: no backup of this cut, 6000 bytes" in caplog.text
         until(lambda: commits.committed_cut([FIRST, SECOND]) == {SECOND: (6, "short")})
 
 

@@ -17,7 +17,7 @@ from connectors.checked_producer import CheckedProducer
 from connectors.embedded import EmbeddedBroker, embedded_binary
 from connectors.kafka import client_config, preflight, read_to_end
 from connectors.topics import TASKS, ensure_topics
-from schemas.errors import RefusedError
+from schemas.errors import RefusedError, TryAgainError
 
 
 def write(brokers: str, count: int) -> None:
@@ -170,6 +170,55 @@ def test_broker_that_ends_at_once_says_its_last_words(tmp_path: Path, monkeypatc
     with pytest.raises(RefusedError, match="out of cheese"):
         EmbeddedBroker(tmp_path / "folder").start()
     assert not EmbeddedBroker(tmp_path / "folder").is_running()
+
+
+def pretended(folder: Path, script: str) -> Path:
+    """A binary in the place of the broker's."""
+    wrong = folder / "noida-db"
+    wrong.write_text(script)
+    wrong.chmod(0o755)
+    return wrong
+
+
+def test_binary_for_another_machine_is_refused_with_the_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Kafka of one's own runs anywhere."""
+    wrong = pretended(tmp_path, "\x7fELF of another machine")
+    monkeypatch.setattr("connectors.embedded.embedded_binary", lambda: wrong)
+    with pytest.raises(RefusedError, match=r"noida-db does not run on this machine \(.*AUREON_BROKERS"):
+        EmbeddedBroker(tmp_path / "folder").start()
+
+
+def test_broker_that_never_answers_is_given_up_and_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another start may do better; one that does not let go of its clients is told, and ended all the same."""
+    wrong = pretended(tmp_path, '#!/bin/sh\n[ "$1" = start ] || exit 1\nwhile :; do sleep 0.1; done\n')
+    monkeypatch.setattr("connectors.embedded.embedded_binary", lambda: wrong)
+    monkeypatch.setattr("connectors.embedded.START_LIMIT_S", 0.3)
+    broker = EmbeddedBroker(tmp_path / "folder")
+    with pytest.raises(TryAgainError, match=r"did not answer within 0 s; see .*folder"):
+        broker.start()
+    assert "does not let go of its clients" in caplog.text
+    assert not broker.is_running()
+
+
+def test_process_that_has_the_number_of_a_broker_by_now_is_left_alone(tmp_path: Path) -> None:
+    """After a restart of the machine, or in a folder that was copied."""
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as other:
+        EmbeddedBroker(tmp_path)._signal(other.pid, signal.SIGKILL)
+        time.sleep(0.05)
+        assert other.poll() is None
+        other.kill()
+
+
+def test_foreground_broker_that_ends_by_itself_is_told(tmp_path: Path) -> None:
+    """Whoever supervises it starts another one."""
+
+    def kill(_address: str) -> None:
+        os.kill(json.loads((tmp_path / "broker.json").read_bytes())["pid"], signal.SIGKILL)
+
+    with pytest.raises(RefusedError, match="the broker ended by itself; its last words"):
+        EmbeddedBroker(tmp_path).serve(kill)
 
 
 def test_missing_package_is_refused_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 import importlib.util
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -14,9 +16,13 @@ INSTALLED = importlib.util.find_spec("wordllama") is not None
 needs_vectors = pytest.mark.skipif(not INSTALLED, reason="the extra `embeddings` is not installed")
 
 
-@pytest.mark.skipif(INSTALLED, reason="the extra `embeddings` is installed")
-def test_without_the_extra_it_says_how_to_get_it() -> None:
-    """At the start, not with the first text."""
+@pytest.mark.parametrize("is_there", [False, True])
+def test_without_the_extra_it_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_there: bool
+) -> None:
+    """At the start, not with the first text; also where the package is there without its files."""
+    found = SimpleNamespace(submodule_search_locations=[str(tmp_path)]) if is_there else None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: found)
     with pytest.raises(RefusedError, match="pip install 'aureon\\[embeddings\\]'"):
         Alike(0.9)
 

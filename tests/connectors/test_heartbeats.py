@@ -1,8 +1,14 @@
 """Heartbeats on Kafka, written and followed."""
 
+import msgspec
+import pytest
+
+from connectors.checked_producer import CheckedProducer
+from connectors.heads import publish_head, published_heads
 from connectors.heartbeats import HeartbeatReader, HeartbeatWriter
 from connectors.kafka import client_config
-from connectors.topics import ensure_topics
+from connectors.topics import HEADS, HEARTBEATS, ensure_topics
+from schemas.head import Head
 from tests.aureon_command import until
 from tests.brokers import Broker
 from tests.flows.test_registry import cell, node
@@ -32,3 +38,24 @@ def test_heartbeats_are_followed(own_broker: Broker) -> None:
     finally:
         writer.close()
         reader.close()
+
+
+def test_what_is_no_heartbeat_and_no_head_is_passed_over(own_broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    """With its place in the log, and what comes behind it is read."""
+    config = client_config(own_broker.brokers)
+    ensure_topics(config, 1)
+    producer = CheckedProducer(config)
+    head = Head(cluster="a", version=1, hash="b", key="c", at=1.0)
+    producer.send(HEADS, 0, [b"no head"], [b"x"])
+    publish_head(producer, head)
+    producer.send(HEARTBEATS, 0, [b"no heartbeat", msgspec.json.encode(cell("one", 1.0))])
+    producer.flush()
+    producer.close()
+    reader = HeartbeatReader(config)
+    try:
+        assert reader.read() == [cell("one", 1.0)]
+    finally:
+        reader.close()
+    assert published_heads(config) == [head]
+    assert f"{HEARTBEATS}@0: " in caplog.text
+    assert f"{HEADS}@0: no head: " in caplog.text

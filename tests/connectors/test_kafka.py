@@ -4,9 +4,13 @@ import logging
 import time
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 
-from connectors.kafka import client_config, preflight
+import connectors.kafka
+from connectors.kafka import _Quieter, answers, client_config, library_log, patiently, preflight, read_to_end
+from connectors.topics import TASKS, Topics
 from schemas.errors import RefusedError, TryAgainError
+from tests.brokers import Broker
 
 
 def test_unreachable_broker_is_told_within_ten_seconds_with_the_cure() -> None:
@@ -34,3 +38,59 @@ def test_complaints_of_the_library_are_logged_once_in_a_while(caplog: pytest.Log
     with caplog.at_level(logging.DEBUG), pytest.raises(TryAgainError):
         preflight(client_config("127.0.0.1:9"), 2)
     assert sum("127.0.0.1:9" in r.getMessage() for r in caplog.records) == 1
+
+
+def test_complaints_that_mean_nothing_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    """The library has its way of putting things."""
+    with caplog.at_level(logging.DEBUG):
+        library_log.warning("The configuration property `enable.gapless.guarantee is experimental`")
+        library_log.warning("Failed to acquire idempotence PID from broker: retrying")
+        library_log.warning("Failed to acquire idempotence PID from broker: giving up")
+    assert [record.getMessage().rpartition(": ")[2] for record in caplog.records] == ["giving up"]
+
+
+def test_what_was_complained_of_is_not_kept_for_ever() -> None:
+    """A thousand complaints; the first is then let through again, which is better than memory without a bound."""
+    quieter = _Quieter()
+
+    def passes(text: str) -> bool:
+        return quieter.filter(logging.makeLogRecord({"msg": text}))
+
+    assert passes("first")
+    assert not passes("first")
+    assert all(passes(f"complaint {number}") for number in range(1001))
+    assert passes("first")
+
+
+def test_a_broker_that_is_not_there_does_not_answer() -> None:
+    """Nor does it say where a partition ends."""
+    assert not answers("127.0.0.1:1", 0.3)
+    with pytest.raises(TryAgainError, match=r"^tasks\.global\[3\]: "):
+        read_to_end(client_config("127.0.0.1:1"), TASKS, 3, limit_s=0.3)
+
+
+def test_a_question_is_asked_again_while_the_broker_is_not_ready() -> None:
+    """And only as long as it may take."""
+    asked: list[float] = []
+
+    def ask(left_s: float) -> str:
+        asked.append(left_s)
+        if len(asked) < 3:
+            raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
+        return "answer"
+
+    assert patiently(ask, 5.0) == "answer"
+    assert len(asked) == 3
+    assert asked == sorted(asked, reverse=True)
+    with pytest.raises(KafkaException):
+        patiently(lambda _left: asked.clear() or ask(0.0), 0.05)
+
+
+def test_a_partition_that_is_not_handed_out_in_time_is_an_error(
+    own_broker: Broker, topics: Topics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read by then may be half of it."""
+    ask = connectors.kafka.watermarks_of
+    monkeypatch.setattr(connectors.kafka, "watermarks_of", lambda *place: ask(*place[:3], 10.0))
+    with pytest.raises(TryAgainError, match=r"^tasks\.global\[1\]: the broker did not hand out all of it within 0 s$"):
+        read_to_end(client_config(own_broker.brokers), TASKS, 1, limit_s=0.0)

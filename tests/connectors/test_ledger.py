@@ -173,6 +173,7 @@ def test_the_file_is_bounded(tmp_path: Path) -> None:
             await durable(ledger, Ended(number.to_bytes(16, "big"), answer("x" * 1000)))
         await ledger.close()
         assert (tmp_path / "calls.sqlite").stat().st_size < 400_000
+        assert ledger.bytes_on_disk() == sum(entry.stat().st_size for entry in os.scandir(tmp_path))
         again = CallLedger(tmp_path / "calls.sqlite")
         assert again.past((399).to_bytes(16, "big")) is not None
         assert again.past((0).to_bytes(16, "big")) is None
@@ -279,6 +280,27 @@ def test_a_ledger_that_cannot_be_written_says_so_and_calls_nothing_back(tmp_path
         await ledger.close()
         assert isinstance(ledger.failed, TryAgainError)
         assert not called
+
+    on_loop(steps)
+
+
+def test_a_commit_that_fails_halfway_leaves_nothing(tmp_path: Path) -> None:
+    """Neither its answer nor a lock on the file."""
+
+    async def steps() -> None:
+        ledger = CallLedger(tmp_path / "calls.sqlite")
+        ledger._db.execute("DROP TABLE days")
+        ledger.charge(Charge("2026-01-01", 3, 1, 100, 0.5))
+        ledger.end(Ended(KEY, answer()), lambda: None)
+        assert ledger._writer is not None
+        await asyncio.wait([ledger._writer])
+        assert isinstance(ledger.failed, TryAgainError)
+        assert not ledger._db.in_transaction
+        again = CallLedger(tmp_path / "calls.sqlite")
+        assert again.past(KEY) is None
+        await durable(again, Ended(OTHER, answer()))
+        await again.close()
+        await ledger.close()
 
     on_loop(steps)
 

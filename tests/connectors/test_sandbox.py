@@ -1,6 +1,7 @@
 """The sandbox, attacked: each bomb is stopped within its limits, with a verdict, and leaves nothing behind."""
 
 import os
+import signal
 import tempfile
 import threading
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from connectors.sandbox import Limits, Sandbox, SandboxVerdict
+from connectors.sandbox import Limits, Sandbox, SandboxVerdict, _by_signal
 from schemas.errors import RefusedError
 
 MEMORY = 128 << 20
@@ -276,3 +277,21 @@ for fd in range(3, 20):
 os._exit(0)
 """
     assert ran(sandbox, forged).kind == "failed"
+
+
+@pytest.mark.parametrize(
+    "code, line, said, limit",
+    [
+        (-signal.SIGXCPU, "", {}, "cpu"),
+        (-signal.SIGKILL, "", {}, "cpu"),
+        (-signal.SIGKILL, "", {"line": "done"}, ""),
+        (-signal.SIGXFSZ, "", {}, "file size"),
+        (1, "MemoryError", {}, "memory"),
+        (1, "KeyError", {}, ""),
+    ],
+)
+def test_a_run_that_cannot_say_so_is_told_by_how_it_ended(
+    code: int, line: str, said: dict[str, str], limit: str
+) -> None:
+    """The kernel ends it by a signal of its own for each limit."""
+    assert _by_signal(code, line, said) == limit

@@ -23,7 +23,7 @@ from connectors.topics import (
     ensure_topics,
     establish_cluster,
 )
-from schemas.errors import RefusedError
+from schemas.errors import RefusedError, TryAgainError
 from tests.brokers import Broker
 
 
@@ -101,6 +101,28 @@ def test_topics_with_different_numbers_of_partitions_are_refused(own_broker: Bro
     create(own_broker, RESULTS, 3, retention_ms="-1")
     with pytest.raises(RefusedError, match=r"tasks.results has 3 partitions and tasks.global has 2"):
         ensure_topics(client_config(own_broker.brokers))
+
+
+def test_topic_that_has_one_partition_for_all_may_not_have_more(own_broker: Broker) -> None:
+    """What is read in order there would be in two orders."""
+    create(own_broker, HEARTBEATS, 2)
+    with pytest.raises(RefusedError, match=r"nodes\.heartbeat has 2 partitions and needs 1: delete it"):
+        ensure_topics(client_config(own_broker.brokers))
+
+
+def test_broker_that_is_away_is_told_before_anything_is_created(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be back."""
+    monkeypatch.setattr("connectors.topics.ASK_LIMIT_S", 0.3)
+    with pytest.raises(TryAgainError, match="the broker does not list its topics: "):
+        ensure_topics(client_config("127.0.0.1:1"))
+
+
+def test_topics_that_are_created_and_never_shown_are_told(own_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is written to what may not be there."""
+    monkeypatch.setattr("connectors.topics.ASK_LIMIT_S", 0.5)
+    monkeypatch.setattr("connectors.topics._partitions", lambda _client: {})
+    with pytest.raises(TryAgainError, match=r"tasks\.global: created, and the broker does not show it yet"):
+        ensure_topics(client_config(own_broker.brokers), 1)
 
 
 def test_topic_that_would_forget_tasks_is_refused_with_the_command_that_mends_it(own_broker: Broker) -> None:

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from connectors.nodes import NodeError
-from connectors.nodes.embedded import TOPICS, SolverNode, SolverPool, embedded_nodes
+from connectors.nodes.embedded import PIPELINE, TOPICS, SolverNode, SolverPool, embedded_nodes
 from connectors.nodes.solvers import Solution
 from connectors.nodes.solvers.wire import Reply, Request, frame
 from schemas.node import Answer, Call
@@ -200,26 +200,28 @@ def test_a_call_that_is_cancelled_harms_no_other() -> None:
     assert run(main()).text == "13"
 
 
-def test_calls_that_are_cancelled_before_their_turn_are_not_made(tmp_path: Path) -> None:
-    """Neither when the process before them has died, and they with it, nor when it is their turn in the new one."""
+@pytest.mark.parametrize("dying", [0, 2])
+def test_calls_that_are_cancelled_before_their_turn_are_not_made(tmp_path: Path, dying: int) -> None:
+    """Nor when the process before them has died, and they with it, and a new one takes over."""
 
     async def main() -> list[Answer]:
         pool = faulty()
         await SolverNode("symbolic", pool).ask(call())
-        dying = [asyncio.ensure_future(SolverNode("dies", pool).ask(call())) for _ in range(2)]
-        marking = [
-            asyncio.ensure_future(SolverNode("marks", pool).ask(call(str(tmp_path / str(i))))) for i in range(20)
+        cancelled = [asyncio.ensure_future(SolverNode("dies", pool).ask(call())) for _ in range(dying)]
+        others = [asyncio.ensure_future(SolverNode("symbolic", pool).ask(call())) for _ in range(PIPELINE - dying)]
+        cancelled += [
+            asyncio.ensure_future(SolverNode("marks", pool).ask(call(str(tmp_path / str(i))))) for i in range(5)
         ]
-        others = [asyncio.ensure_future(SolverNode("symbolic", pool).ask(call())) for _ in range(2)]
+        others += [asyncio.ensure_future(SolverNode("symbolic", pool).ask(call()))]
         await asyncio.sleep(0)  # now they are all handed in
-        for one in (*dying, *marking):
+        for one in cancelled:
             one.cancel()
         try:
             return await asyncio.gather(*others)
         finally:
             await pool.close()
 
-    assert [a.text for a in run(main())] == ["13", "13"]
+    assert [a.text for a in run(main())] == ["13"] * (PIPELINE - dying + 1)
     assert not list(tmp_path.iterdir())
 
 

@@ -76,7 +76,7 @@ from connectors.nodes.final_answer import MARKED, final_answer
         ("expression", "Answer: $2x$ and $3x$", "$2x$ and $3x$"),
         ("expression", "x + 1", "x + 1"),
         ("expression", "Answer: 1, 2, 3, ...", "1, 2, 3, ..."),
-        ("expression", "Answer: " + "$`" * 4 + "x^2" + "`$" * 4, "x^2"),
+        ("expression", "Answer: `\\[\\($\\text{x}$\\)\\]`", "\\text{x}"),
         ("number", "First 480 / 30 = 16, then 3 + 4 = 7. It is 16 hours for 480 miles", "16 hours"),
         ("number", "First 3 + 4 = 7. It is 16 hours for 480 miles", "480 miles"),
         ("text", " Answer: 42 \n", "Answer: 42"),

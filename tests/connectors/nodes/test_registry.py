@@ -73,7 +73,7 @@ def test_what_a_function_refuses_is_said_as_it_says_it(monkeypatch: pytest.Monke
         raise RefusedError("no node is at home")
 
     with_own(monkeypatch, refuse)
-    with pytest.raises(RefusedError, match="^no node is at home$"):
+    with pytest.raises(RefusedError, match=r"^no node is at home$"):
         NodeRegistry("own_module:make", import_object, Prompts)
 
 

@@ -320,7 +320,8 @@ def test_a_circuit_with_a_gate_or_an_input_that_is_not_told_is_not_read(tasks: T
 def test_what_has_more_cases_than_a_round_has_steps_is_not_answered() -> None:
     """Two to the twentieth of ways to be truthful, and as many assignments."""
     names = [f"{letter}o" for letter in "ABCDEFGHIJKLMNOPQRST"]
-    said = "".join(f' According to {name}, "{other} is a knight".' for name, other in zip(names, names[1:] + names[:1]))
+    pairs = zip(names, names[1:] + names[:1], strict=True)
+    said = "".join(f' According to {name}, "{other} is a knight".' for name, other in pairs)
     prompt = island(names=f"{', '.join(names[:-1])}, and {names[-1]}").replace(". So who", f".{said} So who")
     assert read(prompt) is not None
     assert [solve(prompt, 0) for solve in SOLVERS.values()] == [None, None, None]
