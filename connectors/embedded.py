@@ -282,9 +282,6 @@ class EmbeddedBroker:
     def _last_words(self) -> str:
         return self.log_path.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").strip()
 
-    def __repr__(self) -> str:
-        return f"EmbeddedBroker({str(self.folder)!r})"
-
 
 def embedded_binary() -> Path:
     """Find the broker's binary. The script of the same name wraps it, and would swallow our signals.

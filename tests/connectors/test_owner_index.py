@@ -157,6 +157,21 @@ def test_a_copy_that_is_not_well_ahead_is_left_alone(tmp_path: Path) -> None:
     own.close()
 
 
+def test_the_next_copy_waits_for_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much has come since: copying takes the disk from those who work."""
+    monkeypatch.setattr(Copying, "COPY_EVERY_S", 1000.0)
+    copy = tmp_path / "owners" / "lane-0000.sqlite"
+    index = filled(tmp_path / "a", copy, 50)
+    assert index._copying is not None
+    index._copying.join()
+    copy.unlink()
+    index.put(key(50), ONE)
+    index.flush(100)
+    index._copying.join()
+    assert not copy.exists()
+    index.close()
+
+
 def test_a_copy_is_of_one_moment(tmp_path: Path) -> None:
     """What is flushed while it is made is not in it, and comes into the next."""
     copy = tmp_path / "owners" / "lane-0000.sqlite"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import one_lake
-from one_lake.as_of import moment
+from one_lake.as_of import moment, names_as_of
 from one_lake.maintain import maintain
 from one_lake.verify import Fault, verify
 from schemas.errors import RefusedError
@@ -84,3 +84,16 @@ def test_verifying_looks_at_what_was_there(lake: Path, *, is_maintained: bool) -
     writer.close()
     assert Fault.RECORD_MISSING in verify(lake).first
     assert verify(lake, as_of="6").is_sound
+
+
+def test_a_moment_of_no_lake_is_refused_with_the_cure(tmp_path: Path) -> None:
+    """Before anything is read."""
+    with pytest.raises(RefusedError, match=r"^no lake at .*nowhere: run `aureon run` or set AUREON_LAKE$"):
+        moment(tmp_path / "nowhere", "1")
+
+
+def test_the_files_of_a_version_are_those_that_came_up_to_it(lake: Path) -> None:
+    """And none that came later."""
+    names_at = [names_as_of(lake, "rounds", version) for version in range(7)]
+    assert [len(found) for found in names_at] == list(range(7))
+    assert names_at[6] == {path.name for path in (lake / "rounds").glob("*.parquet")}

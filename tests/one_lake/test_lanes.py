@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from one_lake.lanes import OwnerRow
+from one_lake.lanes import LaneVersions, OwnerRow
 from one_lake.writer import LakeWriter
-from tests.one_lake.lake_data import decisions, lake_writer, round_row
+from tests.one_lake.lake_data import CLUSTER, decisions, lake_writer, round_row
 
 
 @pytest.fixture
@@ -43,3 +43,22 @@ def test_an_empty_lake_has_no_owners(writer: LakeWriter) -> None:
     """Nothing is there, and that is no error."""
     assert writer.version(0) == -1
     assert list(writer.owners(0)) == []
+
+
+def test_another_process_sees_what_was_committed_as_of_a_second_ago(
+    lake: Path, writer: LakeWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not look into the log each time it is asked."""
+    assert LaneVersions(lake.with_name("nowhere"), CLUSTER).held(0) == -1
+    versions, now = LaneVersions(lake, CLUSTER), [100.0]
+    monkeypatch.setattr("one_lake.lanes.time.monotonic", lambda: now[0])
+    assert versions.held(0) == -1
+    writer.add([round_row(0, 0)])
+    writer.flush()
+    assert versions.held(0) == 0
+    writer.add([round_row(0, 1)])
+    writer.flush()
+    now[0] += 0.5
+    assert versions.held(0) == 0
+    now[0] += 0.6
+    assert versions.held(0) == 1

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pyarrow.parquet as pq
 import pytest
@@ -204,6 +204,25 @@ def test_a_spoilt_file_is_not_put_together_with_others(lake: Path) -> None:
     with pytest.raises(BadRecordError, match=rf"rounds/{path.name}: not the file that was sealed"):
         maintain(lake, KEY)
     assert len(DeltaTable(tables.folder(lake, "rounds")).file_uris()) == 12
+
+
+def test_files_that_somebody_else_has_put_together_meanwhile_are_left(
+    lake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a Delta library, which knows nothing of locks: what was written for nothing is gone, and no row is."""
+    before, real, others = held(lake), maintaining.SealedTable.try_commit, ["once"]
+
+    def overtaken(self: Any, commit: Any, on_failure: Any) -> Any:
+        if self.name == "rounds" and others:
+            others.pop()
+            DeltaTable(self.folder).optimize.compact()
+        return real(self, commit, on_failure)
+
+    monkeypatch.setattr(maintaining.SealedTable, "try_commit", overtaken)
+    (*_, rounds) = maintain(lake, KEY)
+    assert (rounds.table, rounds.compacted, rounds.files) == ("rounds", 0, 1)
+    assert len(files(lake, "rounds")) == 13
+    assert held(lake) == before
 
 
 def test_one_process_maintains_at_a_time(lake: Path) -> None:

@@ -1,5 +1,6 @@
 """Two lakes that went on apart become one."""
 
+import importlib
 import itertools
 import shutil
 from collections.abc import Callable, Sequence
@@ -17,10 +18,12 @@ from one_lake.maintain import maintain
 from one_lake.merge import Merged, merge
 from one_lake.verify import Fault, verify
 from one_lake.writer import LakeWriter
-from schemas.errors import RefusedError
+from schemas.errors import RefusedError, TryAgainError
 from schemas.one import ALL_TABLES
 from tests.one_lake.lake_data import round_row
 from tests.one_lake.lakes_apart import KEYS, MERGING, converged, died, write
+
+merging = importlib.import_module("one_lake.merge")
 
 
 def rows_of(lake: Path) -> dict[str, list[str]]:
@@ -239,6 +242,80 @@ def test_one_that_was_killed_goes_on(tmp_path: Path, step: str, monkeypatch: pyt
     merge(*cut_off, MERGING)
     assert rows_of(cut_off[0]) == rows_of(whole[0])
     assert verify(cut_off[0]).is_sound, verify(cut_off[0]).first
+
+
+def test_a_lake_in_which_nothing_is_signed_is_refused(tmp_path: Path) -> None:
+    """Its rows cannot be told from those of others."""
+    one = write(tmp_path / "one", "a", converged("a", 0, "x"))
+    tables.create(tmp_path / "other")
+    with pytest.raises(RefusedError, match=r"^lake .*other: nothing in it is signed, so its rows cannot be told"):
+        merge(one, tmp_path / "other", MERGING)
+
+
+def test_what_a_cell_commits_during_a_merge_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of another id it changes nothing, and of the same one the merge begins again; the lake is sound after both."""
+    one = write(tmp_path / "one", "a", converged("a", 0, "x"))
+    other = write(tmp_path / "other", "b", converged("b", 0, "y"), converged("b", 1, "z"))
+    real = one_lake.sealed_table.SealedTable.try_commit
+    rivals = [("w", 1), ("z", 2)]
+    begun: list[str] = []
+
+    def overtaken(self: Any, commit: Any, on_failure: Any) -> Any:
+        if self.name == "records" and commit.merge is not None:
+            begun.append(self.name)
+            if rivals:
+                name, offset = rivals.pop(0)
+                write(one, "a", converged("a", offset, name, answer="3", score=0.1))
+        return real(self, commit, on_failure)
+
+    monkeypatch.setattr(one_lake.sealed_table.SealedTable, "try_commit", overtaken)
+    done = merge(one, other, MERGING)
+    assert (done.rows["records"], done.superseded) == (2, 1)
+    assert answers(one) == [("w", "3", True), ("x", "2", True), ("y", "2", True), ("z", "3", False), ("z", "2", True)]
+    assert verify(one).is_sound, verify(one).first
+    assert len(begun) > 2
+
+
+@pytest.mark.parametrize("file_bytes, files", [(1, 3), (1 << 30, 1)])
+def test_rows_of_any_size_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file_bytes: int, files: int
+) -> None:
+    """Batch by batch, into one file or into several."""
+    monkeypatch.setattr(merging, "ROWS_AT_ONCE", 1)
+    monkeypatch.setattr(merging, "FILE_BYTES", file_bytes)
+    one = write(tmp_path / "one", "a", converged("a", 0, "x"))
+    names = [f"y{number}" for number in range(3)]
+    other = write(
+        tmp_path / "other", "b", [row for offset, name in enumerate(names) for row in converged("b", offset, name)]
+    )
+    merge(one, other, MERGING)
+    assert len(tables.files(one, "records", tables.open_table(one, "records"))) == 1 + files
+    with one_lake.connect(one) as lake:
+        assert lake.sql("SELECT count(*) FROM one").fetchall() == [(4,)]
+    assert verify(one).is_sound, verify(one).first
+
+
+def test_cells_that_commit_faster_than_a_merge_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was taken stays, and the next merge goes on."""
+    one = write(tmp_path / "one", "a", converged("a", 0, "x"))
+    other = write(tmp_path / "other", "b", converged("b", 0, "y"))
+    real = one_lake.sealed_table.SealedTable.try_commit
+    monkeypatch.setattr(merging, "TRIES", 2)
+    monkeypatch.setattr(merging, "PAUSE_S", 0.0)
+    for step in ("records", "rounds"):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                one_lake.sealed_table.SealedTable,
+                "try_commit",
+                lambda self, commit, fail, step=step: None if self.name == step else real(self, commit, fail),
+            )
+            if step == "records":
+                patch.setattr(merging._Merging, "_is_still_right", lambda *_: False)
+            with pytest.raises(TryAgainError, match="cells commit faster than 2 tries to merge"):
+                merge(one, other, MERGING)
+    merge(one, other, MERGING)
+    assert answers(one) == [("x", "2", True), ("y", "2", True)]
+    assert verify(one).is_sound, verify(one).first
 
 
 # -- any two histories -----------------------------------------------------------------------------------------------

@@ -126,3 +126,15 @@ def test_a_commit_that_fails_is_told(tmp_path: Path, gated: GatedWriter, told_at
     with pytest.raises(OSError, match="one"):
         ask_until_told()
     part.close()
+
+
+def test_a_lake_that_cannot_be_opened_is_told_and_let_go(tmp_path: Path) -> None:
+    """There is nothing to close."""
+
+    def fails() -> LakeWriter:
+        raise OSError(f"no room at {tmp_path}")
+
+    part = OneSink(fails, lambda _head: None, lambda: False).build_part("one", "one", None)
+    with pytest.raises(OSError, match="no room at"):
+        part.snapshot()
+    part.close()

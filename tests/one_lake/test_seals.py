@@ -5,13 +5,15 @@ import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from one_lake import tables
 from one_lake.encode import encode_rows
 from one_lake.keys import public_keys, signing_key
-from one_lake.seals import SignedSeal, archive, entries, merkle_root, seal_in
+from one_lake.seals import SignedSeal, actions, archive, entries, merkle_root, newest_seal, seal_in
+from schemas.errors import BadRecordError
 from schemas.one import TABLES
 from tests.one_lake.lake_data import CLUSTER, KEY, decisions, lake_writer, record
 
@@ -122,3 +124,41 @@ def test_entries_that_expire_while_they_are_read_are_read_from_the_archive(tmp_p
     (first,) = tables.seals_folder(tmp_path, "rounds").iterdir()
     first.rename(first.with_name(first.name.replace("5.jsonl", "6.jsonl")))
     assert [entry.version for entry in reading] == [1, 2, 3, 4, 5]
+
+
+def test_an_archive_that_is_known_already_is_not_read(tmp_path: Path) -> None:
+    """Reading on costs what is new."""
+    writer = lake_writer(tmp_path)
+    for start in range(0, 30, 10):
+        writer.add(decisions(0, range(start, start + 10)))
+        writer.flush()
+    archive(tmp_path, "rounds")
+    writer.add(decisions(0, range(30, 40)))
+    writer.flush()
+    writer.close()
+    (path,) = tables.seals_folder(tmp_path, "rounds").iterdir()
+    path.write_bytes(b"nonsense")
+    assert [entry.version for entry in entries(tmp_path, "rounds", 3)] == [4]
+    with pytest.raises(BadRecordError, match="no archive of seals"):
+        list(entries(tmp_path, "rounds", 2))
+
+
+def test_the_newest_seal_is_found_in_the_archive_where_its_entry_expired(tmp_path: Path) -> None:
+    """And none where there never was one."""
+    writer = lake_writer(tmp_path)
+    writer.add(decisions(0, range(10)))
+    writer.flush()
+    writer.close()
+    archive(tmp_path, "rounds")
+    for version in (0, 1):
+        tables.log_entry(tmp_path, "rounds", version).unlink()
+    found = newest_seal(tmp_path, "rounds", 1)
+    assert found is not None
+    assert found.seal.version == 1
+    assert newest_seal(tmp_path, "rounds", 0) is None
+
+
+def test_an_entry_that_is_nested_too_deeply_is_none() -> None:
+    """Whoever wrote it."""
+    with pytest.raises(ValueError, match="nested too deeply"):
+        list(actions(b'{"add": ' + b"[" * 100_000, "add"))

@@ -171,3 +171,24 @@ def test_a_record_that_gave_way_in_a_merge_is_not_found(tmp_path: Path) -> None:
         then = When(bounds=moment(one, "1").bounds)
         assert [hit.answer for hit in index.find("mine", 10, when=then)] == ["mine"]
         assert index.find("theirs", 10, when=then) == []
+
+
+def test_an_update_that_is_broken_off_leaves_nothing(lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one takes all of it."""
+    with one_lake.connect(lake) as connection, SearchIndex(lake) as index:
+        with monkeypatch.context() as patch:
+            patch.setattr("one_lake.search._question", lambda _payload: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                index.update(connection)
+        assert index.find("river", 10) == []
+        index.update(connection)
+        assert len(index.find("river", 10)) == 2
+
+
+@NEEDS_VECTORS
+def test_an_empty_lake_has_nothing_near(tmp_path: Path) -> None:
+    """And that is no error."""
+    lake_writer(tmp_path).close()
+    with one_lake.connect(tmp_path) as connection, SearchIndex(tmp_path) as index:
+        index.update(connection)
+        assert index.similar("river", 10) == []

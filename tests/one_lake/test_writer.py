@@ -357,6 +357,21 @@ def test_a_lake_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         lake_writer(tmp_path / "taken" / "one")
 
 
+def test_a_writer_tells_what_it_has_done(writer: LakeWriter) -> None:
+    """By table, and since when nothing was committed."""
+    assert writer.figures().committed_at == 0.0
+    writer.add(decisions(0, range(9)))
+    writer.flush()
+    writer.flush()
+    figures = writer.figures()
+    assert (figures.flushes, figures.judged, figures.refused) == (1, 0, 0)
+    assert figures.commits == dict.fromkeys(TABLES, 1)
+    assert figures.rows["rounds"] == 9
+    assert figures.rows["records"] == 3
+    assert figures.flush_s > 0.0
+    assert figures.committed_at > 0.0
+
+
 def test_a_writer_that_failed_stays_closed(writer: LakeWriter) -> None:
     """It no longer knows what of its rows is there; the log hands them out again."""
     writer.add([record(0, 0, topic=None)])

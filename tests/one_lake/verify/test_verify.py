@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from deltalake import DeltaTable, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
 from connectors.blobs import BlobStore
 from one_lake import tables
@@ -20,6 +20,7 @@ from one_lake.keys import rotate, signing_key
 from one_lake.seals import SEAL, SIGNATURE, Seal, archive, seal_in, sign
 from one_lake.verify import Fault, Report, verify
 from one_lake.verify import run as verify_run
+from one_lake.verify.files import MAX_FINDINGS, FileReport
 from one_lake.verify.report import FAULTS
 from schemas.errors import RefusedError
 from schemas.head import Head
@@ -161,6 +162,92 @@ def signed_again(lake: Lake) -> None:
     entry.write_text("\n".join(lines))
 
 
+def archive_ends_early(lake: Lake) -> None:
+    """The log has expired, and the archive lacks its last entry."""
+    archive(lake.folder, "branches")
+    (path,) = tables.seals_folder(lake.folder, "branches").iterdir()
+    lines = gzip.decompress(path.read_bytes()).splitlines(keepends=True)
+    path.write_bytes(gzip.compress(b"".join(lines[:-1])))
+    path.rename(path.with_name(path.name.replace("12.jsonl", "11.jsonl")))
+    DeltaTable(tables.folder(lake.folder, "branches")).create_checkpoint()
+    for version in range(13):
+        lake.entry("branches", version).unlink()
+
+
+def put_together(lake: Lake, change: Callable[[Path], object]) -> None:
+    """Do something to a file for which nobody has signed."""
+    DeltaTable(tables.folder(lake.folder, "records")).optimize.compact()
+    (path,) = DeltaTable(tables.folder(lake.folder, "records")).file_uris()
+    change(Path(path))
+
+
+def rewritten(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Put other rows in the place of those of a file."""
+    pq.write_table(change(pq.read_table(path)), path)
+
+
+def without_a_lane(rows: pa.Table) -> pa.Table:
+    """The last row has none."""
+    at, lanes = rows.schema.get_field_index("lane"), rows["lane"].to_pylist()
+    return rows.set_column(at, "lane", pa.array([*lanes[:-1], None], pa.int64()))
+
+
+def hash_taken(rows: pa.Table) -> pa.Table:
+    """Take the hash of the last row."""
+    hashes = rows["row_hash"].to_pylist()
+    return with_column(rows, "row_hash", pa.array([*hashes[:-1], None], pa.string()))
+
+
+def another_seal(lake: Lake) -> None:
+    """The seal of one version in the place of another."""
+    seal, signature = ({}, {})
+    for line in lake.entry("records", 4).read_text().splitlines():
+        info = json.loads(line).get("commitInfo", {})
+        seal, signature = info.get(SEAL, seal), info.get(SIGNATURE, signature)
+    entry = lake.entry("records", 5)
+    lines = [json.loads(line) for line in entry.read_text().splitlines()]
+    for action in lines:
+        if "commitInfo" in action:
+            action["commitInfo"] |= {SEAL: seal, SIGNATURE: signature}
+    entry.write_text("\n".join(map(json.dumps, lines)))
+
+
+def no_seal(lake: Lake) -> None:
+    """What is signed is no seal."""
+    entry = lake.entry("records", 5)
+    lines = [json.loads(line) for line in entry.read_text().splitlines()]
+    for action in lines:
+        if "commitInfo" in action:
+            action["commitInfo"][SEAL] = "{}"
+    entry.write_text("\n".join(map(json.dumps, lines)))
+
+
+def replaced_by_a_folder(path: Path) -> None:
+    """So that nobody can read it."""
+    path.unlink()
+    path.mkdir()
+
+
+def of_another_lane(rows: pa.Table) -> pa.Table:
+    """Move the last row into a lane that the commit has none of."""
+    lanes = rows["lane"].to_pylist()
+    return with_column(rows, "lane", pa.array([*lanes[:-1], 7], rows.schema.field("lane").type))
+
+
+def sealed_twice(lake: Lake) -> None:
+    """A cell forgets how far it was."""
+    table = DeltaTable(tables.folder(lake.folder, "records"))
+    nothing = pa.Table.from_batches([record_batch(Record, encode_rows([record(1, 500)]))]).slice(0, 0)
+    properties = CommitProperties(app_transactions=[Transaction("lane-0", 100)])
+    write_deltalake(table, nothing, mode="append", commit_properties=properties)
+    lake.add(record(0, 108), round_row(0, 108))
+
+
+def with_bad_payload(lake: Lake) -> None:
+    """A cell writes a payload that is no JSON."""
+    lake.add(record(0, 200, payload="{", content_hash="00"), round_row(0, 200))
+
+
 def with_text_for_lanes(rows: pa.Table) -> pa.Table:
     """Write a column of numbers as texts, which can be read as numbers."""
     at = rows.schema.get_field_index("lane")
@@ -189,6 +276,39 @@ TAMPERING: dict[str, tuple[Callable[[Lake], object], dict[Fault, str]]] = {
         lambda lake: lake.rewrite("rounds", 5, with_text_for_lanes),
         {Fault.FILE_ALTERED: "rounds/part-"},
     ),
+    "a file is a folder": (
+        lambda lake: replaced_by_a_folder(lake.file("records", 5)),
+        {Fault.FILE_ALTERED: "records/part-"},
+    ),
+    "a row loses its hash": (
+        lambda lake: lake.rewrite("records", 5, hash_taken),
+        {Fault.FILE_ALTERED: "records/part-", Fault.ROW_ALTERED: "records[1]@48"},
+    ),
+    "a row loses its hash where files were put together": (
+        lambda lake: put_together(lake, lambda path: rewritten(path, hash_taken)),
+        {Fault.ROW_ADDED: "records["},
+    ),
+    "what was put together is emptied": (
+        lambda lake: put_together(lake, lambda path: path.write_bytes(b"")),
+        {Fault.FILE_ALTERED: "records/part-"},
+    ),
+    "what was put together has a column of another type": (
+        lambda lake: put_together(lake, lambda path: rewritten(path, with_text_for_lanes)),
+        {Fault.FILE_ALTERED: "records/part-"},
+    ),
+    "what was put together has a row without a lane": (
+        lambda lake: put_together(lake, lambda path: rewritten(path, without_a_lane)),
+        {Fault.FILE_ALTERED: "records/part-"},
+    ),
+    "a row is moved into another lane": (
+        lambda lake: lake.rewrite("records", 5, of_another_lane),
+        {Fault.ROW_ADDED: "records[7]@"},
+    ),
+    "the archive of seals ends early": (archive_ends_early, {Fault.LOG_GAP: "branches version 12"}),
+    "a seal is put in the place of another": (another_seal, {Fault.SEAL_ALTERED: "records version 5"}),
+    "a seal is none": (no_seal, {Fault.SEAL_ALTERED: "records version 5"}),
+    "a cell writes a payload that is none": (with_bad_payload, {Fault.CONTENT_ALTERED: "records[0]@200"}),
+    "a cell seals a decision twice": (sealed_twice, {Fault.ROW_TWICE: "records[0]@108"}),
     "two rows swap a value": (
         lambda lake: lake.rewrite("records", 5, swapped),
         {Fault.FILE_ALTERED: "records/part-", Fault.ROW_ALTERED: "records[0]@42"},
@@ -428,6 +548,15 @@ def test_an_empty_lake_is_sound(tmp_path: Path) -> None:
     report = verify(tmp_path)
     assert report.is_sound
     assert report.seals == 0
+
+
+def test_of_many_faults_of_a_kind_the_first_are_told_and_all_are_counted() -> None:
+    """A file of which all is wrong would fill the memory."""
+    report = FileReport()
+    for number in range(MAX_FINDINGS + 5):
+        report.add(Fault.ROW_ALTERED, str(number))
+    assert [finding.where for finding in report.findings] == [str(number) for number in range(MAX_FINDINGS)]
+    assert report.faults == {Fault.ROW_ALTERED: MAX_FINDINGS + 5}
 
 
 def test_each_kind_of_fault_is_explained() -> None:

@@ -1,0 +1,54 @@
+"""What a root noted, in its table."""
+
+from pathlib import Path
+
+import pytest
+from deltalake import DeltaTable
+
+from one_lake import notes, tables
+from one_lake.notes import NoteWriter, view
+from one_lake.query import session
+from schemas.supervision import Noted
+
+
+def noted(number: int) -> Noted:
+    """One note."""
+    return Noted(number=number, noted_at=1.0, kind="alert", subject="one", topic="", state="", detail="{}")
+
+
+def numbers(lake: Path) -> list[int]:
+    """Those that are there."""
+    with session() as connection:
+        return [n for (n,) in connection.execute(f"SELECT number FROM ({view(lake)}) ORDER BY 1").fetchall()]  # noqa: S608
+
+
+def test_a_look_that_is_there_already_is_left_out(tmp_path: Path) -> None:
+    """A root that starts again writes what it may have written; with nothing new there is no commit."""
+    NoteWriter(tmp_path).add([noted(1), noted(2)])
+    again = NoteWriter(tmp_path)
+    again.add([noted(1), noted(2)])
+    version = DeltaTable(str(tables.folder(tmp_path, notes.TABLE))).version()
+    again.add([noted(2), noted(3)])
+    assert numbers(tmp_path) == [1, 2, 3]
+    assert DeltaTable(str(tables.folder(tmp_path, notes.TABLE))).version() == version + 1
+
+
+def test_many_looks_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them is a small file; none is lost."""
+    monkeypatch.setattr(notes, "COMPACT_EVERY", 3)
+    writer = NoteWriter(tmp_path)
+    for number in range(3):
+        writer.add([noted(number)])
+    assert len(DeltaTable(str(tables.folder(tmp_path, notes.TABLE))).file_uris()) == 1
+    assert numbers(tmp_path) == [0, 1, 2]
+
+
+def test_a_lake_that_cannot_be_written_is_an_error_of_the_disk(tmp_path: Path) -> None:
+    """Which whoever notes may wait for."""
+    writer = NoteWriter(tmp_path)
+    writer.add([noted(1)])
+    log = tables.folder(tmp_path, notes.TABLE) / "_delta_log"
+    log.rename(log.with_name("gone"))
+    log.write_text("no folder")
+    with pytest.raises(OSError, match=notes.TABLE):
+        writer.add([noted(2)])
