@@ -4,7 +4,7 @@ import logging
 import time
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException
 
 import connectors.kafka
 from connectors.kafka import _Quieter, answers, client_config, library_log, patiently, preflight, read_to_end
@@ -70,7 +70,7 @@ def test_a_broker_that_is_not_there_does_not_answer() -> None:
 
 
 def test_a_question_is_asked_again_while_the_broker_is_not_ready() -> None:
-    """And only as long as it may take."""
+    """It is told how long it has."""
     asked: list[float] = []
 
     def ask(left_s: float) -> str:
@@ -82,8 +82,19 @@ def test_a_question_is_asked_again_while_the_broker_is_not_ready() -> None:
     assert patiently(ask, 5.0) == "answer"
     assert len(asked) == 3
     assert asked == sorted(asked, reverse=True)
-    with pytest.raises(KafkaException):
-        patiently(lambda _left: asked.clear() or ask(0.0), 0.05)
+
+
+def test_a_broker_that_is_never_ready_is_waited_for_as_long_as_it_may_take() -> None:
+    """Then whoever asked is told what it said last."""
+    asked: list[float] = []
+
+    def ask(left_s: float) -> None:
+        asked.append(left_s)
+        raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
+
+    with pytest.raises(KafkaException, match="LEADER_NOT_AVAILABLE"):
+        patiently(ask, 0.05)
+    assert len(asked) > 1
 
 
 def test_a_partition_that_is_not_handed_out_in_time_is_an_error(
@@ -91,6 +102,10 @@ def test_a_partition_that_is_not_handed_out_in_time_is_an_error(
 ) -> None:
     """What was read by then may be half of it."""
     ask = connectors.kafka.watermarks_of
-    monkeypatch.setattr(connectors.kafka, "watermarks_of", lambda *place: ask(*place[:3], 10.0))
+
+    def patient(consumer: Consumer, kafka_topic: str, partition: int, _limit_s: float) -> tuple[int, int]:
+        return ask(consumer, kafka_topic, partition, 10.0)
+
+    monkeypatch.setattr(connectors.kafka, "watermarks_of", patient)
     with pytest.raises(TryAgainError, match=r"^tasks\.global\[1\]: the broker did not hand out all of it within 0 s$"):
         read_to_end(client_config(own_broker.brokers), TASKS, 1, limit_s=0.0)
