@@ -26,9 +26,10 @@ def test_what_a_collector_does_not_take_is_dropped_and_told_once(
     monkeypatch.setattr(otlp, "SEND_EVERY_S", 0.1)
     (away,) = free_ports(1)
     export = SpanExport[int](f"http://127.0.0.1:{away}", "test", lambda _item: [SPAN])
-    for count in (1, 2):
-        export.offer([count])
-        until(lambda count=count: export.dropped == count)
+    export.offer([1])
+    until(lambda: export.dropped == 1)
+    export.offer([2])
+    until(lambda: export.dropped == 2)
     export.close()
     assert export.sent == 0
     assert caplog.text.count("traces are dropped") == 1

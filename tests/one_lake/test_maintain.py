@@ -20,6 +20,7 @@ import one_lake
 from one_lake import maintain as maintaining
 from one_lake import tables
 from one_lake.maintain import MIN_RETENTION_S, maintain
+from one_lake.sealed_table import SealedTable
 from one_lake.seals import entries
 from one_lake.staged import StagedFile
 from one_lake.verify import Fault, verify
@@ -210,7 +211,7 @@ def test_files_that_somebody_else_has_put_together_meanwhile_are_left(
     lake: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a Delta library, which knows nothing of locks: what was written for nothing is gone, and no row is."""
-    before, real, others = held(lake), maintaining.SealedTable.try_commit, ["once"]
+    before, real, others = held(lake), SealedTable.try_commit, ["once"]
 
     def overtaken(self: Any, commit: Any, on_failure: Any) -> Any:
         if self.name == "rounds" and others:
@@ -218,7 +219,7 @@ def test_files_that_somebody_else_has_put_together_meanwhile_are_left(
             DeltaTable(self.folder).optimize.compact()
         return real(self, commit, on_failure)
 
-    monkeypatch.setattr(maintaining.SealedTable, "try_commit", overtaken)
+    monkeypatch.setattr(SealedTable, "try_commit", overtaken)
     (*_, rounds) = maintain(lake, KEY)
     assert (rounds.table, rounds.compacted, rounds.files) == ("rounds", 0, 1)
     assert len(files(lake, "rounds")) == 13

@@ -200,15 +200,13 @@ def hash_taken(rows: pa.Table) -> pa.Table:
 
 def another_seal(lake: Lake) -> None:
     """The seal of one version in the place of another."""
-    seal, signature = ({}, {})
-    for line in lake.entry("records", 4).read_text().splitlines():
-        info = json.loads(line).get("commitInfo", {})
-        seal, signature = info.get(SEAL, seal), info.get(SIGNATURE, signature)
+    signed = seal_in(lake.entry("records", 4).read_bytes())
+    assert signed is not None
     entry = lake.entry("records", 5)
     lines = [json.loads(line) for line in entry.read_text().splitlines()]
     for action in lines:
         if "commitInfo" in action:
-            action["commitInfo"] |= {SEAL: seal, SIGNATURE: signature}
+            action["commitInfo"] |= {SEAL: signed.body, SIGNATURE: signed.signature}
     entry.write_text("\n".join(map(json.dumps, lines)))
 
 
