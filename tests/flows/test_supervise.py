@@ -128,10 +128,10 @@ class Cluster:
 
     def close(self) -> None:
         """End both."""
-        self.root.kill()
-        self.root.wait()
+        self.root.terminate()
+        self.root.wait(20)
         self._log.close()
-        self.cell.close()
+        self.cell.end()
         self.follower.close()
 
 

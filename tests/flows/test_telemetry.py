@@ -60,7 +60,7 @@ def cell(own_broker: Broker, tmp_path: Path) -> Iterator[tuple[CrashingCell, Scr
     process = CrashingCell(tmp_path, settings)
     process.start("w1")
     yield process, Scraped(port)
-    process.close()
+    process.end()
 
 
 def converged(scraped: Scraped, count: int) -> bool:

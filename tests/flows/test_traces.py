@@ -106,7 +106,7 @@ def test_a_task_with_two_rounds_and_branches_is_one_trace(
         send(own_broker, "root", f"what is it, {BRANCHING}")
         until(lambda: len(collector.named("task follow-up")) == 2, 90)
     finally:
-        cell.close()
+        cell.end()
     assert collector.paths == {"/v1/traces"}
     assert len({span.trace_id for span in collector.spans.values()}) == 1
     (root,) = collector.named("task math")
@@ -147,7 +147,7 @@ def test_a_collector_that_is_away_keeps_nothing_from_going_on(own_broker: Broker
         until(lambda: scraped.value("aureon_traced_decisions_total", outcome="dropped") == 1)
         assert scraped.get("/healthz") == (200, "ok\n")
     finally:
-        cell.close()
+        cell.end()
 
 
 def test_what_is_too_much_is_dropped_and_counted(collector: Collector) -> None:
