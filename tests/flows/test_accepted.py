@@ -2,6 +2,7 @@
 
 import time
 
+import msgspec
 import pytest
 
 from flows import accepted
@@ -106,3 +107,15 @@ def test_the_newest_are_there_after_a_restart_and_take_little_time_to_keep() -> 
     assert again.record_of("math", f"{10:016x}") is not None
     again.learn(0, [(0, converged("43"))])
     assert again.record_of("math", payload_digest(PAYLOAD)) is None
+
+
+@pytest.mark.parametrize("payload", [b'{"prompt": "6*7", "n": 1e400}', b"{"])
+def test_a_question_that_cannot_be_digested_is_not_remembered(payload: bytes) -> None:
+    """A number beyond all that can be written is left where it is; nor is a record without an answer remembered."""
+    records = AcceptedRecords()
+    again = msgspec.structs.replace(converged(), payload=msgspec.Raw(payload), payload_digest="")
+    records.learn(0, [(0, again)])
+    assert again.result is not None
+    empty = msgspec.structs.replace(converged(), result=msgspec.structs.replace(again.result, answer=None))
+    records.learn(0, [(1, empty)])
+    assert records.count == 0

@@ -343,3 +343,20 @@ def test_a_node_is_asked_less_where_it_is_wrong_and_as_much_as_ever_where_it_is_
     assert means["good"] == pytest.approx(1 / 3, abs=0.05), told
     assert min(shares["back"]) > 0.2, told
     assert means["back"] == pytest.approx(1 / 3, abs=0.06), told
+
+
+def test_what_the_cluster_knows_of_more_topics_than_there_is_room_for_takes_the_place_of_the_oldest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also of those on which nothing was learned, whose votes are then made anew each time."""
+    root = taught(*[decided(*DISSENT, topic=topic) for topic in ("one", "two", "three")])
+    monkeypatch.setattr(affinity, "MAX_TOPICS", 2)
+    cell = Affinities()
+    for known in root.state().topics:
+        cell.adopt(known)
+    assert [known.topic for known in cell.state().topics] == ["two", "three"]
+
+    cell.declare([NodeCapabilities(node="a", models=("m",), affinity={"*": 0.9})])
+    first = [cell.votes(topic, 100.0) for topic in ("four", "five", "six")]
+    again = [cell.votes(topic, 100.0) for topic in ("four", "five", "six")]
+    assert [a is b for a, b in zip(first, again, strict=True)] == [True, True, False]

@@ -275,3 +275,23 @@ def test_a_record_of_physics_is_followed_up_in_a_cell(own_broker: Broker, tmp_pa
         "math: it was branched already, as fall:branch-0",
         "coding: it was branched already, as fall:branch-1",
     ]
+
+
+def test_a_branch_that_cannot_be_digested_follows_and_is_not_remembered() -> None:
+    """A number beyond all that can be written down says nothing against the rest."""
+    huge = msgspec.Raw(b'{"prompt": "so?", "n": 1e400}')
+    known = Branching(Planner(), lambda _topic, digest: "it was branched already" if digest else None)
+    payload = read_payload(encode(OWN))
+    given = {"topic": "math", "payload": msgspec.Raw(b'{"prompt": "so?"}')}
+    taken, doubles, _ = known.proposals(task(), payload, result({**given, "payload": huge}, given), forced=False)
+    assert [bytes(p.payload) for p in taken] == [bytes(huge)]
+    assert len(doubles) == 1
+
+    contents = BranchedContents()
+    head = encode(TaskHead(topic="math", logical_id="t:branch-0", task_id="t:branch-0:r0"))
+    follow_up = FollowUp(kafka_topic="t", lane=0, task_id="", task=msgspec.Raw(head), payload=huge)
+    decision = Decision(
+        kind=DecisionKind.CONVERGED, kafka_topic="t", offset=0, task_id="t:r0", follow_ups=(follow_up,)
+    )
+    contents.learn(0, [(0, decision)])
+    assert contents.encoded() == BranchedContents().encoded().replace(b"{}", b'{"0":1}')

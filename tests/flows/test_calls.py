@@ -1,18 +1,23 @@
 """Rounds of calls: each is answered, by its reserves where it must be; nothing is asked twice, nor after a cancel."""
 
 import sqlite3
+import threading
 import time
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from flows.budget import NOTHING
+from flows.checks import Checks
 from flows.lane import Message
 from flows.steps.intake import Work
 from flows.steps.route import Routed
 from schemas.errors import TryAgainError
 from schemas.task import read_task
+from tests.aureon_command import until
 from tests.flows.call_parts import (
+    MESSAGE,
     TASK,
     VIEW,
     ScriptedNode,
@@ -191,3 +196,61 @@ def test_calls_in_flight_when_their_task_is_cancelled_are_counted() -> None:
         while not lane.outbox:
             time.sleep(0.005)
         assert lane.outbox[0].spent.calls == 2
+
+
+# -- a lane that goes elsewhere ------------------------------------------------------------------------------------
+
+
+def test_the_rounds_of_a_lane_that_is_lost_are_dropped_and_those_of_another_go_on() -> None:
+    """Each comes back, so that nobody waits for it; the dropped ones are nobody's to decide here."""
+    slow = ScriptedNode(hangs, timeout_s=60)
+    elsewhere = msgspec.structs.replace(MESSAGE, lane=7)
+    with runner_of(slow, tries=1) as runner:
+        lane = runner.new_lane()
+        runner.drop(7)
+        runner.submit(lane, [Routed(elsewhere, 0.0, (call(),)), routed(call(1))])
+        until(lambda: slow.tries == 2)
+        runner.drop(7)
+        until(lambda: lane.outbox)
+        assert [(f.routed.message.lane, f.dropped) for f in lane.outbox] == [(7, True)]
+        assert runner.open_rounds == 1
+
+
+def test_before_its_first_call_a_runner_has_nothing_to_do_and_it_starts_once() -> None:
+    """Whoever asks for what: the lanes of a process begin at the same time, and end an epoch without a round."""
+    with runner_of(ScriptedNode(answers), tries=1) as runner:
+        runner.cancel()
+        runner.drop(0)
+        runner.snapshot(runner.new_lane())
+        assert (runner.gates, runner.ledger, runner.told_twice()) == ({}, None, (0, 0))
+        assert runner.spent_today() == NOTHING
+        runner.start()
+        first = runner._thread
+        runner.start()
+        assert runner._thread is first
+        runner.snapshot(runner.new_lane())
+        (found,) = answered(runner, routed(call()))
+        assert found.answers[0].text == "42"
+
+
+def test_a_round_that_is_cancelled_while_its_verifier_looks_is_not_gone_on_with() -> None:
+    """It has ended by then, and it ends once."""
+    looks, cancelled = threading.Event(), threading.Event()
+    asked = ScriptedNode(answers)
+    checked = msgspec.structs.replace(MESSAGE, body=Work(TASK, msgspec.structs.replace(VIEW, verifier="own")))
+
+    def check(*_: object) -> Checks:
+        looks.set()
+        cancelled.wait(5)
+        return Checks()
+
+    with runner_of(asked, tries=1, check=check, check_s=5.0, is_cancelled=lambda _task: cancelled.is_set()) as runner:
+        lane = runner.new_lane()
+        runner.submit(lane, [Routed(checked, 0.0, (call(),), reserves=(call(1),), escalates=True)])
+        assert looks.wait(5)
+        cancelled.set()
+        runner.cancel()
+        until(lambda: lane.outbox)
+        time.sleep(0.1)
+        assert [found.cancelled for found in lane.outbox] == [True]
+        assert asked.tries == 1

@@ -188,3 +188,27 @@ def test_an_answer_it_was_not_asked_about_has_no_verdict(kind: AnswerKind) -> No
     result = validate(view, said("1", "2"), {"own": lambda _v, _a: True}, checks=Checks({"2": True}))
     assert result.answer == "2"
     assert result.checks == (None, True)
+
+
+def test_a_verifier_that_would_end_the_process_or_is_late_changes_nothing_else() -> None:
+    """What it raises is told, whatever it is; a verdict that comes when nobody waits any more is none."""
+    before = Checks({"1": True})
+
+    def leaves() -> Checks:
+        raise SystemExit("no more")
+
+    def late() -> Checks:
+        time.sleep(0.2)
+        return Checks({"2": False})
+
+    async def ask() -> list[Checks]:
+        checking = Checking()
+        found = [await checking.ask(leaves, 5.0, before), await checking.ask(late, 0.05, before)]
+        await asyncio.sleep(0.3)
+        assert checking._slots is not None
+        assert checking._slots._value == AT_A_TIME
+        return found
+
+    failed, given_up = asyncio.run(ask())
+    assert failed == Checks({"1": True}, ("the verifier failed: SystemExit: no more",))
+    assert given_up == Checks({"1": True}, ("the verifier gave no verdict within 0.05 s",))

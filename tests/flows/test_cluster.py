@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cluster import cluster_key
+from flows.cluster import belongs_to, cluster_key
 from schemas.errors import RefusedError
 
 
@@ -34,3 +34,10 @@ def test_a_file_that_holds_no_key_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="64 hex digits"):
         cluster_key(path)
     assert path.read_text() == "not a key"
+
+
+def test_a_folder_that_cannot_be_made_is_told_with_its_setting(tmp_path: Path) -> None:
+    """A file is where a folder of its path would have to be."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RefusedError, match="the lake .*/file/lake cannot be made: Not a directory; set AUREON_LAKE to"):
+        belongs_to(tmp_path / "file" / "lake", "one", "lake", "AUREON_LAKE")

@@ -145,3 +145,15 @@ def test_a_meter_tells_errors_time_outs_latency_and_tokens_a_second() -> None:
     assert rates.tokens_per_s == 60.0
     assert meter.calls == 10
     assert meter.rates(100.0).tokens_per_s == 0.0
+
+
+def test_a_node_that_falls_silent_or_is_heard_leaves_its_breaker_where_it_was() -> None:
+    """One that is open stays open for as long as it was to be; one that is closed has nothing to try."""
+    opened = tripped()
+    until = opened.open_until
+    opened.trip(0.5)
+    assert opened.open_until == until
+    closed = Breaker()
+    closed.try_soon(0.5)
+    assert closed.is_closed
+    assert not closed.may_probe(1.0)

@@ -121,3 +121,11 @@ def test_a_cell_logs_in_json_alone(own_broker: Broker, tmp_path: Path) -> None:
     assert (converged["task_id"], converged["topic"]) == ("good:r0", "math")
     assert converged["cell"]
     assert told[-1]["message"] == "stopped; start it again and it goes on where it stood"
+
+
+def test_where_a_record_comes_from_is_told_if_that_was_asked_for(written: Callable[[], str]) -> None:
+    """With the stack, in the same line."""
+    logs.set_up("info", "json")
+    logging.getLogger("flows.refine").info("here", stack_info=True)
+    (record,) = records(written())
+    assert "test_where_a_record_comes_from" in record["stack"]

@@ -64,3 +64,10 @@ def test_who_has_long_been_away_is_forgotten() -> None:
     told(registry, 100.0 + 4000)
     left = [registry.cells, registry.nodes, registry.known_cells, registry.known_nodes]
     assert not any(left)
+
+
+def test_an_older_word_on_a_node_changes_nothing() -> None:
+    """Nor does it make a node ill again."""
+    registry = Registry()
+    registry.hear([node("one", "n", 105.0), node("one", "n", 100.0, NodeHealth.UNHEALTHY)])
+    assert registry.nodes["one", "n"].health is NodeHealth.HEALTHY

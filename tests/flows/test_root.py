@@ -5,10 +5,11 @@ import random
 import msgspec
 import pytest
 
+from flows import root as root_module
 from flows.affinity import Affinities
 from flows.orders import Orders
-from flows.root import NOTES_EVERY_S, Root, Told
-from schemas.decision import Decision
+from flows.root import FEWEST_ENDED, NOTES_EVERY_S, Root, Told
+from schemas.decision import Decision, DecisionKind
 from schemas.errors import RefusedError
 from schemas.supervision import Quarantine, Stage
 from tests.flows.test_registry import cell, node
@@ -120,3 +121,28 @@ def test_notes_tell_of_everything_now_and_then() -> None:
     assert {n.kind for n in notes} >= {"cell", "node", "affinity", "topic"}
     assert len({n.number for n in notes}) == 1
     assert not cluster.look().notes
+
+
+def test_a_topic_that_is_dying_is_told_once_until_it_is_well_again() -> None:
+    """Of the tasks that ended of late, more than half of those that are told."""
+    root = Root()
+    dead = Decision(kind=DecisionKind.DEAD, kafka_topic="t", offset=0, task_id="x:r0", topic="math", decided_at=100.0)
+    root.learn(0, [(offset, dead) for offset in range(2 * int(FEWEST_ENDED))])
+    (alert,) = root.look(100.0).alerts
+    assert (alert.kind, alert.subject) == ("topic_dying", "math")
+    assert alert.text == "of the tasks that ended of late, 100% are dead letters"
+    assert not root.look(101.0).alerts
+    well = rounds(lies=False, count=150)
+    root.learn(0, [(1000 + offset, decision) for offset, decision in enumerate(well)])
+    root.look(102.0)
+    assert not root.topics["math"].dying
+
+
+def test_the_topic_that_was_seen_longest_ago_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Topics are the users' to invent."""
+    monkeypatch.setattr(root_module, "MAX_TOPICS", 2)
+    root = Root()
+    for offset, topic in enumerate(("one", "two", "one", "three")):
+        (decision,) = rounds(lies=False, count=1)
+        root.learn(0, [(offset, msgspec.structs.replace(decision, topic=topic))])
+    assert list(root.topics) == ["one", "three"]

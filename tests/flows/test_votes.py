@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from flows import votes
 from flows.affinity import Affinities
 from flows.votes import Beside, ModelParameters, Parameters, Tally, Votes, read_parameters, weight_of
 from schemas.node import Answer
@@ -303,3 +304,14 @@ def test_how_well_a_model_does_is_what_its_vote_counts_by_itself() -> None:
     assert weighing((A, 4.0), (B, 1.0)).tally((A, B), (0, 0)).leading == 0
     assert weighing().tally((A, B), (0, 1)).leading == 0
     assert weighing((A, 4.0)).tally((A, B, A), (0, 1, 1)).leading == 1
+
+
+def test_sums_without_number_take_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those for which there is none are the same each time."""
+    monkeypatch.setattr(votes, "MAX_TALLIES", 1)
+    asked = taught_by(independent(3, 0.8), 50)
+    names = tuple(sorted((p.node, p.model) for p in asked.parameters.models))
+    first, second = asked.tally(names, (0, 0, 1)), asked.tally(names, (0, 1, 1))
+    assert asked.tally(names, (0, 0, 1)) is first
+    assert asked.tally(names, (0, 1, 1)) is not second
+    assert asked.tally(names, (0, 1, 1)).chances == second.chances

@@ -329,3 +329,10 @@ def test_two_answers_are_the_same_in_any_order(kind: AnswerKind, a: str, b: str,
     by = Comparison(tolerance)
     assert group(kind, [a, b], by) == group(kind, [b, a], by)
     assert group(kind, [a, a], by) == ([0, 0] if canonical(kind, a) else [0, 1])
+
+
+def test_a_number_with_a_unit_that_is_near_several_goes_to_the_first() -> None:
+    """Which has its unit from then on."""
+    near = Comparison(tolerance=0.1)
+    assert group(NUMBER, ["100", "115", "107 km"], near) == [0, 1, 0]
+    assert group(NUMBER, ["100", "115", "107 km", "107 miles"], near) == [0, 1, 0, 1]

@@ -178,3 +178,25 @@ def test_a_comparison_does_not_depend_on_the_order(a: str, b: str) -> None:
     assert same_values(a, f"({a})") is True
     if not set("^/") & set(a):  # a value of more than nine digits swallows the 1
         assert same_values(f"{a} + 1", a) is not True
+
+
+@pytest.mark.parametrize(
+    "a, b",
+    [
+        ("((((1, 2), 3), 4), 5), 6", "((((1, 2), 3), 4), 5), 7"),
+        (", ".join(map(str, range(100))), ", ".join(map(str, range(1, 101)))),
+        (r"\frac{1}{" * 8 + "x" + "}" * 8, "y"),
+        (r"\frac{1}{" + "x" * 900 + "}", "y"),
+        ("[1, (2]", "[1, (3]"),
+    ],
+)
+def test_what_is_nested_too_deeply_or_has_too_many_parts_is_taken_as_it_is_written(a: str, b: str) -> None:
+    """It is the same as itself, and as nothing else."""
+    assert same_formula(a, a)
+    assert same_formula(a, a + " ")
+    assert not same_formula(a, b)
+
+
+def test_nothing_is_no_answer() -> None:
+    """Not even the same as itself."""
+    assert not same_formula("", "")

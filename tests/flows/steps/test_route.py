@@ -16,6 +16,7 @@ from flows.judgement import BUDGET_SPENT
 from flows.lane import Message, Sealer
 from flows.orders import Orders
 from flows.policies import Value
+from flows.steps import route
 from flows.steps.intake import Reading, classify
 from flows.steps.route import LEARNING, MAX_ROUTING, Routed, Router, Strategy, read_strategy
 from flows.steps.validate import built_in_verifiers
@@ -347,3 +348,16 @@ def test_the_reason_is_bounded(count: int, strategy: Strategy) -> None:
     """However many nodes there are."""
     nodes = [NodeCapabilities(node=f"node-{i}", models=("a-model", "another")) for i in range(count)]
     assert 0 < len(router(strategy, nodes=nodes).route(message(), 100.0).routing) <= MAX_ROUTING
+
+
+def test_topics_without_number_take_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those for which there is none are asked about anew each time, and are new no longer than others."""
+    monkeypatch.setattr(route, "MAX_TOPICS", 1)
+    cascade = router(Strategy("cascade", 1, 0.9))
+    for topic in ("math", "logic"):
+        task = {"topic": topic, "logical_id": "t", "payload": {"prompt": "6*7"}}
+        asked = classify(READING, TASKS, 3, msgspec.json.encode(task), 100.0)
+        first = [cascade.route(asked, 100.0) for _ in range(LEARNING + 1)]
+        assert len(first[0].calls) == len(first[-2].calls) == 3
+        assert len(first[-1].calls) == (1 if topic == "math" else 3)
+    assert list(cascade._by_topic) == list(cascade._begun) == ["math"]

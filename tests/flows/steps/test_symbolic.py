@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from flows.steps import symbolic
 from flows.steps.formulas import same_formula
 from flows.steps.symbolic import Prover, prove
 from tests.aureon_command import environment
@@ -87,3 +88,21 @@ def test_a_start_is_not_waited_for_longer_than_an_answer() -> None:
     assert prover("2^5000 * 2", "2^5001") is None
     assert time.monotonic() - started < 0.5
     prover.close()
+
+
+def test_what_was_told_is_kept_and_the_oldest_makes_room(prover: Prover, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So memory is bounded; a process that has ended meanwhile has a successor."""
+    monkeypatch.setattr(symbolic, "MAX_KEPT", 2)
+    prover._known.clear()
+    until = time.monotonic() + 30
+    for number in range(3):
+        assert prover(f"{number} + y", f"y + {number}")
+    assert list(prover._known) == [("1 + y", "y + 1"), ("2 + y", "y + 2")]
+    before = prover._process
+    assert before is not None
+    before.kill()
+    before.wait()
+    while not (found := prover("3 + y", "y + 3")) and time.monotonic() < until:
+        prover._left_s = 60.0
+    assert found
+    assert prover._process is not before

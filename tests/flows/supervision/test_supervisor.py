@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import msgspec
 import pytest
 
+from flows.supervision import supervisor
 from flows.supervision import Case, Supervisor, built_in_supervisor, is_rejected, stops_topic, wants_more
 from flows.supervision.case import TextRule
 from flows.supervision.form import EmptyAnswer
@@ -322,3 +323,13 @@ def _seconds(supervisor: Supervisor, asked: Case) -> float:
     begun = time.perf_counter()
     supervisor.examine(asked)
     return time.perf_counter() - begun
+
+
+def test_topics_without_number_take_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those for which there is none are supervised all the same."""
+    monkeypatch.setattr(supervisor, "MAX_TOPICS", 1)
+    says = Says(finding("cap", cap=0.4))
+    made = Supervisor([Entry(says, topics=("one", "two"))])
+    for topic in ("one", "two", "two"):
+        assert made.examine(msgspec.structs.replace(case("42"), topic=topic)).score == 0.4
+    assert list(made._by_topic) == ["one"]
