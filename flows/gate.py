@@ -206,9 +206,9 @@ class NodeGate:
         except asyncio.CancelledError:
             if future.cancelled():  # calls that were given up are to take no turns of their topic
                 self._waiting.discard(topic, future)
-            elif future.done() and future.result():
+            elif future.result():
                 self.leave()
-            elif future.done():
+            else:
                 self._returning -= 1
             raise
         if not has_seat:

@@ -130,11 +130,6 @@ class LakeCounts(Struct, frozen=True):
     dead_letters: int = 0
     rounds: int = 0
 
-    @property
-    def ended(self) -> int:
-        """Tasks that are over, one way or the other."""
-        return self.records + self.dead_letters
-
 
 class LakeLook:
     """Counts rows by the lake's log alone, without opening a file of data."""

@@ -10,7 +10,9 @@ from flows.budget import Budgets, expected
 from flows.calls import Answered
 from schemas.node import Answer
 from schemas.task import Allowance
+from tests.aureon_command import until
 from tests.flows.call_parts import ScriptedNode, answered, answers, call, fails, hangs, routed, runner_of, takes
+from tests.flows.test_troubled_nodes import SlowLedger
 
 
 def test_a_round_asks_no_more_than_it_may(tmp_path: Path) -> None:
@@ -98,3 +100,21 @@ def test_what_began_before_midnight_is_charged_to_that_day(tmp_path: Path, monke
     ledger = CallLedger(tmp_path / "calls.sqlite")
     assert ledger.spent_on("2026-01-01")[0][:2] == (1, 0)
     assert ledger.spent_on("2026-01-02")[0][:2] == (1, 0)
+
+
+def test_a_call_that_is_given_up_while_its_charge_is_written_down_is_not_asked(tmp_path: Path) -> None:
+    """The next one is: the ledger goes on."""
+    cancelled = False
+    node = ScriptedNode(answers)
+    ledger = SlowLedger(tmp_path / "calls.sqlite")
+    with runner_of(node, tries=1, ledger=lambda: ledger, is_cancelled=lambda _task: cancelled) as runner:
+        lane = runner.new_lane()
+        runner.submit(lane, [routed(call(), allowance=Allowance(calls=3))])
+        until(lambda: runner._tries._under_way)
+        cancelled = True
+        runner.cancel()
+        until(lambda: lane.outbox)
+        time.sleep(0.3)
+        cancelled = False
+        (found,) = answered(runner, routed(call(1), allowance=Allowance(calls=3)))
+        assert (found.answers[0].status, node.tries) == ("ok", 1)

@@ -16,6 +16,7 @@ from flows.steps.intake import Work
 from flows.steps.route import Routed
 from schemas.node import Answer, Call, NodeHealth, NodeReport
 from schemas.task import TaskDescriptor, read_task
+from tests.aureon_command import until
 from tests.flows.call_parts import OK, ScriptedNode, answered, answers, call, fails, hangs, routed, runner_of, takes
 
 
@@ -463,3 +464,50 @@ def test_calls_that_were_given_up_take_no_turns() -> None:
         while left not in [one.routed for one in list(lane.outbox)]:
             assert len(node.begun) < before + 6, "it waits for those that were given up"
             time.sleep(0.005)
+
+
+# -- who may ask, and who is asked ---------------------------------------------------------------------------------
+
+
+def test_a_cell_that_is_not_sure_of_its_lanes_asks_nothing_until_it_is() -> None:
+    """Another cell may have them, and pay for the same call."""
+    sure: list[bool] = []
+    node = ScriptedNode(answers)
+    with runner_of(node, tries=1, may_ask=lambda: bool(sure)) as runner:
+        lane = runner.new_lane()
+        runner.submit(lane, [routed(call())])
+        time.sleep(0.2)
+        assert (node.tries, list(lane.outbox)) == (0, [])
+        sure.append(True)
+        until(lambda: lane.outbox)
+        assert lane.outbox[0].answers[0].status == "ok"
+
+
+def test_a_model_that_its_node_has_not_got_is_no_call() -> None:
+    """The file may have changed since the call was chosen."""
+    with runner_of(ScriptedNode(answers), tries=1) as runner:
+        other = msgspec.structs.replace(call(), model="other")
+        (found,) = answered(runner, routed(other), limit_s=2)
+    assert (found.answers[0].status, found.answers[0].tries) == ("failed", 0)
+    assert "no longer in the nodes file" in found.answers[0].error
+
+
+def test_a_node_that_fails_over_being_cancelled_is_not_tried_again() -> None:
+    """The round is over, whatever the node says."""
+    cancelled = False
+
+    async def fails_then() -> Answer:
+        try:
+            return await hangs()
+        except asyncio.CancelledError:
+            raise NodeError("interrupted") from None
+
+    node = ScriptedNode(fails_then, timeout_s=60)
+    with runner_of(node, tries=5, is_cancelled=lambda _task: cancelled) as runner:
+        lane = runner.new_lane()
+        runner.submit(lane, [routed(call())])
+        until(lambda: node.tries)
+        cancelled = True
+        runner.cancel()
+        until(lambda: lane.outbox and not runner._tries._under_way)
+        assert (node.tries, lane.outbox[0].cancelled) == (1, True)

@@ -4,6 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import pytest
 
 from connectors.ledger import CallLedger
 from connectors.nodes import Node, NodeError
-from flows import gate
-from flows.gate import NodeGate, is_far_slower
+from flows import gate, node_watch
+from flows.gate import NodeGate, UnavailableError, is_far_slower
 from flows.node_watch import NodeWatch
 from flows.settings import read_settings
 from schemas.errors import RefusedError
 from schemas.node import Answer, NodeCapabilities, NodeReport
+from tests.aureon_command import until
 from tests.flows.call_parts import (
     FixedNodes,
     ScriptedNode,
@@ -319,3 +321,134 @@ def test_too_short_a_silence_is_refused() -> None:
     """Nodes are asked every two seconds how they are."""
     with pytest.raises(RefusedError, match="AUREON_NODE_SILENCE_S"):
         read_settings({}, {"AUREON_NODE_SILENCE_S": "1"})
+
+
+# -- calls that are given up while they wait -----------------------------------------------------------------------
+
+
+def test_calls_that_were_given_up_have_no_part_in_what_becomes_of_a_queue() -> None:
+    """Whatever happens in the moment before they notice, seats and turns are those of the others."""
+
+    async def scene() -> None:
+        one = gate_of(1, adaptive=False)
+        assert one.enter_at_once("m")
+        enter = partial(one.enter, "t", "m", lambda: None)
+        for happens in (one.look_anew, one.leave, one._let_in):
+            one.limit.value = 1
+            given_up, stays = (asyncio.create_task(enter()) for _ in range(2))
+            await asyncio.sleep(0)
+            given_up.cancel()
+            one.limit.value = 2 if happens == one._let_in else 1
+            happens()
+            await asyncio.gather(given_up, return_exceptions=True)
+            await asyncio.sleep(0)
+            if happens == one.look_anew:
+                assert (stays.done(), one._returning, len(one._waiting)) == (False, 0, 1)
+                one.leave()
+            assert await stays is False
+        assert one.active == 2
+        late = asyncio.create_task(enter())
+        await asyncio.sleep(0)
+        one.look_anew()
+        late.cancel()
+        await asyncio.gather(late, return_exceptions=True)
+        assert (one._returning, len(one._waiting)) == (0, 0)
+
+    asyncio.run(scene())
+
+
+def test_calls_that_wait_for_a_model_and_are_given_up_let_the_next_one_find_out() -> None:
+    """One that has waited for as long as a call may take ends, where nobody else can serve."""
+
+    async def scene() -> None:
+        one = gate_of(8, timeout_s=5.0)
+        now = time.monotonic()
+        while one.is_open("m"):
+            one.failed("m", now, NodeError("503"))
+        enter = partial(one.enter, "t", "m", lambda: None)
+        first, second, third = (asyncio.create_task(enter()) for _ in range(3))
+        await asyncio.sleep(0)
+        first.cancel()
+        one.look(now)
+        assert len(one._blocked) == 2
+        second.cancel()
+        one._unblock()
+        await asyncio.sleep(0)
+        assert not third.done()
+        one.look(now + 0.1)
+        one._blocked[0].since -= 6.0
+        one.look(now)
+        with pytest.raises(NodeError, match="m failed too often; it is asked again soon; nobody else can serve"):
+            await third
+        await asyncio.gather(first, second, return_exceptions=True)
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("failure, is_open", [("rate_limited", False), ("rejected", True)])
+def test_a_probe_may_end_without_a_word_on_the_model(failure: Any, *, is_open: bool) -> None:
+    """A node that asks to be left alone has not said; one that rejects a request is there. Another may go then."""
+    one = gate_of(8)
+    while one.is_open("m"):
+        one.failed("m", 0.0, NodeError("503"))
+    probe = one.breakers["m"]
+    for _ in range(2):
+        assert probe.may_probe(1000.0)
+        probe.probing = True
+        one.failed("m", 1000.0, NodeError("4xx", failure), probe=True)
+        assert one.is_open("m") is is_open
+        if is_open:
+            return
+    probe.probing = True
+    one.abandoned("m")
+    assert probe.may_probe(1000.0)
+
+
+def test_a_node_that_is_silent_says_so_to_whom_others_can_serve() -> None:
+    """At once."""
+    one = gate_of(8)
+    one._heard -= 11.0
+    assert one.check_silence()
+    with pytest.raises(UnavailableError, match="the node was not heard of for 10 s"):
+        asyncio.run(one.enter("t", "m", lambda: 0.0))
+
+
+class Odd(ScriptedNode):
+    """One whose check has a fault, and which notes that it was closed."""
+
+    closed = False
+
+    async def check(self) -> NodeReport:
+        """It fails in a way of its own."""
+        raise KeyError("a fault of its own")
+
+    async def close(self) -> None:
+        """Note it."""
+        self.closed = True
+
+
+def test_nodes_that_cannot_be_read_or_checked_are_looked_at_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And one that is no more is closed when its calls have had their time."""
+    monkeypatch.setattr(node_watch, "BEAT_EVERY_S", 0.02)
+    old, fails_to_read = Odd(answers), []
+
+    class Unreadable(Nodes):
+        def refresh(self) -> Sequence[Node]:
+            if len(fails_to_read) == 1:
+                fails_to_read.append(True)
+                raise OSError("not now")
+            fails_to_read.append(False)
+            return super().refresh()
+
+    nodes = Unreadable(old)
+    with runner_of(nodes=lambda: nodes, tries=1) as runner:
+        runner.start()
+        until(lambda: len(fails_to_read) > 3)
+        nodes.replace(ScriptedNode(answers))
+        until(lambda: old.closed)
+        (found,) = answered(runner, routed(call()))
+        assert found.answers[0].status == "ok"
+    told = {record.getMessage() for record in caplog.records}
+    assert {"how the nodes are", "n: check"} <= told

@@ -10,11 +10,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from flows.batch import Batch
+from flows.cell import Cell
+from flows.commands import demo_compare
 from flows.commands.arguments import make_parser
-from flows.commands.demo import main
+from flows.commands.demo import _tasks, _unfinished, main
+from flows.commands.demo_compare import WAYS
 from flows.commands.demo_home import DemoState
-from schemas.errors import RefusedError
+from flows.commands.examiner import Examiner
+from flows.settings import Settings
+from schemas.errors import RefusedError, TryAgainError
 from tests.aureon_command import aureon, running, said, until
+from tests.flows.commands.test_demo_report import RESULT
 
 FEW = "28"
 
@@ -93,3 +100,36 @@ def test_fresh_leaves_the_topics_of_a_kafka_alone(tmp_path: Path) -> None:
     done = aureon("demo", "--fresh", "--brokers", "127.0.0.1:1", cwd=tmp_path)
     assert done.returncode == 2
     assert "--fresh starts over on the embedded broker only" in done.stderr
+
+
+def test_tasks_that_were_posed_once_are_not_posed_again(tmp_path: Path) -> None:
+    """As many of them as are asked for."""
+    (tmp_path / "tasks.jsonl").write_bytes(b"1\n2\n3\n")
+    with Examiner(2, 0) as examiner:
+        assert list(_tasks(examiner, tmp_path / "tasks.jsonl", 2)) == [b"1\n", b"2\n"]
+
+
+def test_a_demo_that_did_not_end_says_why_and_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An error of the sending is that of the command."""
+    batch = Batch(Cell(Settings()), [], 0)
+    assert _unfinished(batch, tmp_path, asked=False) == 1
+    assert "the broker lost the others; `" in capsys.readouterr().err
+    batch.error = TryAgainError("not now")
+    with pytest.raises(TryAgainError, match="not now"):
+        _unfinished(batch, tmp_path, asked=True)
+
+
+def test_ways_are_compared_on_a_broker_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And shown beside each other, by how many calls each has saved."""
+    done = aureon("demo", "--compare", "--brokers", "127.0.0.1:1", cwd=tmp_path)
+    assert (done.returncode, "leave out --brokers" in done.stderr) == (2, True)
+    dear = msgspec.structs.replace(RESULT, calls=100)
+    demo_compare._print([(WAYS[0], dear), (WAYS[2], msgspec.structs.replace(RESULT, calls=60))])
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert shown[1] == ["threshold", "all", "3", "33.33%", "1", "4", "100", "0%"]
+    assert shown[2] == ["value", "cascade,", "1", "first", "3", "33.33%", "1", "4", "60", "40%"]
+    assert WAYS[1].variables == {
+        "AUREON_POLICY": "threshold",
+        "AUREON_ROUTING": "cascade",
+        "AUREON_CASCADE_FIRST": "1",
+    }

@@ -5,10 +5,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from connectors.embedded import EmbeddedBroker
 from flows.commands.arguments import make_parser
 from flows.commands.demo_home import DemoState, delete_demo, demo_settings, load_state
 from schemas.errors import RefusedError
-from tests.aureon_command import aureon
+from tests.aureon_command import aureon, running, said, until
 
 
 def test_more_tasks_may_be_asked_for_and_nothing_else(tmp_path: Path) -> None:
@@ -75,3 +76,37 @@ def test_a_demo_keeps_to_its_home(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.lake_dir == Path("/srv/demo/lake")
     settings = demo_settings(make_parser().parse_args(["demo", "--home", "x", "--brokers", "b:1"]))
     assert (settings.brokers, settings.home) == ("b:1", "x")
+
+
+def test_fresh_has_nothing_to_delete_where_there_is_nothing(tmp_path: Path) -> None:
+    """No folder, or an empty one."""
+    options = make_parser().parse_args(["demo", "--fresh", "--home", str(tmp_path / "home")])
+    delete_demo(demo_settings(options))
+    (tmp_path / "home").mkdir()
+    delete_demo(demo_settings(options))
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+def test_a_note_that_cannot_be_read_is_told_with_the_cure(tmp_path: Path) -> None:
+    """Nothing is taken for what it may have been."""
+    (tmp_path / "demo.json").write_text("{")
+    with pytest.raises(RefusedError, match="demo.json: .*; `aureon demo --fresh` starts over"):
+        load_state(tmp_path, None, None)
+
+
+def test_fresh_stops_a_broker_that_nobody_has_any_more_and_no_other(tmp_path: Path) -> None:
+    """One whose owner died is adopted, and stopped; that of a process which lives is left alone."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "demo.json").write_bytes(msgspec.json.encode(DemoState(tasks=1, seed=3)))
+    settings = demo_settings(make_parser().parse_args(["demo", "--fresh", "--home", str(home)]))
+    with running("broker", "--home", home, cwd=tmp_path) as owner:
+        until(lambda: "Kafka at 127.0.0.1:" in said(tmp_path), process=owner)
+        with pytest.raises(RefusedError, match="is in use by another process: stop that first"):
+            delete_demo(settings)
+        assert (home / "demo.json").exists()
+        owner.kill()
+        owner.wait()
+        delete_demo(settings)
+    assert not EmbeddedBroker(settings.broker_dir).is_running()
+    assert not (home / "demo.json").exists()

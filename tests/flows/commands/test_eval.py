@@ -9,6 +9,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from flows import cli
+from flows.commands import eval_ask
 from flows.evaluation import plain_answer
 from schemas.task import AnswerKind
 from tests.openai_server import OpenAIServer
@@ -201,3 +202,30 @@ def test_where_nothing_is_recorded_the_models_are_asked(tmp_path: Path, capsys: 
 def test_lists_of_recorded_answers_are_read_plainly(text: str, number: str) -> None:
     """What follows the last mark, or the last number there is."""
     assert plain_answer(AnswerKind.NUMBER, text) == number
+
+
+def test_questions_of_which_something_is_recorded_are_not_asked_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where all models fail there is no answer; how far it is, is told now and then."""
+    monkeypatch.setattr(eval_ask, "TELL_EVERY_S", 0.0)
+    rows = [*questions(6, {"a": 0.9, "b": 0.5}), *({"question": f"What is {i}?", "truth": str(i)} for i in range(3))]
+    nodes = tmp_path / "nodes.toml"
+    nodes.write_text('[[node]]\nid = "away"\nkind = "openai"\nurl = "http://127.0.0.1:9/v1"\nmodels = ["none"]\n')
+    file = write(tmp_path / "q.jsonl", rows)
+    assert cli.main(["eval", "--splits", "2", "--nodes", str(nodes), "--call-tries", "1", str(file)]) == 0
+    told = capsys.readouterr().err
+    assert "of 3 questions answered" in told
+    assert told.count("away/none: ") == 3
+
+
+def test_a_question_on_a_topic_that_no_model_serves_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its id, with the cure."""
+    nodes = tmp_path / "nodes.toml"
+    nodes.write_text('[[node]]\nid = "one"\nkind = "solver"\nmodels = ["numeric"]\ntopics = ["math"]\n')
+    file = write(tmp_path / "q.jsonl", [{"logical_id": "x", "topic": "law", "question": "?", "truth": "1"}] * 4)
+    assert cli.main(["eval", "--splits", "2", "--nodes", str(nodes), str(file)]) == 2
+    assert "question 'x': " in (told := capsys.readouterr().err)
+    assert "`topic` names another" in told

@@ -120,3 +120,10 @@ def test_what_was_made_of_records_is_linked_to_them(own_broker: Broker, tmp_path
     assert weights == {"first": 1, link[0]: 0}
     assert rounds == [(1,)]
     assert verify(tmp_path / ".aureon/lake").is_sound
+
+
+def test_metadata_may_be_json(lake: Path) -> None:
+    """As a record has it."""
+    query = """SELECT topic, 'Why?' AS prompt, '{"asked": "again"}' AS metadata FROM one WHERE decision_offset = 1"""
+    (task,) = drawn(lake, query)
+    assert task["metadata"] == {"asked": "again"}

@@ -1,7 +1,10 @@
 """`aureon maintain`: once, and again and again."""
 
 import json
+import os
+import re
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -64,3 +67,20 @@ def test_one_that_is_started_before_the_first_cell_waits_for_the_lake(tmp_path: 
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
     assert (tmp_path / "said.txt").read_text().count("no lake at") == 1
+
+
+def test_files_that_nobody_needs_are_told(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With how much room they took."""
+    assert cli.main(["maintain", "--home", str(home)]) == 0
+    long_ago = time.time() - 7200
+    for path in (home / "lake" / "rounds").rglob("*"):
+        if path.is_file():
+            os.utime(path, (long_ago, long_ago))
+    left = home / "lake" / "rounds" / "left-by-a-crash.parquet"
+    left.write_bytes(b"x" * 1000)
+    os.utime(left, (long_ago, long_ago))
+    capsys.readouterr()
+    assert cli.main(["maintain", "--home", str(home), "--retention-h", "1"]) == 0
+    assert re.search(r"rounds: 30 rows .*; [1-9] files deleted that nobody needs", capsys.readouterr().out)
+    assert not left.exists()
+    assert verify(home / "lake").is_sound

@@ -45,3 +45,15 @@ def test_what_is_wrong_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "'age' is no criterion; there are: supervision, evidence" in capsys.readouterr().err
     assert cli.main(["merge", str(other), "--home", str(tmp_path)]) == 0
     assert "no blob store at" in capsys.readouterr().err
+
+
+def test_where_both_have_one_blob_store_nothing_is_taken_from_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the rows refer to is there."""
+    write(tmp_path / "lake", "a", converged("a", 0, "x"))
+    other = write(tmp_path / "other", "b", converged("b", 0, "y"))
+    shared = str(tmp_path / "blobs")
+    BlobStore(shared).create()
+    assert cli.main(["merge", str(other), "--home", str(tmp_path), "--other-blobs", shared, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["blobs"] == 0

@@ -101,3 +101,20 @@ def test_an_authority_of_ones_own_is_trusted_where_it_is_named(tmp_path: Path) -
         trusted = aureon(*check, cwd=tmp_path, SSL_CERT_FILE="authority.pem")
     assert (refused.returncode, trusted.returncode) == (1, 0)
     assert "CERTIFICATE_VERIFY_FAILED" in refused.stdout
+
+
+def test_a_node_that_raises_whatever_is_shown_with_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are shown, too."""
+    (tmp_path / "broken_nodes.py").write_text(
+        "from tests.flows.test_troubled_nodes import Broken, answers\n"
+        "class Odd(Broken):\n"
+        "    async def check(self): raise KeyError('a fault of its own')\n"
+        "    async def close(self): pass\n"
+        "def nodes(): return [Odd(answers, name='odd')]\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert cli.main(["nodes", "check", "--json", "--nodes", "broken_nodes:nodes"]) == 1
+    (shown,) = json.loads(capsys.readouterr().out)
+    assert (shown["reachable"], shown["error"]) == (False, "odd: KeyError: 'a fault of its own'")

@@ -11,6 +11,7 @@ from flows.commands.overview import Kept, Observer
 from flows.settings import Settings
 from one_lake.notes import NoteWriter
 from schemas.errors import RefusedError
+from tests.aureon_command import until
 from tests.flows.commands.test_overview_lake import root_notes
 from tests.flows.commands.test_status import write_lake
 from tests.one_lake.lake_data import lake_writer
@@ -86,3 +87,23 @@ def test_settings_that_are_none_are_refused_at_once(tmp_path: Path) -> None:
     """Not at each look."""
     with pytest.raises(RefusedError, match="expected key=value"):
         Observer(Settings(home=str(tmp_path), kafka_config="nonsense"))
+
+
+def test_a_look_at_the_lake_can_be_interrupted(tmp_path: Path) -> None:
+    """So that the end of the command does not wait for it; that look has an error, and the next one none."""
+    write_lake(tmp_path / "lake")
+    observer = Observer(Settings(home=str(tmp_path)))
+    over = threading.Event()
+
+    def interrupt() -> None:
+        while not over.is_set():
+            observer.interrupt()
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        until(lambda: "INTERRUPT" in (observer._look_at_lake("all").error or ""))
+    finally:
+        over.set()
+        thread.join()
+    assert observer._look_at_lake("all").error is None

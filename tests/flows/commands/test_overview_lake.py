@@ -47,6 +47,7 @@ def root_notes(now: float) -> list[Noted]:
         note_of("affinity", "good", "math", {"quality": 0.9, "outcomes": 14.0}, number),
         note_of("affinity", "noisy", "math", {"quality": 0.1, "outcomes": 12.0}, number),
         note_of("topic", "", "law", {"topic": "law"}, number, "dying"),
+        note_of("topic", "", "art", {"topic": "art"}, number),
         note_of("alert", "noisy", "", alert, number, "quarantined"),
     ]
 

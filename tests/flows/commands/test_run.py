@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,9 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from flows.cell import Cell
 from flows.commands.engine import muffled_engine
-from flows.commands.run import locked, recovery_folder, running_pid
-from schemas.errors import RefusedError
+from flows.commands.figures import LakeCounts
+from flows.commands.run import Heartbeat, Interrupts, Watch, locked, recovery_folder, running_pid
+from flows.settings import Settings
+from flows.stopping import Stopping
+from schemas.errors import RefusedError, TryAgainError
 from tests.aureon_command import aureon, environment, running, said, until
 from tests.brokers import Broker, new_broker
 
@@ -127,8 +132,9 @@ def test_ctrl_c_before_the_flow_runs_ends_with_130(tmp_path: Path) -> None:
 
 def test_the_embedded_broker_is_started_and_stopped(tmp_path: Path) -> None:
     """With the run that needs it, unless it runs already."""
-    done = aureon("run", "--until-idle", "1", cwd=tmp_path)
+    done = aureon("run", "--until-idle", "1", "--metrics", "127.0.0.1:0", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert re.match(r"metrics at http://127\.0\.0\.1:\d+/metrics\n", done.stderr)
     assert "(embedded), 4 lanes; lake .aureon/lake; 3 nodes: embedded-symbolic" in done.stderr
     with running("broker", cwd=tmp_path) as broker:
         until(lambda: "Kafka at 127.0.0.1:" in said(tmp_path), process=broker)
@@ -189,3 +195,35 @@ def test_a_process_that_a_library_takes_down_says_where(tmp_path: Path) -> None:
     assert done.returncode == -signal.SIGSEGV
     assert "Segmentation fault" in done.stderr
     assert "string_at" in done.stderr
+
+
+def test_the_second_signal_waits_for_nothing_and_the_third_ends_at_once() -> None:
+    """As a crash would."""
+    stopping = Stopping(60.0)
+    with Interrupts(stopping) as interrupts, interrupts.graceful():
+        signal.raise_signal(signal.SIGTERM)
+        assert (interrupts.asked, stopping.asked, stopping.drained) == (True, True, False)
+        signal.raise_signal(signal.SIGINT)
+        assert stopping.drained
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_figures_that_cannot_be_had_end_nothing(
+    own_broker: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next second may have them; before there are any, nothing is idle."""
+    cell = Cell(Settings(home=str(tmp_path), brokers=own_broker.brokers))
+    cell.connect()
+    Heartbeat(cell, lines=True, until_idle_s=0.0)(None, LakeCounts())
+    assert not cell.stopping.asked
+    seen: list[object] = []
+
+    def fail(kafka: object, _lake: object) -> None:
+        seen.append(kafka)
+        raise TryAgainError("not now") if len(seen) == 1 else KeyError("a fault of our own")
+
+    with Watch(cell, fail):
+        until(lambda: len(seen) >= 3)
+    cell.close()
+    assert [record.getMessage() for record in caplog.records][:2] == ["no figures: not now", "no figures"]

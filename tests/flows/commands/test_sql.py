@@ -110,3 +110,9 @@ def test_without_a_lake_it_says_how_to_get_one(tmp_path: Path, capsys: pytest.Ca
 def test_a_statement_without_rows_is_fine(lake: Path) -> None:
     """It prints what DuckDB has to say, or nothing."""
     assert sql(lake, "SET threads = 1") == 0
+
+
+def test_a_statement_without_rows_prints_nothing(lake: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And is no error."""
+    assert sql(lake, "CREATE TEMP TABLE mine (a INTEGER)") == 0
+    assert capsys.readouterr().out == ""

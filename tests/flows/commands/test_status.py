@@ -1,12 +1,13 @@
 """`aureon status`: true figures, whoever is there to ask."""
 
 import json
+import signal
 from pathlib import Path
 
 import msgspec
 
 from flows.commands.figures import LakeCounts, LakeLook, Rate, TopicFigures, lake_by_topic, total
-from tests.aureon_command import aureon
+from tests.aureon_command import aureon, running, said, until
 from tests.brokers import Broker
 from tests.one_lake.lake_data import branch, dead_letter, lake_writer, record, round_row
 
@@ -108,3 +109,11 @@ def test_a_broker_without_our_topics_is_told_and_left_as_it_is(own_broker: Broke
     for _ in range(2):
         done = aureon("status", cwd=tmp_path, AUREON_BROKERS=own_broker.brokers)
         assert "without Aureon's Kafka topics yet" in done.stdout
+
+
+def test_it_is_shown_again_and_again_until_ctrl_c(tmp_path: Path) -> None:
+    """Which is no error."""
+    with running("status", "--watch", "0.1", "--json", cwd=tmp_path) as process:
+        until(lambda: said(tmp_path).count('"broker"') >= 3, 60, process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0

@@ -2,7 +2,9 @@
 
 import io
 import json
+import signal
 import subprocess
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from connectors.blobs import BlobStore
 from connectors.kafka import client_config, read_to_end
 from connectors.topics import TASKS, TASKS_HIGH, ensure_topics
-from flows.commands.submit import read_lines, with_topic
+from flows.commands.submit import BAD_LINES_SHOWN, TaskSender, read_lines, with_topic
 from schemas.blob import BlobReference, read_reference
 from schemas.errors import BadRecordError
 from schemas.ids import content_id, home_lane
@@ -255,3 +257,45 @@ def test_a_large_payload_goes_along_where_the_store_of_the_cells_is_not_known(
     done = aureon("submit", "-", cwd=tmp_path, stdin=line, AUREON_BROKERS=own_broker.brokers)
     assert done.returncode == 0, done.stderr
     assert [task["payload"] for *_, task in sent(own_broker)] == [{"prompt": "x" * 300_000}]
+
+
+def test_of_many_bad_lines_the_first_hundred_are_told(own_broker: Broker, tmp_path: Path) -> None:
+    """All are counted; what is Aureon's own is refused, too."""
+    own = b'{"topic": "math", "payload": {"prompt": "1"}, "redrive": {"lane": 0, "offset": 0, "seal": "x"}}\n'
+    (tmp_path / "tasks.jsonl").write_bytes(own + b"nonsense\n" * (BAD_LINES_SHOWN + 2))
+    done = aureon("submit", "tasks.jsonl", cwd=tmp_path, AUREON_BROKERS=own_broker.brokers)
+    assert done.returncode == 1
+    said = done.stderr.splitlines()
+    assert "Aureon's own; leave it out - at `$.redrive`" in said[0]
+    assert said[BAD_LINES_SHOWN:] == ["further bad lines are counted, and not shown"]
+    assert "103 bad lines left out" in done.stdout
+
+
+def test_what_is_sent_before_ctrl_c_is_confirmed(own_broker: Broker, tmp_path: Path) -> None:
+    """And it is said how much that is."""
+    command = [*AUREON, "submit", "-"]
+    variables = environment(AUREON_BROKERS=own_broker.brokers)
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, cwd=tmp_path, env=variables, **pipes) as submit:
+        assert submit.stdin is not None
+        submit.stdin.write(b'{"payload": {"prompt": "1"}}\n{"topic": "math", "payload": {"prompt": "1"}}\n')
+        submit.stdin.flush()
+        assert submit.stderr is not None
+        assert b"`topic`" in submit.stderr.readline()
+        time.sleep(0.3)
+        submit.send_signal(signal.SIGINT)
+        told = submit.stderr.read().decode()
+        assert submit.wait(20) == 130
+    assert "interrupted after 1 tasks, which are confirmed; submitting the whole file again is harmless" in told
+    assert len(sent(own_broker)) == 1
+
+
+def test_a_task_has_to_fit_with_its_ids(own_broker: Broker) -> None:
+    """Which are filled in here, where it has none."""
+    config = client_config(own_broker.brokers)
+    lanes = ensure_topics(config, LANES).lanes
+    line = encode({"topic": "math", "payload": {"prompt": "1"}})
+    for limit in (len(line) - 1, len(line)):
+        with TaskSender(config, lanes, limit) as sender, pytest.raises(BadRecordError, match="a task may have"):
+            sender.add(line)
+    assert not sent(own_broker)

@@ -160,3 +160,12 @@ def test_a_long_text_is_cut_and_that_is_told() -> None:
     """With how much is missing."""
     assert shortened("x" * MAX_TEXT) == "x" * MAX_TEXT
     assert shortened("x" * (MAX_TEXT + 1234)).endswith("x… (1,234 characters more)")
+
+
+def test_answers_of_another_version_are_left_out(tmp_path: Path) -> None:
+    """The rest of the task is shown."""
+    writer = lake_writer(tmp_path / "lake")
+    writer.add([record(0, 0, logical_id="a"), round_row(0, 0, logical_id="a", candidates='[{"speaker": "one"}]')])
+    writer.flush()
+    writer.close()
+    assert [(r.answer, r.answers) for r in found(tmp_path, "math", "a").root.rounds] == [("42", [])]

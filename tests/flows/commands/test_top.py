@@ -240,6 +240,11 @@ class OnTerminal:
         """Type."""
         os.write(self._master, keys)
 
+    def resize(self, lines: int, columns: int) -> None:
+        """Give it another size, and tell the command."""
+        termios.tcsetwinsize(self._slave, (lines, columns))
+        self.process.send_signal(signal.SIGWINCH)
+
     def is_as_it_was(self) -> bool:
         """Whether the terminal is: its mode, its screen, its cursor."""
         said = self.read()
@@ -248,27 +253,37 @@ class OnTerminal:
 
 
 @contextlib.contextmanager
-def on_terminal(*arguments: str, cwd: Path, **variables: str) -> Iterator[OnTerminal]:
-    """Run a command on a terminal of 160 columns and 50 lines, and end it with the test."""
+def on_terminal(
+    *arguments: str | Path, cwd: Path, only_output: bool = False, **variables: str
+) -> Iterator[OnTerminal]:
+    """Run a command on a terminal of 160 columns and 50 lines, and end it with the test.
+
+    Args:
+        arguments: of the command.
+        cwd: where it runs.
+        only_output: its input and its errors are elsewhere.
+        variables: of its environment.
+    """
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (50, 160))
     mode = termios.tcgetattr(slave)
     shell = {k: v for k, v in environment(**variables).items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
     process: subprocess.Popen[Any] = subprocess.Popen(
-        [*AUREON, *arguments],
+        [*AUREON, *map(str, arguments)],
         cwd=cwd,
         env={**shell, "TERM": "xterm-256color"},
-        stdin=slave,
+        stdin=subprocess.DEVNULL if only_output else slave,
         stdout=slave,
-        stderr=slave,
+        stderr=subprocess.DEVNULL if only_output else slave,
         start_new_session=True,
     )
     try:
         yield OnTerminal(process, master, slave, mode)
     finally:
         if process.poll() is None:
-            process.kill()
-        process.wait()
+            process.terminate()
+            process.send_signal(signal.SIGCONT)
+        process.wait(20)
         os.close(master)
         os.close(slave)
 
@@ -331,3 +346,48 @@ def test_while_it_is_paused_the_terminal_is_as_it_was(tmp_path: Path) -> None:
         top.type(b"q")
         until(lambda: top.read() and top.process.poll() is not None, 20)
         assert top.is_as_it_was()
+
+
+def test_other_keys_and_another_size_end_nothing(tmp_path: Path) -> None:
+    """It is drawn anew in its new size."""
+    with on_terminal("top", "--every", "30", cwd=tmp_path, AUREON_BROKERS="127.0.0.1:1") as top:
+        until(lambda: top.has_said("waiting") or top.has_said("no Kafka answers"), 60, top.process)
+        top.type(b"x")
+        time.sleep(0.3)
+        drawn = len(top.read())
+        top.resize(20, 60)
+        until(lambda: len(top.read()) > drawn, 20, top.process)
+        top.type(b"q")
+        until(lambda: top.read() and top.process.poll() is not None, 20)
+        assert top.process.returncode == 0
+
+
+def test_it_needs_a_terminal_for_its_output_alone(tmp_path: Path) -> None:
+    """Without keys a signal ends it."""
+    with on_terminal("top", cwd=tmp_path, only_output=True, AUREON_BROKERS="127.0.0.1:1") as top:
+        until(lambda: top.has_said("no Kafka answers"), 60, top.process)
+        top.process.send_signal(signal.SIGTERM)
+        until(lambda: top.read() and top.process.poll() is not None, 20)
+        assert top.process.returncode == 0
+        assert top.is_as_it_was()
+
+
+def test_on_a_terminal_a_long_command_has_a_bar(tmp_path: Path) -> None:
+    """And the result below it, without the bar."""
+    write_lake(tmp_path / "lake")
+    with on_terminal("verify", "--home", tmp_path, cwd=tmp_path) as command:
+        until(lambda: command.read() and command.process.poll() is not None, 60)
+        assert command.process.returncode == 0
+        assert "\N{BOX DRAWINGS HEAVY HORIZONTAL}" in command.said
+        assert "records" in command.said.rpartition("\x1b")[2]
+
+
+def test_tasks_may_be_typed(own_broker: Broker, tmp_path: Path) -> None:
+    """With a word on how, and a bar."""
+    with on_terminal("submit", "-", cwd=tmp_path, AUREON_BROKERS=own_broker.brokers) as submit:
+        until(partial(submit.has_said, "a JSON object a line; Ctrl-D ends"), 60, submit.process)
+        submit.type(b'{"topic": "math", "payload": {"prompt": "1 + 1"}}\n\x04')
+        until(lambda: submit.read() and submit.process.poll() is not None, 60)
+        assert submit.process.returncode == 0
+        assert "submitting" in submit.said
+        assert "1 task submitted to" in submit.said

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import stat
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from connectors.embedded import EmbeddedBroker
 from flows.commands.arguments import make_parser, settings_of
-from flows.commands.up import Program, alone, cluster, configuration, environment, write_configuration
+from flows.commands.up import Program, Supervised, alone, cluster, configuration, environment, write_configuration
 from schemas.errors import RefusedError
 from tests.aureon_command import aureon, running, said, until
 from tests.brokers import Broker
@@ -203,14 +204,14 @@ def test_a_wrong_setting_is_refused_at_once(tmp_path: Path) -> None:
 
 def test_the_broker_comes_first_and_cells_have_fixed_lanes() -> None:
     """Where the broker is the embedded one."""
-    first, root, *cells = programs_of("--cells", "2", "--until-idle", "4", "--verbose")
+    first, root, *cells = programs_of("--cells", "2", "--until-idle", "4", "--verbose", "--log-level", "info")
     assert (first.name, first.awaits_broker) == ("broker", False)
     assert root.arguments == ("supervise", "--state", "%(here)s/root")
     assert all(program.awaits_broker for program in (root, *cells))
     written = configuration([first, root, *cells])
     assert (written.count("autostart = true"), written.count("autostart = false")) == (1, 3)
     assert cells[1].arguments == (
-        *("run", "--state", "%(here)s/cells/2", "--cell", "2/2", "--until-idle", "4.0", "--verbose"),
+        *("run", "--state", "%(here)s/cells/2", "--cell", "2/2", "--until-idle", "4.0", "--log-level", "info", "--verbose"),
     )
 
 
@@ -270,3 +271,25 @@ def test_a_home_has_one_up(tmp_path: Path) -> None:
         pass
     with alone(tmp_path):
         pass
+
+
+def test_a_cell_that_does_not_stop_is_told_and_one_that_is_done_is_no_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second Ctrl-C is for the cells that still run: they wait for nothing then."""
+    supervised = Supervised(tmp_path, programs_of("--cells", "2"), None)
+    one, two = (supervised._programs[name] for name in ("cell-1", "cell-2"))
+    supervised._stopping = True
+    with subprocess.Popen(["sleep", "60"]) as runs:
+        supervised._on_start(one, str(runs.pid))
+        supervised._on_exit(two, "0")
+        supervised._on_gave_up(two)
+        supervised._on_kill(one)
+        supervised._on_signal(signal.SIGINT, None)
+        assert runs.wait(20) == -signal.SIGTERM
+    assert supervised._failure is None
+    assert [line.partition(";")[0] for line in capsys.readouterr().err.splitlines()] == [
+        f"cell 1 started, process {runs.pid}",
+        "cell 2 has ended",
+        f"cell 1 did not stop within {one.program.stop_s:g} s and is killed",
+    ]
