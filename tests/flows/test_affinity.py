@@ -17,9 +17,10 @@ from flows.lessons import lesson_of
 from flows.steps.route import Strategy
 from flows.steps.validate import posterior, validate
 from flows.votes import RELIABILITY
+from schemas.blob import BlobReference
 from schemas.decision import Decision, DecisionKind, RoundResult
 from schemas.node import Answer, Call, NodeCapabilities
-from schemas.task import AnswerKind, PayloadView
+from schemas.task import AnswerKind, PayloadView, encode
 from tests.flows.ensemble import Ensemble
 
 NUMBER = PayloadView(prompt="6*7", answer_kind=AnswerKind.NUMBER)
@@ -360,3 +361,37 @@ def test_what_the_cluster_knows_of_more_topics_than_there_is_room_for_takes_the_
     first = [cell.votes(topic, 100.0) for topic in ("four", "five", "six")]
     again = [cell.votes(topic, 100.0) for topic in ("four", "five", "six")]
     assert [a is b for a, b in zip(first, again, strict=True)] == [True, True, False]
+
+
+def test_time_that_has_not_gone_by_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And of pairs that are too many the oldest is forgotten."""
+    topic = counts.Topic(100.0)
+    topic.counts(("a", "m")).right = 3.0
+    topic.age(100.0)
+    assert topic.counts(("a", "m")).right == 3.0
+    monkeypatch.setattr(counts, "MAX_MODELS", 1)
+    names = [(("a", "m"), (f"{number}", "m")) for number in range(9)]
+    made = [topic.pair(name) for name in names]
+    assert list(topic.pairs) == names[1:]
+    assert topic.pair(names[8]) is made[8]
+
+
+def test_a_verdict_on_a_question_that_is_elsewhere_is_no_example() -> None:
+    """Its answers cannot be put into groups; that one of them is right is known all the same."""
+    away = msgspec.Raw(encode(BlobReference("sha256-" + "0" * 64, 5)))
+    verdict = {"verified": True, "verifier": "own", "evidence": "verifier"}
+    for payload, examples in ((PAYLOAD, 1), (away, 0)):
+        known = taught(decided(*DISSENT, result=verdict, payload=payload))
+        assert len(known._topics["math"].examples) == examples
+        assert quality(known, "a") > RELIABILITY
+
+
+def test_of_other_texts_in_earlier_rounds_a_verdict_on_one_tells_nothing() -> None:
+    """Many may be right, of which the verifier saw one; that of the one itself counts."""
+    text = msgspec.Raw(b'{"prompt":"how?","answer_kind":"text"}')
+    first = decided(said("a", "so"), said("b", "thus"), kind=DecisionKind.NEXT_ROUND, payload=text)
+    verdict = {"verified": True, "verifier": "own", "evidence": "verifier"}
+    last = decided(said("c", "so"), result=verdict, payload=text, round_index=1)
+    known = taught(first, last)
+    assert quality(known, "a") > RELIABILITY
+    assert quality(known, "b") == pytest.approx(RELIABILITY)

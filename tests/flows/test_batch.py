@@ -1,13 +1,16 @@
 """A batch, in one call: it ends when all have ended, and says what is wrong where they cannot."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import one_lake
-from tests.aureon_command import Finished, aureon, finished
+from tests.aureon_command import Finished, aureon, environment, finished, until
 from tests.brokers import Broker
 from tests.openai_server import OpenAIServer
 
@@ -35,6 +38,13 @@ class Losing(flows.batch.TaskSender):
 
 flows.batch.TaskSender = Losing
 flows.batch.STALLED_S = 2.0
+"""
+FAILING = """
+class Failing(flows.batch.TaskSender):
+    def flush(self):
+        raise flows.batch.OutcomeUnknownError("the broker has lost its mind")
+
+flows.batch.TaskSender = Failing
 """
 
 
@@ -121,3 +131,25 @@ def test_tasks_that_are_gone_are_not_waited_for(own_broker: Broker, tmp_path: Pa
     assert "nothing waits any more, with 2 of 3 tasks and branches ended: the broker lost the others" in done.stderr
     again = refined(tmp_path, *lines, **own)
     assert json.loads(again.stdout) == [["gone", "2"], ["here", "1"]], again.stderr
+
+
+def test_an_error_of_the_sending_ends_the_batch(own_broker: Broker, tmp_path: Path) -> None:
+    """With its own words; the cell stops in order."""
+    done = refined(tmp_path, task("one", "Solve for x: 2*x = 2"), more=FAILING, AUREON_BROKERS=own_broker.brokers)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "aureon: the broker has lost its mind")
+
+
+def test_ctrl_c_ends_a_batch_in_order(own_broker: Broker, tmp_path: Path) -> None:
+    """Without a lake: not all of it is there."""
+    (tmp_path / "tasks.jsonl").write_text(task("one", "6*7"))
+    with OpenAIServer(latency_s=60.0) as server:
+        (tmp_path / "nodes.toml").write_text(NODE.format(name="slow", url=server.url, topic="math"))
+        own = {"AUREON_BROKERS": own_broker.brokers, "AUREON_NODES": "nodes.toml", "AUREON_DRAIN_S": "0.2"}
+        command = [sys.executable, "-c", PROGRAM % ""]
+        with subprocess.Popen(command, cwd=tmp_path, env=environment(**own), stderr=subprocess.PIPE) as batch:
+            until(lambda: server.count, 60)
+            batch.send_signal(signal.SIGINT)
+            assert batch.stderr is not None
+            told = batch.stderr.read().decode()
+            assert batch.wait(20) == 130
+    assert told.endswith("aureon: interrupted\n")

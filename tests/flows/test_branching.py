@@ -290,8 +290,6 @@ def test_a_branch_that_cannot_be_digested_follows_and_is_not_remembered() -> Non
     contents = BranchedContents()
     head = encode(TaskHead(topic="math", logical_id="t:branch-0", task_id="t:branch-0:r0"))
     follow_up = FollowUp(kafka_topic="t", lane=0, task_id="", task=msgspec.Raw(head), payload=huge)
-    decision = Decision(
-        kind=DecisionKind.CONVERGED, kafka_topic="t", offset=0, task_id="t:r0", follow_ups=(follow_up,)
-    )
+    decision = Decision(kind=DecisionKind.CONVERGED, kafka_topic="t", offset=0, task_id="t:r0", follow_ups=(follow_up,))
     contents.learn(0, [(0, decision)])
     assert contents.encoded() == BranchedContents().encoded().replace(b"{}", b'{"0":1}')

@@ -39,5 +39,7 @@ def test_a_file_that_holds_no_key_is_refused(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_told_with_its_setting(tmp_path: Path) -> None:
     """A file is where a folder of its path would have to be."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(RefusedError, match="the lake .*/file/lake cannot be made: Not a directory; set AUREON_LAKE to"):
+    with pytest.raises(
+        RefusedError, match=r"the lake .*/file/lake cannot be made: Not a directory; set AUREON_LAKE to"
+    ):
         belongs_to(tmp_path / "file" / "lake", "one", "lake", "AUREON_LAKE")

@@ -1,6 +1,7 @@
 """What was learned outlives the process: in its file, or else from the lake."""
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from schemas.decision import Decision, DecisionKind, Finding
 from schemas.ids import payload_digest
 from tests.flows.logged import followed, read_back
 from tests.flows.test_affinity import DISSENT, decided, quality, said
-from tests.one_lake.lake_data import lake_writer
+from tests.one_lake.lake_data import lake_writer, round_row
 
 SEALER = Sealer(b"k" * 32)
 Begin = Callable[[], Learning]
@@ -163,3 +164,17 @@ def test_without_a_file_the_lake_teaches(tmp_path: Path, learning: Begin) -> Non
     live = Affinities()
     live.learn(0, enumerate(history))
     assert learning().memories.affinities.state() == live.state()
+
+
+def test_a_round_of_the_lake_that_cannot_be_read_teaches_nothing(
+    tmp_path: Path, learning: Begin, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And keeps none of the others from it."""
+    writer = lake_writer(tmp_path / "lake")
+    writer.add([round_row(0, 0, candidates="nonsense")])
+    writer.flush()
+    writer.close()
+    with caplog.at_level(logging.DEBUG, "flows.learning"):
+        begun = learning()
+    assert not begun.memories.affinities.state().topics
+    assert "rounds, lane 0, decision 0: " in caplog.text

@@ -12,7 +12,7 @@ import pytest
 
 from flows import logs
 from flows.cli import main
-from flows.terminal import say
+from flows.terminal import command_name, ended, say
 from schemas.decision import Decision, DecisionKind
 from tests.aureon_command import aureon
 from tests.brokers import Broker
@@ -129,3 +129,25 @@ def test_where_a_record_comes_from_is_told_if_that_was_asked_for(written: Callab
     logging.getLogger("flows.refine").info("here", stack_info=True)
     (record,) = records(written())
     assert "test_where_a_record_comes_from" in record["stack"]
+
+
+def test_a_fault_nobody_expected_is_one_line_for_machines(written: Callable[[], str]) -> None:
+    """With the traceback in it."""
+
+    def fails() -> int:
+        raise KeyError("a fault of our own")
+
+    logs.set_up("warning", "json")
+    assert ended(fails) == 1
+    (record,) = records(written())
+    assert (record["level"], record["message"]) == ("critical", "failed: KeyError: 'a fault of our own'")
+    assert "Traceback" in record["exception"]
+
+
+def test_the_command_is_named_as_the_user_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its name where that is enough."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert command_name().endswith(" -m flows.cli")
+    (tmp_path / "aureon").write_text("#!/bin/sh\n")
+    (tmp_path / "aureon").chmod(0o755)
+    assert command_name() == "aureon"

@@ -1,17 +1,24 @@
 """The supervision root, told of rounds whose truth is known."""
 
 import random
+from pathlib import Path
 
 import msgspec
 import pytest
 
+from connectors.topics import HEARTBEATS, RESULTS
 from flows import root as root_module
+from flows import supervise
 from flows.affinity import Affinities
 from flows.orders import Orders
 from flows.root import FEWEST_ENDED, NOTES_EVERY_S, Root, Told
+from flows.root_parts import RootParts
+from flows.root_status import RootStatus
+from flows.settings import Settings
 from schemas.decision import Decision, DecisionKind
 from schemas.errors import RefusedError
 from schemas.supervision import Quarantine, Stage
+from schemas.task import encode
 from tests.flows.test_registry import cell, node
 from tests.flows.voters import answers_of, verdict_on
 
@@ -146,3 +153,39 @@ def test_the_topic_that_was_seen_longest_ago_makes_room(monkeypatch: pytest.Monk
         (decision,) = rounds(lies=False, count=1)
         root.learn(0, [(offset, msgspec.structs.replace(decision, topic=topic))])
     assert list(root.topics) == ["one", "three"]
+
+
+def test_what_is_no_heartbeat_or_no_decision_is_told_and_ignored(caplog: pytest.LogCaptureFixture) -> None:
+    """Of a message the first decision counts, as far as is remembered."""
+    heard = supervise._heard([(7, b"nonsense"), (8, msgspec.json.encode(cell("one", 100.0)))])
+    assert [state.cell for state in heard.states] == ["one"]
+    (decision,) = rounds(lies=False, count=1)
+    values = [encode(msgspec.structs.replace(decision, offset=offset)) for offset in (1, 2, 1, 3, 1)]
+    winning = supervise._Winning(4)
+    judged = winning([(0, b"nonsense"), *enumerate(values[:4], 1)])
+    assert judged is not None
+    assert [offset for offset, _ in judged.decisions] == [1, 2, 4]
+    assert [record.getMessage().partition(": ")[0] for record in caplog.records] == [
+        f"{HEARTBEATS}@7",
+        f"{RESULTS}[4]@0",
+    ]
+
+
+def test_only_so_many_decisions_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that comes again much later counts again."""
+    monkeypatch.setattr(supervise, "REMEMBERED", 2)
+    (decision,) = rounds(lies=False, count=1)
+    values = [encode(msgspec.structs.replace(decision, offset=offset)) for offset in (1, 2, 3, 1, 3)]
+    judged = supervise._Winning(0)(list(enumerate(values)))
+    assert judged is not None
+    assert [offset for offset, _ in judged.decisions] == [0, 1, 2, 3]
+
+
+def test_a_root_that_starts_or_stops_is_not_ready(tmp_path: Path) -> None:
+    """And says which."""
+    parts = RootParts(Settings(home=str(tmp_path)))
+    status = RootStatus(parts)
+    assert status.lacks() == "it is starting"
+    parts.turned_at = 1.0
+    parts.stopping.ask()
+    assert status.lacks() == "it is stopping"

@@ -223,3 +223,15 @@ def test_an_address_that_is_none_is_refused(given: str) -> None:
     """With an example."""
     with pytest.raises(RefusedError, match="expected PORT or HOST:PORT"):
         _ = Settings(metrics=given).metrics_address
+
+
+def test_an_address_for_traces_that_is_none_is_refused() -> None:
+    """Also where it cannot be taken apart."""
+    with pytest.raises(RefusedError, match="AUREON_TRACES: expected http:// or https:// and a host"):
+        _ = Settings(traces="http://[::1").traces_url
+
+
+def test_a_cell_that_starts_or_stops_is_not_ready() -> None:
+    """And says which."""
+    cell = Cell(Settings())
+    assert CellStatus(cell).lacks() == "it is starting"

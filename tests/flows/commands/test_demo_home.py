@@ -90,7 +90,7 @@ def test_fresh_has_nothing_to_delete_where_there_is_nothing(tmp_path: Path) -> N
 def test_a_note_that_cannot_be_read_is_told_with_the_cure(tmp_path: Path) -> None:
     """Nothing is taken for what it may have been."""
     (tmp_path / "demo.json").write_text("{")
-    with pytest.raises(RefusedError, match="demo.json: .*; `aureon demo --fresh` starts over"):
+    with pytest.raises(RefusedError, match=r"demo\.json: .*; `aureon demo --fresh` starts over"):
         load_state(tmp_path, None, None)
 
 

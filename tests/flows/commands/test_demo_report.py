@@ -52,15 +52,3 @@ def test_the_report_says_it_all(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_id_with_a_quote_does_not_spoil_the_query() -> None:
     """It is the users' to choose."""
     assert "lineage('it''s')" in queries(RESULT)[2]
-
-
-def test_on_a_terminal_it_is_as_wide_as_that(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Elsewhere it has a width of its own."""
-    widths = []
-    for is_terminal in ("0", "1"):
-        monkeypatch.setenv("TTY_COMPATIBLE", is_terminal)
-        monkeypatch.setenv("COLUMNS", "60")
-        print_report(RESULT, Path("a lake"))
-        lines = capsys.readouterr().out.splitlines()
-        widths.append(max(len(line) for line in lines if line.startswith("Of the tasks")))
-    assert widths[1] <= 60 < widths[0]

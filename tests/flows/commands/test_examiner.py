@@ -41,7 +41,7 @@ def test_its_process_poses_and_marks_until_nobody_asks_any_more() -> None:
     marking = Marking({"family": "none"}, "42")
     command = [sys.executable, "-m", "flows.commands.examiner", "2", "0"]
     asked = msgspec.json.encode(marking) + b"\n"
-    done = subprocess.run(command, input=asked, env=environment(), stdout=subprocess.PIPE, timeout=60, check=True)
+    done = subprocess.run(command, input=asked, env=environment(), stdout=subprocess.PIPE, timeout=120, check=True)
     *tasks, score = done.stdout.splitlines()
     assert [msgspec.json.decode(task)["topic"] != "" for task in tasks] == [True, True]
     assert float(score) == 0.0

@@ -124,6 +124,9 @@ def test_what_was_made_of_records_is_linked_to_them(own_broker: Broker, tmp_path
 
 def test_metadata_may_be_json(lake: Path) -> None:
     """As a record has it."""
-    query = """SELECT topic, 'Why?' AS prompt, '{"asked": "again"}' AS metadata FROM one WHERE decision_offset = 1"""
+    query = """
+        SELECT topic, 'Why?' AS prompt, '{"asked": "again"}' AS metadata, [(topic, logical_id)] AS sources
+        FROM one WHERE decision_offset = 1
+    """
     (task,) = drawn(lake, query)
     assert task["metadata"] == {"asked": "again"}

@@ -11,7 +11,7 @@ import pytest
 
 from flows import cli
 from one_lake.verify import verify
-from tests.aureon_command import running, until
+from tests.aureon_command import aureon, running, until
 from tests.one_lake.lake_data import decisions, lake_writer
 
 
@@ -59,6 +59,8 @@ def test_one_that_is_started_before_the_first_cell_waits_for_the_lake(tmp_path: 
     """As a service may be."""
     with running("maintain", "--every", "0.2", "--home", tmp_path, cwd=tmp_path) as process:
         until(lambda: "no lake at" in (tmp_path / "said.txt").read_text(), 60)
+        time.sleep(0.5)
+        assert (tmp_path / "said.txt").read_text().count("no lake at") == 1
         writer = lake_writer(tmp_path / "lake")
         writer.add(decisions(0, range(10)))
         writer.flush()
@@ -84,3 +86,9 @@ def test_files_that_nobody_needs_are_told(home: Path, capsys: pytest.CaptureFixt
     assert re.search(r"rounds: 30 rows .*; [1-9] files deleted that nobody needs", capsys.readouterr().out)
     assert not left.exists()
     assert verify(home / "lake").is_sound
+
+
+def test_a_wrong_setting_ends_it_also_where_it_would_go_on(home: Path) -> None:
+    """It would be wrong the next time, too."""
+    done = aureon("maintain", "--every", "0.1", "--retention-h", "0.5", "--home", home, cwd=home)
+    assert (done.returncode, "a retention of 1800 s: expected" in done.stderr) == (2, True), done.stderr

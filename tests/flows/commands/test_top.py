@@ -28,6 +28,7 @@ from schemas.node import NodeHealth
 from schemas.supervision import Alert, Quarantine, Stage
 from tests.aureon_command import AUREON, aureon, environment, running, until
 from tests.brokers import Broker
+from tests.flows.commands.test_status import write_lake
 
 AT = 1_700_000_000.0
 TASKS = "".join(
@@ -253,9 +254,7 @@ class OnTerminal:
 
 
 @contextlib.contextmanager
-def on_terminal(
-    *arguments: str | Path, cwd: Path, only_output: bool = False, **variables: str
-) -> Iterator[OnTerminal]:
+def on_terminal(*arguments: str | Path, cwd: Path, only_output: bool = False, **variables: str) -> Iterator[OnTerminal]:
     """Run a command on a terminal of 160 columns and 50 lines, and end it with the test.
 
     Args:
@@ -391,3 +390,13 @@ def test_tasks_may_be_typed(own_broker: Broker, tmp_path: Path) -> None:
         assert submit.process.returncode == 0
         assert "submitting" in submit.said
         assert "1 task submitted to" in submit.said
+
+
+@pytest.mark.timeout(240)
+def test_a_demo_on_a_terminal_has_a_bar_and_a_report_of_its_width(tmp_path: Path) -> None:
+    """To its end."""
+    with on_terminal("demo", "--tasks", "2", cwd=tmp_path) as demo:
+        until(lambda: demo.read() and demo.process.poll() is not None, 200)
+        assert demo.process.returncode == 0
+        assert "starting" in demo.said
+        assert "2 tasks and" in demo.said

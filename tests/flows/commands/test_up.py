@@ -8,6 +8,7 @@ import re
 import signal
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -211,7 +212,18 @@ def test_the_broker_comes_first_and_cells_have_fixed_lanes() -> None:
     written = configuration([first, root, *cells])
     assert (written.count("autostart = true"), written.count("autostart = false")) == (1, 3)
     assert cells[1].arguments == (
-        *("run", "--state", "%(here)s/cells/2", "--cell", "2/2", "--until-idle", "4.0", "--log-level", "info", "--verbose"),
+        *(
+            "run",
+            "--state",
+            "%(here)s/cells/2",
+            "--cell",
+            "2/2",
+            "--until-idle",
+            "4.0",
+            "--log-level",
+            "info",
+            "--verbose",
+        ),
     )
 
 
@@ -280,7 +292,7 @@ def test_a_cell_that_does_not_stop_is_told_and_one_that_is_done_is_no_failure(
     supervised = Supervised(tmp_path, programs_of("--cells", "2"), None)
     one, two = (supervised._programs[name] for name in ("cell-1", "cell-2"))
     supervised._stopping = True
-    with subprocess.Popen(["sleep", "60"]) as runs:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as runs:
         supervised._on_start(one, str(runs.pid))
         supervised._on_exit(two, "0")
         supervised._on_gave_up(two)

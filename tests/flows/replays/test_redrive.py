@@ -1,5 +1,6 @@
 """Dead letters sent again: the next generation of their id, once, and of nothing else."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ import one_lake
 from connectors.checked_producer import CheckedProducer
 from connectors.kafka import client_config
 from connectors.topics import TASKS
+from flows.cluster import cluster_key
 from flows.lane import Sealer
+from flows.replays.redrive import Redriving, _Dead, _next_life
+from flows.settings import Settings
 from flows.steps.intake import Reading, classify, seal_redrive
 from one_lake.verify import verify
 from schemas.ids import home_lane
-from schemas.task import Redrive, TaskDescriptor, encode
+from schemas.task import Ancestor, Origin, Redrive, TaskDescriptor, TaskHead, encode
 from tests.aureon_command import aureon
 from tests.brokers import Broker
 from tests.flows.replays.past import NODES
@@ -133,6 +137,8 @@ def test_what_has_died_lives_again_and_ends_once(own_broker: Broker, tmp_path: P
         run()
         told = replay("report", "--run", "first")
         assert (told["records"], told["dead"], told["open"]) == (2, 1, 0)
+        shown = aureon("replay", "report", "--run", "first", cwd=tmp_path, **settings).stdout
+        assert "  1 left: it is not what its id ended with" in shown
         with one_lake.connect(tmp_path / "lake") as lake:
             records = lake.sql(
                 "SELECT logical_id, generation, metadata ->> '$.n' FROM one ORDER BY logical_id"
@@ -167,3 +173,29 @@ def test_a_redrive_needs_the_clusters_key(own_broker: Broker, tmp_path: Path) ->
     done = aureon(*command, cwd=tmp_path, AUREON_BROKERS=own_broker.brokers)
     assert (done.returncode, "no key; a redrive is sealed" in done.stderr) == (2, True), done.stderr
     assert not (tmp_path / "cluster.key").exists()
+
+
+def dead(**changes: Any) -> _Dead:
+    """A dead letter that may be sent again, but for what is said otherwise."""
+    told: dict[str, Any] = {"lane": 0, "decision_offset": 7, "cluster": None, "topic": "math", "logical_id": "x"}
+    told |= {"generation": 0, "reason": "no_answer", "introduces": True, "task": None, "payload": "{}"}
+    told |= {"follows": False, "is_done": False, "is_driven": False}
+    return _Dead(**told | changes)
+
+
+def test_what_cannot_be_sent_again_says_why(own_broker: Broker, tmp_path: Path) -> None:
+    """Of another cluster its ids are not this one's to give; of an old one too little is known."""
+    settings = Settings(home=str(tmp_path), brokers=own_broker.brokers)
+    cluster_key(settings.key_path)
+    with contextlib.closing(Redriving(settings)) as redriving:
+        assert redriving._hindrance(dead(cluster="another")) == "it died in another cluster"
+        assert "it is from before Aureon kept what is needed" in redriving._hindrance(dead())
+
+
+def test_the_next_life_begins_with_what_its_branches_may_be_and_nothing_else() -> None:
+    """What the earlier rounds found and took is of the earlier life."""
+    origin = Origin(introduces=False, ancestors=(Ancestor("math", "root"),), branches_left=3, answer="41", calls=9)
+    head = TaskHead(topic="math", logical_id="x", task_id="x:r2", round_index=2, origin=origin)
+    again = _next_life(dead(task=encode(head).decode()), '{"prompt": "?"}')
+    assert (again.task_id, again.generation) == ("x:r0", 1)
+    assert again.origin == Origin(introduces=True, ancestors=origin.ancestors, branches_left=3)

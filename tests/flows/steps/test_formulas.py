@@ -200,3 +200,9 @@ def test_what_is_nested_too_deeply_or_has_too_many_parts_is_taken_as_it_is_writt
 def test_nothing_is_no_answer() -> None:
     """Not even the same as itself."""
     assert not same_formula("", "")
+
+
+def test_a_constant_without_a_value_is_none() -> None:
+    """It cannot be told what it adds."""
+    assert same_values("C + log(0)", "C + 1") is not True
+    assert same_values("x + C", "x + C + 3") is True

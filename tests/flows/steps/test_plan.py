@@ -544,3 +544,35 @@ def test_any_answer_comes_back_as_it_was(text: str) -> None:
     reference = reference_in(written)
     assert len(written.encode()) <= 1024
     assert (written if reference is None else store.get(reference).decode()) == text
+
+
+def test_a_text_that_is_not_too_large_stays_where_it_is(overflow: Overflow) -> None:
+    """Whether that is plain from its length or not; the limit is one of bytes."""
+    for text in ("x" * 200, "x" * 1024):
+        assert overflow.text_out(text) is text
+    assert reference_in(overflow.text_out("é" * 513)) is not None
+
+
+def test_where_the_question_is_large_a_decision_of_any_kind_is_looked_at(overflow: Overflow) -> None:
+    """Also one from which nothing follows."""
+    asked = message(payload=LARGE, overflow=overflow)
+    decision = decide(
+        asked,
+        *(
+            said(
+                node,
+                "same",
+            )
+            for node in ("a", "b", "c")
+        ),
+        overflow=overflow,
+    )
+    assert decision.kind is DecisionKind.CONVERGED
+    all_is_small(decision)
+
+
+def test_what_cannot_be_written_down_is_decided_dead() -> None:
+    """With the reason; the message has its decision."""
+    decision = decide(message(), said("a", "\ud800"), said("b", "\ud800"))
+    assert (decision.kind, decision.reason) == (DecisionKind.DEAD, "too_large")
+    assert "the decision cannot be written: " in decision.detail

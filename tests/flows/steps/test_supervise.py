@@ -10,7 +10,7 @@ import pytest
 from flows.accepted import AcceptedRecords
 from flows.policies import Situation, Verdict
 from flows.prompts import Prompts
-from flows.steps.supervise import critique
+from flows.steps.supervise import _LookUp, critique
 from flows.supervision.file import parse_supervision
 from flows.supervision.health import TopicRecord
 from schemas.decision import Decision, DecisionKind, RoundResult
@@ -240,3 +240,21 @@ def test_the_rows_of_a_round_tell_what_the_result_does() -> None:
     row = round_row(msgspec.structs.replace(decision, result=result))
     assert (row.abstained, row.effective_votes, row.z_score, row.parameters) == (1, 1.5, -0.5, "p1")
     assert row.dissent is None
+
+
+def test_where_nobody_else_may_be_quoted_it_is_only_told_how_many_said_so() -> None:
+    """Of three answers two, and no word of the third."""
+    decision = decide(message(), said("a", "41"), said("b", "42"), said("c", "42"))
+    assert decision.result is not None
+    assert critique(decision.result, lambda _text: False) == "2 of 3 answers say so."
+
+
+def test_a_later_round_whose_question_cannot_be_digested_has_no_record() -> None:
+    """Nor is it one with another question's."""
+    records = AcceptedRecords()
+    records.learn(0, [(0, decide(message(logical_id="known"), said("a"), said("b")))])
+    asked = message()
+    huge = msgspec.Raw(b'{"prompt":"6*7","n":1e400}')
+    asked.digest = ""
+    asked.body = msgspec.structs.replace(asked.body, task=msgspec.structs.replace(asked.body.task, payload=huge))
+    assert _LookUp(records, asked)() is None

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import msgspec
 import pytest
 
-from flows.supervision import supervisor
 from flows.supervision import Case, Supervisor, built_in_supervisor, is_rejected, stops_topic, wants_more
+from flows.supervision import supervisor as supervisor_module
 from flows.supervision.case import TextRule
 from flows.supervision.form import EmptyAnswer
 from flows.supervision.supervisor import Entry
@@ -327,7 +327,7 @@ def _seconds(supervisor: Supervisor, asked: Case) -> float:
 
 def test_topics_without_number_take_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those for which there is none are supervised all the same."""
-    monkeypatch.setattr(supervisor, "MAX_TOPICS", 1)
+    monkeypatch.setattr(supervisor_module, "MAX_TOPICS", 1)
     says = Says(finding("cap", cap=0.4))
     made = Supervisor([Entry(says, topics=("one", "two"))])
     for topic in ("one", "two", "two"):
