@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from connectors.directives import QUARANTINE_KEY, publish_directives
 from connectors.topics import HEARTBEATS, RESULTS
 from flows import root as root_module
 from flows import supervise
@@ -15,10 +16,12 @@ from flows.root import FEWEST_ENDED, NOTES_EVERY_S, Root, Told
 from flows.root_parts import RootParts
 from flows.root_status import RootStatus
 from flows.settings import Settings
+from one_lake.notes import NoteWriter
 from schemas.decision import Decision, DecisionKind
 from schemas.errors import RefusedError
-from schemas.supervision import Quarantine, Stage
+from schemas.supervision import Noted, Quarantine, Stage
 from schemas.task import encode
+from tests.brokers import Broker
 from tests.flows.test_registry import cell, node
 from tests.flows.voters import answers_of, verdict_on
 
@@ -189,3 +192,28 @@ def test_a_root_that_starts_or_stops_is_not_ready(tmp_path: Path) -> None:
     parts.turned_at = 1.0
     parts.stopping.ask()
     assert status.lacks() == "it is stopping"
+
+
+def test_a_lake_that_cannot_be_written_does_not_stop_the_root(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What was noted is told by the log and on Kafka all the same."""
+    (tmp_path / "lake").write_text("no folder")
+    note = Noted(number=1, noted_at=1.0, kind="topic", subject="", topic="math", state="", detail="{}")
+    supervise._NotePartition(NoteWriter(tmp_path / "lake")).write_batch([[], [note]])
+    (record,) = caplog.records
+    assert record.getMessage().endswith("; what was noted is in the log and on Kafka alone")
+
+
+def test_a_root_without_a_memory_begins_with_the_orders_that_stand(
+    own_broker: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those that can be read."""
+    parts = RootParts(Settings(home=str(tmp_path), brokers=own_broker.brokers, lanes=1))
+    _ = parts.topics
+    order = Quarantine(node="n2", topic="math", stage=Stage.QUARANTINED, why="it lies", since=1.0)
+    directives = [(QUARANTINE_KEY + b"x", msgspec.json.encode(order)), (QUARANTINE_KEY + b"y", b"nonsense")]
+    publish_directives(parts.producer, directives)
+    parts.producer.flush()
+    begun = parts.root(None)
+    parts.close()
+    assert begun.kept.keys() == {("math", "n2")}
+    assert "; ignored" in caplog.text

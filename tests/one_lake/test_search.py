@@ -192,3 +192,9 @@ def test_an_empty_lake_has_nothing_near(tmp_path: Path) -> None:
     with one_lake.connect(tmp_path) as connection, SearchIndex(tmp_path) as index:
         index.update(connection)
         assert index.similar("river", 10) == []
+
+
+def test_that_nothing_was_found_is_said(lake: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And is no error."""
+    assert cli.main(["search", "zeppelin", "--home", str(lake.parent)]) == 0
+    assert capsys.readouterr().err == "nothing found\n"

@@ -5,8 +5,13 @@ import signal
 from pathlib import Path
 
 import msgspec
+import pytest
 
-from flows.commands.figures import LakeCounts, LakeLook, Rate, TopicFigures, lake_by_topic, total
+from connectors.kafka import client_config
+from connectors.topics import ensure_topics
+from flows.commands import figures
+from flows.commands.figures import KafkaLook, LakeCounts, LakeLook, Rate, TopicFigures, lake_by_topic, total
+from schemas.errors import TryAgainError
 from tests.aureon_command import aureon, running, said, until
 from tests.brokers import Broker
 from tests.one_lake.lake_data import branch, dead_letter, lake_writer, record, round_row
@@ -117,3 +122,21 @@ def test_it_is_shown_again_and_again_until_ctrl_c(tmp_path: Path) -> None:
         until(lambda: said(tmp_path).count('"broker"') >= 3, 60, process)
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0
+
+
+def test_a_broker_that_goes_away_is_asked_again_when_it_is_back(
+    own_broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a client of its own: one that goes on would ask the broker that was there."""
+    monkeypatch.setattr(figures, "LIMIT_S", 0.5)
+    config = client_config(own_broker.brokers)
+    ensure_topics(config, 1)
+    look = KafkaLook(config, "aureon")
+    own_broker.stop()
+    with pytest.raises(TryAgainError, match="does not answer"):
+        look.figures()
+    own_broker.start()
+    monkeypatch.setattr(figures, "LIMIT_S", 10.0)
+    found = look.figures()
+    assert found is not None
+    assert found.lanes == 1

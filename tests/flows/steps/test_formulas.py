@@ -206,3 +206,9 @@ def test_a_constant_without_a_value_is_none() -> None:
     """It cannot be told what it adds."""
     assert same_values("C + log(0)", "C + 1") is not True
     assert same_values("x + C", "x + C + 3") is True
+
+
+def test_shifts_have_no_value_among_formulas() -> None:
+    """So nothing is known of them but that each is the same as itself."""
+    assert same_values("x >> 1", "x >> 2") is None
+    assert same_formula("x >> 1", "x >> 1")
