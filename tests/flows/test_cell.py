@@ -1,17 +1,19 @@
 """What a cell makes of its settings before anything is connected."""
 
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flows import beat
+from flows import beat, refine
 from flows.cell import Cell
 from flows.settings import Settings
 from flows.steps.equivalence import Comparison
 from flows.steps.symbolic import Prover
 from schemas.errors import RefusedError
 from tests.aureon_command import until
+from tests.flows.voters import independent, taught_by
 
 
 def test_answers_are_compared_as_the_settings_say() -> None:
@@ -49,3 +51,15 @@ def test_a_heartbeat_that_fails_is_told_and_followed_by_the_next(
     begun.close()
     assert published[0] == ["well"]
     assert [record.getMessage() for record in caplog.records] == ["how the cell is"]
+
+
+def test_which_votes_are_kept_is_remembered_of_so_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeping them again is harmless."""
+    monkeypatch.setattr(refine, "MAX_KEPT", 1)
+    cell = Cell(Settings(home=str(tmp_path)))
+    steps = refine.Steps(cell)
+    votes = [taught_by(independent(2, 0.8), rounds) for rounds in (10, 20)]
+    for each in votes:
+        steps._keep(each)
+    assert steps._kept == {votes[1].version}
+    cell.close()

@@ -232,6 +232,37 @@ def test_an_address_for_traces_that_is_none_is_refused() -> None:
 
 
 def test_a_cell_that_starts_or_stops_is_not_ready() -> None:
-    """And says which."""
+    """And says which, and of which lane; before anything is connected there is little to tell."""
     cell = Cell(Settings())
-    assert CellStatus(cell).lacks() == "it is starting"
+    status = CellStatus(cell)
+    assert status.lacks() == "it is starting"
+    assert [sample.name for part in status.parts for sample in part()] == [
+        "aureon_build_info",
+        "aureon_broker_reachable",
+        "aureon_turn_age_seconds",
+        "aureon_decision_seconds",
+    ]
+    connected: Any = SimpleNamespace(ownership=SimpleNamespace(is_sure=False))
+    place: Any = SimpleNamespace(tenure=1, open_lane=None)
+    cell._connected, cell.places[0] = connected, place
+    status.ends.lacks = ""
+    assert status.lacks() == "lane 0 is not open yet"
+    place.open_lane = SimpleNamespace(reads_inputs=False)
+    assert status.lacks() == "lane 0 still reads its log"
+    place.tenure = 0
+    assert status.lacks() == "it is not sure of its lanes"
+    cell.stopping.ask()
+    assert status.lacks() == "it is stopping"
+
+
+def test_a_root_runs_as_a_flow_of_bytewax_by_itself(own_broker: Broker, tmp_path: Path) -> None:
+    """With the settings of its environment; SIGTERM ends it in order."""
+    (port,) = free_ports(1)
+    settings = {"AUREON_BROKERS": own_broker.brokers, "AUREON_HOME": str(tmp_path), "AUREON_METRICS": str(port)}
+    command = [sys.executable, "-m", "bytewax.run", "flows.supervise"]
+    variables = environment(**settings, AUREON_LOG_FORMAT="json")
+    with subprocess.Popen(command, cwd=ROOT, env=variables) as root:
+        scraped = Scraped(port)
+        until(lambda: scraped.get("/readyz") == (HTTPStatus.OK, "ok\n"), START_LIMIT_S, root)
+        root.terminate()
+        assert root.wait(40) == 0

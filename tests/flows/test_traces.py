@@ -137,6 +137,7 @@ def test_a_collector_that_is_away_keeps_nothing_from_going_on(own_broker: Broker
         "AUREON_BROKERS": own_broker.brokers,
         "AUREON_NODES": "tests.flows.refine_parts:quick_nodes",
         "AUREON_TRACES": f"http://127.0.0.1:{away}",
+        "AUREON_LOG_FORMAT": "json",
         "AUREON_METRICS": str(port),
     }
     cell, scraped = CrashingCell(tmp_path, settings), Scraped(port)

@@ -11,7 +11,7 @@ import pytest
 
 from flows import cli
 from one_lake.verify import verify
-from tests.aureon_command import aureon, running, until
+from tests.aureon_command import running, until
 from tests.one_lake.lake_data import decisions, lake_writer
 
 
@@ -86,9 +86,3 @@ def test_files_that_nobody_needs_are_told(home: Path, capsys: pytest.CaptureFixt
     assert re.search(r"rounds: 30 rows .*; [1-9] files deleted that nobody needs", capsys.readouterr().out)
     assert not left.exists()
     assert verify(home / "lake").is_sound
-
-
-def test_a_wrong_setting_ends_it_also_where_it_would_go_on(home: Path) -> None:
-    """It would be wrong the next time, too."""
-    done = aureon("maintain", "--every", "0.1", "--retention-h", "0.5", "--home", home, cwd=home)
-    assert (done.returncode, "a retention of 1800 s: expected" in done.stderr) == (2, True), done.stderr

@@ -261,8 +261,9 @@ def test_a_large_payload_goes_along_where_the_store_of_the_cells_is_not_known(
 
 def test_of_many_bad_lines_the_first_hundred_are_told(own_broker: Broker, tmp_path: Path) -> None:
     """All are counted; what is Aureon's own is refused, too."""
-    own = b'{"topic": "math", "payload": {"prompt": "1"}, "redrive": [0, 0, "x"]}\n'
-    (tmp_path / "tasks.jsonl").write_bytes(own + b"nonsense\n" * (BAD_LINES_SHOWN + 2))
+    own = {"topic": "math", "logical_id": "x", "task_id": "x:r0", "generation": 1, "redrive": [0, 0, "x"]}
+    first = json.dumps({**own, "payload": {"prompt": "1"}}).encode() + b"\n"
+    (tmp_path / "tasks.jsonl").write_bytes(first + b"nonsense\n" * (BAD_LINES_SHOWN + 2))
     done = aureon("submit", "tasks.jsonl", cwd=tmp_path, AUREON_BROKERS=own_broker.brokers)
     assert done.returncode == 1
     said = done.stderr.splitlines()

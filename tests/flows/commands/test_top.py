@@ -28,7 +28,7 @@ from schemas.node import NodeHealth
 from schemas.supervision import Alert, Quarantine, Stage
 from tests.aureon_command import AUREON, aureon, environment, running, until
 from tests.brokers import Broker
-from tests.flows.commands.test_status import write_lake
+from tests.one_lake.lake_data import decisions, lake_writer
 
 AT = 1_700_000_000.0
 TASKS = "".join(
@@ -373,7 +373,10 @@ def test_it_needs_a_terminal_for_its_output_alone(tmp_path: Path) -> None:
 
 def test_on_a_terminal_a_long_command_has_a_bar(tmp_path: Path) -> None:
     """And the result below it, without the bar."""
-    write_lake(tmp_path / "lake")
+    writer = lake_writer(tmp_path / "lake")
+    writer.add(decisions(0, range(10)))
+    writer.flush()
+    writer.close()
     with on_terminal("verify", "--home", tmp_path, cwd=tmp_path) as command:
         until(lambda: command.read() and command.process.poll() is not None, 60)
         assert command.process.returncode == 0

@@ -576,3 +576,11 @@ def test_what_cannot_be_written_down_is_decided_dead() -> None:
     decision = decide(message(), said("a", "\ud800"), said("b", "\ud800"))
     assert (decision.kind, decision.reason) == (DecisionKind.DEAD, "too_large")
     assert "the decision cannot be written: " in decision.detail
+
+
+def test_where_the_budget_is_spent_no_branch_follows() -> None:
+    """The record says what was cut off, and why."""
+    asked = message(budget={"calls": 2})
+    decision = decide(asked, said("a", tries=1, meta={"branches": [branch()]}), said("b", tries=1))
+    assert (decision.kind, decision.follow_ups) == (DecisionKind.CONVERGED, ())
+    assert [": the budget is spent: " in why for why in decision.cut_off] == [True]
