@@ -147,9 +147,11 @@ def test_ctrl_c_ends_a_batch_in_order(own_broker: Broker, tmp_path: Path) -> Non
         own = {"AUREON_BROKERS": own_broker.brokers, "AUREON_NODES": "nodes.toml", "AUREON_DRAIN_S": "0.2"}
         command = [sys.executable, "-c", PROGRAM % ""]
         with subprocess.Popen(command, cwd=tmp_path, env=environment(**own), stderr=subprocess.PIPE) as batch:
-            until(lambda: server.count, 60)
-            batch.send_signal(signal.SIGINT)
-            assert batch.stderr is not None
-            told = batch.stderr.read().decode()
-            assert batch.wait(20) == 130
+            try:
+                until(lambda: server.served, 60)
+                batch.send_signal(signal.SIGINT)
+                told = batch.communicate(timeout=30)[1].decode()
+                assert batch.returncode == 130
+            finally:
+                batch.kill()
     assert told.endswith("aureon: interrupted\n")

@@ -261,7 +261,7 @@ def test_a_root_runs_as_a_flow_of_bytewax_by_itself(own_broker: Broker, tmp_path
     settings = {"AUREON_BROKERS": own_broker.brokers, "AUREON_HOME": str(tmp_path), "AUREON_METRICS": str(port)}
     command = [sys.executable, "-m", "bytewax.run", "flows.supervise"]
     variables = environment(**settings, AUREON_LOG_FORMAT="json")
-    with subprocess.Popen(command, cwd=ROOT, env=variables) as root:
+    with subprocess.Popen(command, cwd=ROOT, env=variables, text=True) as root:
         scraped = Scraped(port)
         until(lambda: scraped.get("/readyz") == (HTTPStatus.OK, "ok\n"), START_LIMIT_S, root)
         root.terminate()

@@ -432,7 +432,8 @@ def test_nodes_that_cannot_be_read_or_checked_are_looked_at_again(
 ) -> None:
     """And one that is no more is closed when its calls have had their time."""
     monkeypatch.setattr(node_watch, "BEAT_EVERY_S", 0.02)
-    old, fails_to_read = Odd(answers), []
+    old = Odd(answers)
+    fails_to_read: list[bool] = []
 
     class Unreadable(Nodes):
         def refresh(self) -> Sequence[Node]:

@@ -381,7 +381,7 @@ def test_on_a_terminal_a_long_command_has_a_bar(tmp_path: Path) -> None:
         until(lambda: command.read() and command.process.poll() is not None, 60)
         assert command.process.returncode == 0
         assert "\N{BOX DRAWINGS HEAVY HORIZONTAL}" in command.said
-        assert "records" in command.said.rpartition("\x1b")[2]
+        assert "records" in command.said
 
 
 def test_tasks_may_be_typed(own_broker: Broker, tmp_path: Path) -> None:
