@@ -381,7 +381,7 @@ def test_a_verdict_on_a_question_that_is_elsewhere_is_no_example() -> None:
     away = msgspec.Raw(encode(BlobReference("sha256-" + "0" * 64, 5)))
     verdict = {"verified": True, "verifier": "own", "evidence": "verifier"}
     for payload, examples in ((PAYLOAD, 1), (away, 0)):
-        known = taught(decided(*DISSENT, result=verdict, payload=payload))
+        known = taught(decided(said("a"), said("b"), result=verdict, payload=payload))
         assert len(known._topics["math"].examples) == examples
         assert quality(known, "a") > RELIABILITY
 
