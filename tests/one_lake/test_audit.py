@@ -63,9 +63,6 @@ def test_what_is_wrong_is_told_and_shown_and_does_no_harm(tmp_path: Path) -> Non
     } <= missed
     for page in (tmp_path / "audit").rglob("*.html"):
         assert evil not in page.read_text(), page
-    shown = aureon("audit", "--home", tmp_path, cwd=tmp_path, timeout_s=120)
-    assert shown.returncode == 1
-    assert re.search(r"^  records: .*score.*\n    found: 1.5", shown.stdout, re.MULTILINE)
 
 
 def test_without_a_lake_it_is_refused_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
