@@ -244,7 +244,7 @@ class _Quieter(logging.Filter):
     While a broker is away, every client repeats it several times a second.
     """
 
-    NUMBERS = re.compile(r"\[[^]]*\]|\([^)]*\)|\d+ms")
+    NUMBERS = re.compile(r"\[[^]]*\]|\((?:[^()]|\([^()]*\))*\)|\d+ms")
     """What tells the repetitions of a complaint apart: the client, its thread, how long it took."""
 
     def __init__(self) -> None:

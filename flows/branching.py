@@ -133,6 +133,8 @@ class Branching:
             why = seen.get(key)
             if why is None and not task.generation:  # another life of a task does it all again
                 why = self._known(*key)
+            if not key[1]:  # what has no digest is like nothing else
+                why = None
             if why is not None:
                 cut_off.append(f"{proposal.topic}: {why}")
                 continue

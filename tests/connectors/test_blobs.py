@@ -243,7 +243,7 @@ def test_a_store_takes_what_another_one_has(url: str, store: BlobStore, tmp_path
     references = [store.put(DATA + b"%d" % i) for i in range(3)]
     mine = created(str(tmp_path / "mine"))
     mine.put(DATA + b"0")
-    if "://" not in url.removeprefix("file://"):
+    if not url.startswith("memory://"):
         blob_file(tmp_path / "blobs", references[1]).with_name(".draft").write_bytes(b"half")
     assert mine.take_from(store) == 2
     assert [mine.get(reference) for reference in references] == [DATA + b"%d" % i for i in range(3)]

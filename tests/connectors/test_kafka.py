@@ -40,6 +40,14 @@ def test_complaints_of_the_library_are_logged_once_in_a_while(caplog: pytest.Log
     assert sum("127.0.0.1:9" in r.getMessage() for r in caplog.records) == 1
 
 
+def test_a_complaint_that_counts_its_like_is_one_of_them(caplog: pytest.LogCaptureFixture) -> None:
+    """However long it took, and how often it came meanwhile."""
+    with caplog.at_level(logging.DEBUG):
+        library_log.error("[thrd:a]: a: Connect failed (after 0ms in state CONNECT)")
+        library_log.error("[thrd:a]: a: Connect failed (after 1ms in state CONNECT, 3 identical error(s) suppressed)")
+    assert len(caplog.records) == 1
+
+
 def test_complaints_that_mean_nothing_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
     """The library has its way of putting things."""
     with caplog.at_level(logging.DEBUG):

@@ -111,6 +111,12 @@ def test_a_planner_that_fails_or_proposes_nonsense_is_warned_of() -> None:
     ]
 
 
+def test_what_cannot_be_digested_is_like_nothing_else() -> None:
+    """A number beyond all bounds: what becomes of it is told where it is read as a task."""
+    two = [BranchProposal("math", msgspec.Raw(b'{"prompt":"%d","x":1e400}' % n)) for n in range(2)]
+    assert gathered(result(), Planner(*two))[:2] == (["math: 0", "math: 1"], [])
+
+
 def test_of_two_with_the_same_content_one_is_taken() -> None:
     """Whoever proposed it, and in whatever order its keys are; another topic is another task."""
     one = {"topic": "math", "payload": {"prompt": "x", "answer_kind": "number"}}

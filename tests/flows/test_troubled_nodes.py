@@ -332,7 +332,7 @@ def test_calls_that_were_given_up_have_no_part_in_what_becomes_of_a_queue() -> N
     async def scene() -> None:
         one = gate_of(1, adaptive=False)
         assert one.enter_at_once("m")
-        enter = partial(one.enter, "t", "m", lambda: None)
+        enter = partial(one.enter, "t", "m", lambda _fewest: None)
         for happens in (one.look_anew, one.leave, one._let_in):
             one.limit.value = 1
             given_up, stays = (asyncio.create_task(enter()) for _ in range(2))
@@ -365,7 +365,7 @@ def test_calls_that_wait_for_a_model_and_are_given_up_let_the_next_one_find_out(
         now = time.monotonic()
         while one.is_open("m"):
             one.failed("m", now, NodeError("503"))
-        enter = partial(one.enter, "t", "m", lambda: None)
+        enter = partial(one.enter, "t", "m", lambda _fewest: None)
         first, second, third = (asyncio.create_task(enter()) for _ in range(3))
         await asyncio.sleep(0)
         first.cancel()
@@ -410,7 +410,7 @@ def test_a_node_that_is_silent_says_so_to_whom_others_can_serve() -> None:
     one._heard -= 11.0
     assert one.check_silence()
     with pytest.raises(UnavailableError, match="the node was not heard of for 10 s"):
-        asyncio.run(one.enter("t", "m", lambda: 0.0))
+        asyncio.run(one.enter("t", "m", lambda _fewest: 0.0))
 
 
 class Odd(ScriptedNode):
