@@ -96,7 +96,7 @@ $(STAMP): requirements.txt pyproject.toml
 		rm -rf $(VENV); \
 		"$$found" -m venv $(VENV); \
 	fi
-	@echo "Installing what requirements.txt pins into $(VENV); the first time this takes about a minute." >&2
+	@echo "Installing what requirements.txt pins into $(VENV); 1.6 GB; the first time this takes a minute or more." >&2
 	@# The lock is complete, so nothing is left to resolve; Python compiles what it imports when it does.
 	@$(PYTHON_IN_VENV) -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes \
 		-r requirements.txt

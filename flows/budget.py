@@ -124,11 +124,13 @@ def spent_up(allowance: Allowance) -> str:
 class Purse:
     """What one round, or one lane in a day, may spend, and has spent."""
 
-    __slots__ = ("allowance", "calls", "cost", "tokens")
+    __slots__ = ("allowance", "calls", "cost", "tokens", "under_way")
 
     def __init__(self, allowance: Allowance, spent: Spent = NOTHING) -> None:
         self.allowance = allowance
         self.calls, self.tokens, self.cost = spent.calls, spent.tokens, spent.cost
+        self.under_way = 0
+        """Calls that were taken from it and have not ended: they may yet give something back."""
 
     @property
     def spent(self) -> Spent:
@@ -148,6 +150,7 @@ class Purse:
 
     def take(self, tokens: int, cost: float) -> None:
         """Charge a call that is about to start with what it is expected to take."""
+        self.under_way += 1
         self.calls += 1
         self.tokens += tokens
         self.cost += cost

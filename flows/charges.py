@@ -43,6 +43,7 @@ class Charges:
         self._spent_before = ledger.spent_on(self._started_on) if self._has_day else {}
         self._days: dict[int, _Day] = {}
         """By lane."""
+        self._waiting: list[asyncio.Future[None]] = []
 
     def spent_today(self) -> Spent:
         """What the lanes of this cell have spent of the day's budget; nothing where that is not limited. Any thread."""
@@ -64,25 +65,48 @@ class Charges:
     async def charge(self, round_: OpenRound, purse: Purse, call: Call, node: NodeCapabilities) -> Charged | None:
         """Charge a try with what it is expected to take; it may begin once that is durable.
 
-        None where that would exceed a budget; `exceeded` of the round says which.
+        Where it fits only into what calls under way may give back it waits for them. None where it would exceed a
+        budget; `exceeded` of the round says which.
         """
         tokens, cost = expected(node, call)
-        day = self._day_of(round_.task)
-        lacks = purse.lacks(tokens, cost)
-        if lacks:
-            round_.exceeded = f"the budget of {lacks} is spent"
-        elif day is not None and (lacks := day.purse.lacks(tokens, cost)):
-            round_.exceeded = f"this lane's share of today's budget, {lacks}, is spent"
-        if lacks:
-            return None
+        while True:
+            day = self._day_of(round_.task)
+            if purse.lacks(tokens, cost):
+                short, whose = purse, "the budget of {}"
+            elif day is not None and day.purse.lacks(tokens, cost):
+                short, whose = day.purse, "this lane's share of today's budget, {},"
+            else:
+                break
+            spent_up = short.lacks(0, 0.0)
+            if spent_up or not short.under_way:
+                most = f"{tokens:,} tokens" + (f" and {cost:.2g} of money" if cost else "")
+                how = "is spent" if spent_up else f"has too little left for a call, which may take {most}"
+                round_.exceeded = f"{whose.format(short.lacks(tokens, cost))} {how}"
+                return None
+            waiting = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiting)
+            await waiting
+        charged = Charged(purse, day, tokens, cost)
         purse.take(tokens, cost)
         if day is not None:
             day.purse.take(tokens, cost)
             self._ledger.charge(Charge(day.name, day.lane, 1, tokens, cost))
         durable = asyncio.get_running_loop().create_future()
         self._ledger.begin(Begun(round_.key, call_name(call), tokens, cost), partial(_resolve, durable))
-        await durable
-        return Charged(purse, day, tokens, cost)
+        try:
+            await durable
+        except asyncio.CancelledError:
+            self.over(charged)
+            raise
+        return charged
+
+    def over(self, charged: Charged) -> None:
+        """Say that a try has ended, whether it was corrected or not: whoever waits for its rest looks again."""
+        for purse in (charged.purse, *([charged.day.purse] if charged.day is not None else ())):
+            purse.under_way -= 1
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            _resolve(one)
 
     def correct(self, charged: Charged, tokens: int, cost: float) -> tuple[int, float]:
         """Charge what a try took in the place of what was expected, to the day on which it began; tell what differs."""

@@ -291,6 +291,8 @@ class Tries:
             raise failure from None
         finally:
             asked.over()
+            if charged is not None:
+                self._charges.over(charged)
             if probe and not counted:
                 gate.abandoned(model)
             gate.leave()

@@ -21,6 +21,8 @@ from schemas.errors import RefusedError
 ROWS_AT_A_TIME = 1000
 TABLE_ROWS = 60
 """A table on the terminal shows so many rows, the first and the last; --json gives all."""
+MOST_ROWS = 10_000
+"""DuckDB puts no more into a table, and does not count what is left."""
 
 
 def main(options: argparse.Namespace) -> int:
@@ -51,6 +53,11 @@ def print_table(lake: duckdb.DuckDBPyConnection, query: str) -> None:
     width = shutil.get_terminal_size().columns if terminal else 100_000
     limit = TABLE_ROWS if terminal else 1_000_000
     rows.show(max_width=width, max_rows=limit, max_col_width=width)
+    if rows.limit(1, MOST_ROWS).fetchall():
+        say(
+            f"aureon: these are of the first {MOST_ROWS:,} rows, and there are more: --json prints all, "
+            "\"COPY (SELECT …) TO 'all.parquet'\" writes them"
+        )
 
 
 def _print_json(lake: duckdb.DuckDBPyConnection, query: str) -> None:

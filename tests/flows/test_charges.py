@@ -1,5 +1,6 @@
 """Money: no call is asked beyond its budget, in this life or the next, and none is charged to another day."""
 
+import asyncio
 import time
 from pathlib import Path
 
@@ -41,7 +42,9 @@ def test_money_is_charged_as_expected_before_and_as_it_was_after(tmp_path: Path)
         assert node.tries == 3
         assert found.spent.cost == pytest.approx(0.03)
         assert found.spent.tokens == 60
-        assert found.exceeded == "the budget of 0.12 of money is spent"
+        assert found.exceeded == (
+            "the budget of 0.12 of money has too little left for a call, which may take 116 tokens and 0.1 of money"
+        )
 
 
 def test_a_day_s_budget_holds_over_lives(tmp_path: Path) -> None:
@@ -54,6 +57,24 @@ def test_a_day_s_budget_holds_over_lives(tmp_path: Path) -> None:
             found += answered(runner, *[routed(call(10 * life + i)) for i in range(2)])
     assert node.tries == 5
     assert sorted(f.exceeded for f in found) == [*[""] * 5, "this lane's share of today's budget, 5 calls, is spent"]
+
+
+@pytest.mark.parametrize("whose", ["round", "day"])
+def test_what_calls_under_way_may_give_back_is_waited_for(whose: str) -> None:
+    """They are charged with the most that they may take, and take a hundredth: the budget is not spent by that."""
+
+    async def cheap() -> Answer:
+        await asyncio.sleep(0.01)
+        return Answer(node="n", model="m", text="42", tokens_in=1, tokens_out=1, cost=0.001)
+
+    node = ScriptedNode(cheap, timeout_s=5, price_out=1000.0, max_tokens=100)
+    limit = Allowance(cost=0.15)
+    budgets = Budgets(day=limit) if whose == "day" else Budgets()
+    round_ = routed(*(call(i) for i in range(30)), allowance=limit if whose == "round" else None)
+    with runner_of(node, tries=1, budgets=lambda: budgets) as runner:
+        (found,) = answered(runner, round_)
+    assert (node.tries, found.exceeded) == (30, "")
+    assert found.spent.cost == pytest.approx(0.03)
 
 
 def test_a_budget_of_tokens_knows_what_tries_without_an_answer_may_have_taken(tmp_path: Path) -> None:

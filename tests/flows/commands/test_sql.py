@@ -35,6 +35,15 @@ def test_a_query_gives_a_table(lake: Path, capsys: pytest.CaptureFixture[str]) -
     assert "x" * 500 in shown
 
 
+@pytest.mark.parametrize("rows", [10_000, 10_001])
+def test_that_a_table_is_cut_short_is_said(lake: Path, rows: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """With what gives all of it."""
+    assert sql(lake, f"SELECT range FROM range({rows})") == 0  # noqa: S608
+    told = capsys.readouterr()
+    assert ("--json prints all" in told.err) == (rows > 10_000)
+    assert "9999" in told.out
+
+
 def test_json_is_an_array_of_objects(lake: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With times in ISO 8601 and lists as lists."""
     assert sql(lake, "--json", "SELECT answer, started_at, models FROM one ORDER BY decision_offset") == 0
