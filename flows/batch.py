@@ -81,16 +81,19 @@ _HOW_FAR = """
 WITH spawned AS (
     SELECT topic, logical_id FROM branches SEMI JOIN asked ON asked.topic = root_topic AND asked.logical_id = root_id
 ),
-ours AS (FROM asked UNION FROM spawned)
+ours AS (FROM asked UNION FROM spawned),
+ends AS (
+    SELECT (topic, logical_id) AS task, kind FROM rounds SEMI JOIN ours USING (topic, logical_id)
+    WHERE kind IN ('converged', 'dead', 'cancelled')
+)
 SELECT
-    (SELECT count(DISTINCT (topic, logical_id)) FROM rounds SEMI JOIN ours USING (topic, logical_id)
-        WHERE kind IN ('converged', 'dead', 'cancelled')),
+    (SELECT count(DISTINCT task) FROM ends),
     (SELECT count(*) FROM ours),
     (SELECT count(*) FROM spawned),
-    (SELECT count(*) FROM records SEMI JOIN ours USING (topic, logical_id)),
-    (SELECT count(*) FROM dead_letters SEMI JOIN ours USING (topic, logical_id))
+    (SELECT count(DISTINCT task) FROM ends WHERE kind = 'converged'),
+    (SELECT count(DISTINCT task) FROM ends WHERE kind = 'dead')
 """
-# Of `rounds`: what it tells to have ended, has its branches in the other tables.
+# All of `rounds`, which comes last: what it tells to have ended, has its record and its branches in the other tables.
 
 
 class Batch:
