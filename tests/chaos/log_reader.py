@@ -10,6 +10,9 @@ from connectors.kafka import client_config, watermarks_of
 Place = tuple[str, int]
 """(Kafka topic, lane)."""
 READ_LIMIT_S = 5.0
+PATIENCE_S = 20.0
+"""Where nothing at all came within the limit it is doubled, up to this: after a broker was away, on a busy machine, a
+client may take longer to find all partitions again, and would begin anew each time."""
 
 
 class LogReader:
@@ -30,6 +33,7 @@ class LogReader:
                 "fetch.wait.max.ms": 10,
             }
         )
+        self._limit_s = READ_LIMIT_S
 
     def ends(self, places: Sequence[Place]) -> list[int]:
         """Where the next message of each will be."""
@@ -46,7 +50,7 @@ class LogReader:
             say, when it was read, in seconds since the epoch, and the value.
         """
         self._consumer.assign([TopicPartition(*place, position) for place, position in positions.items()])
-        deadline = time.monotonic() + READ_LIMIT_S
+        deadline = time.monotonic() + self._limit_s
         unread = set(positions)
         found = []
         while unread and time.monotonic() < deadline:
@@ -61,4 +65,5 @@ class LogReader:
                 elif error.code() == KafkaError._PARTITION_EOF:
                     unread.discard(place)
         self._consumer.unassign()
+        self._limit_s = min(PATIENCE_S, 2 * self._limit_s) if unread and not found else READ_LIMIT_S
         return found
