@@ -137,6 +137,8 @@ def test_options_are_fields_of_each_request(server: OpenAIServer) -> None:
         "top_p": 0.5,
         "stop": ["\n"],
     }
+    ask(server, options={"top_p": 0.5})
+    assert "max_tokens" in server.served[1].body
 
 
 def test_what_was_thought_to_the_end_is_no_answer(server: OpenAIServer) -> None:
@@ -421,6 +423,11 @@ def test_the_key_hides() -> None:
     assert SECRET not in f"{key!r} {key} {[key]}"
     with pytest.raises(TypeError, match="not pickled"):
         pickle.dumps(key)
+
+
+def test_a_key_that_is_shorter_than_a_piece_is_not_cut_out() -> None:
+    """It is no secret, and may be part of any word."""
+    assert Key("EMPTY").cut("EMPTY is what it is") == "EMPTY is what it is"
 
 
 @given(st.text(min_size=PIECE), st.text(), st.text())
