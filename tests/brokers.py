@@ -8,6 +8,7 @@ from typing import Protocol
 
 import msgspec
 from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 
 from connectors.embedded import EmbeddedBroker
 from connectors.kafka import admin_client, client_config
@@ -87,15 +88,8 @@ def new_broker(folder: Path) -> Broker:
 def empty(broker: Broker, limit_s: float = 30.0) -> None:
     """Delete all topics and consumer groups of a running broker, and wait until they are gone."""
     client = admin_client(client_config(broker.brokers))
-    groups = [g.group_id for g in client.list_consumer_groups().result().valid]
-    for future in client.delete_consumer_groups(groups).values() if groups else ():
-        try:
-            future.result()
-        except KafkaException as error:
-            # One of a user's program that a test has killed, still waited for; nothing of Aureon's is in it.
-            if error.args[0].name() != "NON_EMPTY_GROUP":
-                raise
     deadline = time.monotonic() + limit_s
+    _delete_groups(client, deadline)
     while topics := [t for t in client.list_topics(timeout=10).topics if not t.startswith("__")]:
         if time.monotonic() > deadline:
             raise TimeoutError(f"{broker.name} does not delete {topics}")
@@ -107,3 +101,20 @@ def empty(broker: Broker, limit_s: float = 30.0) -> None:
                 if error.args[0].name() != "UNKNOWN_TOPIC_OR_PART":
                     raise
         time.sleep(0.02)
+
+
+def _delete_groups(client: AdminClient, deadline: float) -> None:
+    groups = [g.group_id for g in client.list_consumer_groups().result().valid]
+    while groups:
+        again = []
+        for group, future in client.delete_consumer_groups(groups).items():
+            try:
+                future.result()
+            except KafkaException as error:
+                # It has just started, and has not read its groups.
+                if error.args[0].name() == "NOT_COORDINATOR" and time.monotonic() < deadline:
+                    again.append(group)
+                # One of a user's program that a test has killed, still waited for; nothing of Aureon's is in it.
+                elif error.args[0].name() != "NON_EMPTY_GROUP":
+                    raise
+        groups = again
