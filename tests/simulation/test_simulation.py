@@ -9,7 +9,7 @@ from flows.lane import Lane, Message
 from tests.simulation.runs import failing_in_all, run_all
 from tests.simulation.schedule import Rules, run
 
-SCHEDULES = 20_000
+SCHEDULES = 10_000
 
 
 @pytest.mark.timeout(600)
