@@ -52,8 +52,9 @@ def print_table(lake: duckdb.DuckDBPyConnection, query: str) -> None:
     # Elsewhere than on a terminal nothing is cut short: lines are no problem there.
     width = shutil.get_terminal_size().columns if terminal else 100_000
     limit = TABLE_ROWS if terminal else 1_000_000
-    rows.show(max_width=width, max_rows=limit, max_col_width=width)
-    if rows.limit(1, MOST_ROWS).fetchall():
+    shown = rows.limit(MOST_ROWS + 1).materialize()  # which runs it once, for the table and the count
+    shown.show(max_width=width, max_rows=limit, max_col_width=width)
+    if len(shown) > MOST_ROWS:
         say(
             f"aureon: these are of the first {MOST_ROWS:,} rows, and there are more: --json prints all, "
             "\"COPY (SELECT …) TO 'all.parquet'\" writes them"

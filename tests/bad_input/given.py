@@ -23,25 +23,15 @@ from flows import cli
 from flows.commands.submit import TaskSender
 from one_lake import tables
 from schemas.decision import DeadLetter
-from schemas.node import Call, NodeCapabilities
+from schemas.node import NodeCapabilities
 from tests.aureon_command import aureon
 from tests.bad_input.rows import Broadcast, Command, Damage, Message, Reply
+from tests.connectors.asked import a_call
 from tests.one_lake.lake_data import KEY, decisions, lake_writer
 from tests.openai_server import OpenAIServer
 
 SECRET = "sk-hunter2-hunter2-hunter2"  # noqa: S105 - it opens nothing
-CALL = Call(
-    topic="math",
-    logical_id="a",
-    generation=0,
-    round_index=0,
-    attempt=0,
-    node="a",
-    model="m",
-    sample=0,
-    prompt="1+1?",
-    answer_kind="number",
-)
+CALL = a_call(node="a")
 GOOD = b'{"topic": "math", "logical_id": "m", "payload": {"prompt": "Solve for m: 2*m = 4", "answer_kind": "number"}}'
 _PASSING = (
     (re.compile(r"after \d+ms"), "after 0ms"),

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.budget import Budgets, Purse, Spent, after, expected, spent_up, split
-from schemas.node import Call, NodeCapabilities
+from schemas.node import NodeCapabilities
 from schemas.task import Allowance, Origin, TaskDescriptor, read_task
+from tests.connectors.asked import a_call
 
 allowances = st.builds(
     Allowance,
@@ -77,17 +78,6 @@ def test_the_lanes_shares_of_a_day_add_up() -> None:
 
 def test_a_call_is_expected_to_take_its_text_and_the_longest_answer() -> None:
     """Three bytes a token, as UTF-8; money by the prices of its node."""
-    call = Call(
-        topic="math",
-        logical_id="a",
-        generation=0,
-        round_index=0,
-        attempt=0,
-        node="n",
-        model="m",
-        sample=0,
-        prompt="ü" * 30,
-        answer_kind="text",
-    )
+    call = a_call(prompt="ü" * 30, answer_kind="text")
     node = NodeCapabilities(node="n", models=("m",), max_tokens=100, price_in=1.0, price_out=10.0)
     assert expected(node, call) == (20 + 16 + 100, (36 * 1.0 + 100 * 10.0) / 1e6)

@@ -73,22 +73,12 @@ from schemas.blob import BlobReference, read_reference
 from schemas.decision import RoundResult, read_decision
 from schemas.errors import UNREADABLE, BadRecordError, LogMismatchError, RefusedError
 from schemas.head import Head
-from schemas.node import Answer, Call, NodeCapabilities
+from schemas.node import Answer, NodeCapabilities
 from schemas.task import AnswerKind, PayloadView, encode, read_payload, read_task
+from tests.connectors.asked import a_call
 
 SECRET: Final = "sk-a-key-that-no-message-may-hold"  # noqa: S105 - it opens nothing
-CALL: Final = Call(
-    topic="math",
-    logical_id="a",
-    generation=0,
-    round_index=0,
-    attempt=0,
-    node="n",
-    model="m",
-    sample=0,
-    prompt="1+1",
-    answer_kind="number",
-)
+CALL: Final = a_call()
 REQUEST: Final = _Request(model="m", messages=(), max_tokens=1)
 
 
