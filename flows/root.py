@@ -95,7 +95,8 @@ class Root:
 
     Args:
         state: what `encoded` wrote in an earlier life.
-        standing: orders that stand on Kafka, for a life without a memory.
+        standing: the newest order on Kafka of each node and topic. It is never older than the state: what was ordered
+            after that was written is found here alone, and would stand for ever if nobody remembered it.
 
     Raises:
         RefusedError: the state is nothing that `encoded` wrote, or a newer Aureon wrote it.
@@ -125,10 +126,14 @@ class Root:
                     f"the snapshot of the root is none ({error}): delete the folder `recovery` in its state folder; it "
                     "then begins with the orders that stand"
                 ) from None
-        else:
-            for order in standing:
-                if order.stage is not Stage.FREE:
-                    self.kept[order.topic, order.node] = Kept(order, 0)
+        taught = {counts.topic: counts.taught for counts in self.affinities.state().topics}
+        for order in standing:
+            name = order.topic, order.node
+            known = self.kept.get(name)
+            if order.stage is Stage.FREE:
+                self.kept.pop(name, None)
+            elif known is None or known.order.stage is not order.stage:
+                self.kept[name] = Kept(order, taught.get(order.topic, 0))
 
     def hear(self, states: Iterable[CellState | NodeState]) -> None:
         """Take heartbeats."""

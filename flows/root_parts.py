@@ -88,20 +88,21 @@ class RootParts:
         )
 
     def root(self, state: bytes | None) -> Root:
-        """The root as it was, or as the orders that stand tell."""
+        """The root as it was, and with the orders that stand."""
         self._clock = ClockGuard().start()
-        self.root_now = Root(state) if state is not None else Root(standing=self._standing())
+        self.root_now = Root(state, self._standing())
         return self.root_now
 
     def _standing(self) -> list[Quarantine]:
-        standing = []
+        standing: dict[bytes, Quarantine] = {}
         for message in read_to_end(self.config, DIRECTIVES):
-            if (message.key() or b"").startswith(QUARANTINE_KEY):
+            key = message.key() or b""
+            if key.startswith(QUARANTINE_KEY):
                 try:
-                    standing.append(msgspec.json.decode(message.value() or b"", type=Quarantine))
+                    standing[key] = msgspec.json.decode(message.value() or b"", type=Quarantine)
                 except UNREADABLE as error:
                     log.warning("%s@%s: %s; ignored", DIRECTIVES, message.offset(), error)
-        return standing
+        return list(standing.values())
 
     def close(self) -> None:
         """Let go of Kafka."""

@@ -98,6 +98,36 @@ def test_a_root_without_a_memory_takes_the_orders_that_stand() -> None:
     assert next(a.kind for t in told for a in t.alerts) == "probation"
 
 
+def test_a_root_that_was_killed_between_an_order_and_its_snapshot_learns_of_the_order_again() -> None:
+    """What it reads again may not bring it to the same order; the cells follow what stands on Kafka."""
+    cluster = Cluster()
+    cluster.judge(rounds(lies=False, count=50))
+    before = cluster.root.encoded()
+    cluster.judge(rounds(lies=True, count=30))
+    order = cluster.orders.quarantined("math")["n2"]
+    cluster.root = Root(before, standing=[order])
+    assert cluster.root.kept.keys() == {("math", "n2")}
+    told = cluster.judge(rounds(lies=False, count=120))
+    assert [a.kind for t in told for a in t.alerts] == ["probation", "returned"]
+    assert not cluster.orders.quarantined("math")
+
+
+def test_what_stands_on_kafka_is_newer_than_a_snapshot() -> None:
+    """An order that was taken back since is; one that still stands keeps its place in its probation."""
+    cluster = Cluster()
+    cluster.judge(rounds(lies=True, count=30))
+    quarantined = cluster.orders.quarantined("math")["n2"]
+    free = msgspec.structs.replace(quarantined, stage=Stage.FREE)
+    probation = msgspec.structs.replace(quarantined, stage=Stage.PROBATION)
+    assert not Root(cluster.root.encoded(), standing=[free]).kept
+    on_probation = Root(cluster.root.encoded(), standing=[probation])
+    begun = on_probation.kept["math", "n2"]
+    assert (begun.order.stage, begun.taught) == (Stage.PROBATION, 30)
+    later = Cluster(on_probation)
+    later.judge(rounds(lies=False, count=10))
+    assert Root(later.root.encoded(), standing=[probation]).kept["math", "n2"] == begun
+
+
 def test_a_state_of_a_newer_version_is_refused() -> None:
     """And not read as something else."""
     state = msgspec.msgpack.decode(Root().encoded())

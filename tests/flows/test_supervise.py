@@ -110,11 +110,19 @@ class Cluster:
         return found
 
     def until(self, node: str, stage: Stage, tasks: int) -> int:
-        """Refine tasks until the root has ordered something; says after how many it was seen."""
+        """Refine tasks until the root has ordered something; says after how many it was seen.
+
+        It is so many tasks that it needs, not so much time: a root that has just started reads the last of them later.
+        """
         for done in range(20, tasks + 1, 20):
             self.refine(20)
             if (node, stage.value) in self.orders():
                 return done
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            time.sleep(0.5)
+            if (node, stage.value) in self.orders():
+                return tasks
         raise AssertionError(
             f"{node} is not {stage} after {tasks} tasks: {(self.home / 'root.log').read_text()[-3000:]}"
         )
