@@ -52,6 +52,7 @@ CREATE OR REPLACE VIEW nodes AS
 SELECT
     topic, node, model,
     count(*) FILTER (tries > 0) AS asked,
+    count(*) FILTER (tries = 0) AS not_asked,
     count(*) FILTER (status = 'ok') AS answered,
     count(*) FILTER (status = 'abstained') AS abstained,
     count(*) FILTER (status = 'failed' AND tries > 0) AS failed,

@@ -131,6 +131,7 @@ class Answer(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     error: str = ""
     tries: int = 1
     latency_s: float = 0.0
+    """From when it was its turn: with all tries, the pauses between them, and the wait for a free place at the node."""
     tokens_in: int = 0
     tokens_out: int = 0
     cost: float = 0.0

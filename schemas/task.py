@@ -234,6 +234,8 @@ def read_payload(payload: bytes) -> PayloadView:
     except msgspec.ValidationError as error:
         text = str(error)
         located = text.replace("`$", "`$.payload") if "`$" in text else f"{text} - at `$.payload`"
+        if located.startswith("Invalid enum value") and located.endswith("`$.payload.answer_kind`"):
+            located += f": there are {', '.join(AnswerKind)}"
         raise BadRecordError(located) from None
     except UnicodeDecodeError as error:
         raise BadRecordError(f"not UTF-8: {error.reason} at byte {error.start} of a text - at `$.payload`") from None

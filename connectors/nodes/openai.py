@@ -10,6 +10,7 @@ a server say it back.
 import asyncio
 import io
 import math
+import re
 import time
 import zlib
 from collections.abc import Mapping, Sequence
@@ -352,7 +353,10 @@ class OpenAINode:
             reply.close()
         failure = _failure_of(reply.status)
         wait_s = retry_after(reply.headers.get("Retry-After"), time.time()) if failure != "rejected" else None
-        return self._error(failure, f"HTTP {reply.status}", _message_of(body or b""), wait_s)
+        what = f"HTTP {reply.status}"
+        if reply.status == 404 and "/v1" not in reply.url.path:
+            what += f" at {reply.url.path}, perhaps its url lacks /v1"
+        return self._error(failure, what, _message_of(body or b""), wait_s)
 
     def _told(self, error: Exception) -> NodeError:
         """Say of which sort an error of the connection is."""
@@ -360,8 +364,9 @@ class OpenAINode:
         if isinstance(error, aiohttp.ServerTimeoutError):
             return self._error("timeout", f"no connection within {CONNECT_S:g} s")
         if isinstance(error, aiohttp.ClientConnectorError):
-            failure = "refused"
-        elif isinstance(error, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError | OSError):
+            told = re.sub(r"^Cannot connect to host (\S+) ssl:.*? \[", r"\1 [", str(error))
+            return self._error("refused", "no connection", told)
+        if isinstance(error, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError | OSError):
             failure = "closed"
         elif isinstance(error, aiohttp.ClientResponseError):
             return self._error("garbage", "no HTTP", error.message)

@@ -60,6 +60,8 @@ class NodeRegistry(Generic[P]):
         self._maker = NodeMaker(import_object, environment)
         self._refreshing = threading.Lock()
         self._signature: Signature | None = None
+        self._is_bad = False
+        """Whether the file was refused when it was read last."""
         if self._path is None:
             self._present = self._from_function(import_object(setting, "AUREON_NODES"), setting)
         else:
@@ -105,12 +107,16 @@ class NodeRegistry(Generic[P]):
             except Exception as error:  # noqa: BLE001 - a callable of the user's may raise anything, and the cell goes on
                 known = isinstance(error, RefusedError)
                 log.error("%s; the nodes stay as they were", error if known else f"{self._path.name}: {error!r}")  # noqa: TRY400 - people read it
+                self._is_bad = True
                 return tuple(made)
             self._present = now
             kept = set(map(id, now.nodes.values()))
             gone = tuple(node for node in before.nodes.values() if id(node) not in kept)
-            if now.version > before.version:
-                log.info("%s: read again, %d nodes, %d of them new", self._path.name, len(now.nodes), len(made))
+            if now.version > before.version or self._is_bad:
+                # whoever was told that it is bad wants to know that it is good again
+                level = logging.WARNING if self._is_bad else logging.INFO
+                log.log(level, "%s: read again, %d nodes, %d of them new", self._path.name, len(now.nodes), len(made))
+            self._is_bad = False
             return gone
         finally:
             self._refreshing.release()

@@ -28,5 +28,8 @@ def main(options: argparse.Namespace) -> int:
     reach(config, PREFLIGHT_S)
     ensure_topics(config, lanes_asked(settings), settings.replication)
     send_cancel(config, Cancel(topic, logical_id, round(time.time(), 3)))
-    show(f"cancelled: {topic} {logical_id}, with all that comes of it; what has converged already stays")
+    show(
+        f"cancelled: {topic} {logical_id}, under way, waiting or not yet sent, with all that comes of it; what has "
+        "converged already stays"
+    )
     return OK

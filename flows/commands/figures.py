@@ -195,15 +195,34 @@ GROUP BY topic ORDER BY topic
 """
 
 
-def lake_by_topic(lake_dir: Path) -> dict[str, TopicFigures]:
-    """Sum the lake up by subject; messages that were no tasks are under the empty one.
+class DayFigures(Struct, frozen=True):
+    """What the rounds took that were decided on one day, UTC."""
+
+    calls: int = 0
+    tokens: int = 0
+    cost: float = 0.0
+
+
+_OF_DAY = """
+SELECT coalesce(sum(calls), 0)::BIGINT, coalesce(sum(tokens), 0)::BIGINT, coalesce(sum(cost), 0) FROM rounds
+WHERE decided_at >= to_timestamp($day) AND decided_at < to_timestamp($day + 86400)
+"""
+
+
+def lake_by_topic(lake_dir: Path, now: float) -> tuple[dict[str, TopicFigures], DayFigures]:
+    """Sum the lake up: by subject, where messages that were no tasks are under the empty one, and for one day.
+
+    Args:
+        lake_dir: its folder.
+        now: seconds since the epoch, of that day in UTC.
 
     Raises:
         RefusedError: there is no lake.
     """
     with one_lake.connect(lake_dir) as lake:
         rows: list[Any] = lake.execute(_BY_TOPIC).fetchall()
-    return {topic: TopicFigures(*figures) for topic, *figures in rows}
+        (of_day,) = lake.execute(_OF_DAY, {"day": now // 86400 * 86400}).fetchall()
+    return {topic: TopicFigures(*figures) for topic, *figures in rows}, DayFigures(*of_day)
 
 
 def total(by_topic: Mapping[str, TopicFigures]) -> TopicFigures:

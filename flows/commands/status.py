@@ -17,6 +17,7 @@ from connectors.kafka import client_config
 from flows.cluster import brokers_of
 from flows.commands.arguments import settings_of
 from flows.commands.figures import (
+    DayFigures,
     KafkaFigures,
     KafkaLook,
     TopicFigures,
@@ -63,6 +64,10 @@ class Status(Struct, frozen=True, kw_only=True):
     """The cells that there are, as each said in the last seconds."""
     nodes: list[NodeState] = []
     """How the nodes are, as each cell said in the last seconds."""
+    today: DayFigures = DayFigures()
+    """What was spent since midnight, UTC."""
+    day_budget: str = ""
+    """What may be, as `AUREON_DAY_BUDGET` has it here."""
     total: TopicFigures = TopicFigures()
     topics: dict[str, TopicFigures] = {}
 
@@ -95,6 +100,7 @@ def gather(settings: Settings) -> Status:
         "cell_pids": _cells_of_up(settings),
         "cluster_id": cluster_id(lake_dir) or cluster_id(settings.state_dir),
         "lake": str(lake_dir),
+        "day_budget": settings.day_budget,
     }
     try:
         config = client_config(brokers_of(settings), settings.kafka_properties)
@@ -107,7 +113,7 @@ def gather(settings: Settings) -> Status:
     except AureonError as error:
         found["broker_error"] = str(error)
     try:
-        topics = lake_by_topic(lake_dir)
+        topics, found["today"] = lake_by_topic(lake_dir, time.time())
         files, size = folder_size(lake_dir)
         found |= {"topics": topics, "total": total(topics), "lake_files": files, "lake_bytes": size}
     except RefusedError as error:
@@ -162,6 +168,9 @@ def _lines(status: Status) -> list[tuple[str, str]]:
         lines.append(("lake", status.lake_error))
     else:
         lines.append(("lake", f"{status.lake}, {status.lake_bytes / 1e6:,.1f} MB in {status.lake_files:,} files"))
+        today = status.today
+        spent = f"{today.calls:,} calls, {today.tokens:,} tokens, {today.cost:,.6g} of money"
+        lines.append(("today", spent + (f"; there may be {status.day_budget}" if status.day_budget else "")))
     if status.waiting is not None:
         done = status.total
         ended = f"{done.converged:,} converged ({done.forced:,} forced), {done.dead:,} dead"

@@ -289,7 +289,7 @@ class _Watched:
         self.ended = ""
         """How it ended last: an exit code or a signal."""
         self.refusal = ""
-        """What it said when it was refused last."""
+        """What it said if it was refused when it ended last. The same twice in a row is no coincidence: it gives up."""
 
     @property
     def is_done(self) -> bool:
@@ -391,11 +391,11 @@ class Supervised:
 
     def _on_exit(self, watched: _Watched, ended: str) -> None:
         watched.pid, watched.ended = None, ended
-        if ended == str(REFUSED):
-            words = _last_words(watched.log)
-            if words != watched.refusal:
-                say(f"{watched.program.title} was refused: {words}")
-            watched.refusal = words
+        before, watched.refusal = watched.refusal, _last_words(watched.log) if ended == str(REFUSED) else ""
+        if watched.refusal and watched.refusal == before:
+            self._on_gave_up(watched)
+        elif watched.refusal:
+            say(f"{watched.program.title} was refused: {watched.refusal}")
         elif watched.is_done:
             say(f"{watched.program.title} has ended")
         else:
@@ -404,7 +404,7 @@ class Supervised:
             self._stop()
 
     def _on_gave_up(self, watched: _Watched) -> None:
-        if watched.is_done:
+        if watched.is_done or self._stopping:
             return
         title = watched.program.title
         if watched.ended == str(REFUSED):

@@ -80,7 +80,7 @@ def test_a_call_that_was_never_made_is_not_told_as_asked_or_failed(tmp_path: Pat
     writer.add(round_of(0, [said("a", "2"), never, failed], {0}))
     writer.flush()
     writer.close()
-    assert ask(tmp_path, "SELECT asked, answered, failed FROM nodes") == [(2, 1, 1)]
+    assert ask(tmp_path, "SELECT asked, not_asked, answered, failed FROM nodes") == [(2, 1, 1, 1)]
 
 
 def test_agreement_counts_pairs(lake: Path) -> None:

@@ -293,6 +293,18 @@ def test_what_a_server_says_of_an_error_is_told(server: OpenAIServer) -> None:
     assert len(str(failure(server, error(400, "long " * 10_000)))) < 400
 
 
+def test_a_url_without_its_v1_is_suspected(server: OpenAIServer) -> None:
+    """What a server says of an unknown path helps nobody."""
+
+    async def work(node: OpenAINode) -> NodeError:
+        with pytest.raises(NodeError) as failed:
+            await node.ask(a_call())
+        return failed.value
+
+    told = str(use(server.url.removesuffix("/v1"), work))
+    assert told == "n: HTTP 404 at /chat/completions, perhaps its url lacks /v1: no such path"
+
+
 def test_a_slow_answer_is_waited_for_and_a_hanging_one_can_be_cancelled(server: OpenAIServer) -> None:
     """How long a call may take is its caller's business."""
     server.faults.extend([slow(0.3), HANG])

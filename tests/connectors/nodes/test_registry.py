@@ -160,9 +160,13 @@ def test_a_bad_file_is_logged_once_and_the_nodes_stay(
     assert record.levelno == logging.ERROR
     assert "nodes.toml: " in record.message
     assert record.message.endswith("the nodes stay as they were")
+    rewrite(path, good)
+    found.refresh()
     rewrite(path, good + entry("c"))
     found.refresh()
     assert list(found.nodes) == ["a", "b", "c"]
+    mended = [r.message for r in caplog.records if r.levelno == logging.WARNING]
+    assert mended == ["nodes.toml: read again, 2 nodes, 0 of them new"]
 
 
 def test_what_was_made_for_a_file_that_is_then_refused_is_given_back(

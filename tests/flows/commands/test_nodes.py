@@ -65,7 +65,7 @@ def test_a_node_that_is_away_or_lacks_a_model_ends_with_1(
     assert by_node["broken"]["error"] == "broken: HTTP 401: who are you?"
     table = capsys.readouterr().out
     assert "small, huge (missing)" in table
-    assert "away: ClientConnectorError: Cannot connect to host 127.0.0.1:1" in table
+    assert "away: no connection: 127.0.0.1:1 [" in table
 
 
 def test_a_missing_model_alone_ends_with_1(server: OpenAIServer, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from connectors.kafka import client_config
 from connectors.topics import ensure_topics
 from flows.commands import figures
-from flows.commands.figures import KafkaLook, LakeCounts, LakeLook, Rate, TopicFigures, lake_by_topic, total
+from flows.commands.figures import DayFigures, KafkaLook, LakeCounts, LakeLook, Rate, TopicFigures, lake_by_topic, total
 from schemas.errors import TryAgainError
 from tests.aureon_command import aureon, running, said, until
 from tests.brokers import Broker
@@ -48,12 +49,14 @@ def write_lake(folder: Path) -> None:
 def test_the_lake_is_summed_up_by_topic(tmp_path: Path) -> None:
     """Begun and not ended are: the one between its rounds, and the branch that nobody has looked at."""
     write_lake(tmp_path)
-    figures = lake_by_topic(tmp_path)
+    figures, day = lake_by_topic(tmp_path, 1_700_000_000.0)
     math = msgspec.structs.replace(figures["math"], cost=round(figures["math"].cost, 9))
     assert math == TopicFigures(converged=3, forced=1, dead=1, open=1, rounds=7, calls=15, cost=0.07)
     assert figures["logic"] == TopicFigures(open=1, branches=1)
     assert figures[""] == TopicFigures(dead=1, rounds=1, cost=0.01)
     assert total(figures).open == 2
+    assert msgspec.structs.replace(day, cost=round(day.cost, 9)) == DayFigures(calls=15, tokens=560, cost=0.08)
+    assert lake_by_topic(tmp_path, 1_700_000_000.0 + 86_400)[1] == DayFigures()
 
 
 def test_rows_are_counted_by_the_log_of_the_lake(tmp_path: Path) -> None:
@@ -100,8 +103,10 @@ def test_an_empty_home_has_a_status_in_json(tmp_path: Path) -> None:
 def test_without_a_broker_the_lake_is_shown(tmp_path: Path) -> None:
     """And that there is no broker."""
     write_lake(tmp_path / "lake")
-    done = aureon("status", "--home", ".", cwd=tmp_path, AUREON_BROKERS="127.0.0.1:1")
+    away: dict[str, Any] = {"AUREON_BROKERS": "127.0.0.1:1", "AUREON_DAY_BUDGET": "cost=2"}
+    done = aureon("status", "--home", ".", cwd=tmp_path, **away)
     assert done.returncode == 0
+    assert "today      0 calls, 0 tokens, 0 of money; there may be cost=2\n" in done.stdout
     assert "no Kafka answers at 127.0.0.1:1" in done.stdout
     assert "(no task)" in done.stdout
     assert [line.split() for line in done.stdout.splitlines() if line.startswith("math")] == [
