@@ -176,7 +176,11 @@ class _Merging:
         rows = rows_of(table, tables.files(self._lake, table, mine.delta), differ=tables.differ(mine.delta, table))
         self._db.execute(f"CREATE OR REPLACE VIEW mine_{table} AS {rows}")
         if table == SUPERSEDED:
-            self._db.execute("CREATE OR REPLACE VIEW mine_ever AS FROM mine_records UNION ALL FROM mine_superseded")
+            # after a merge that was killed between the two commits, a record is in both
+            self._db.execute(
+                "CREATE OR REPLACE VIEW mine_ever AS "
+                f"FROM mine_records UNION ALL FROM mine_superseded ANTI JOIN mine_records USING ({_NAME})"
+            )
             return
         held = [(cluster, lane, self._held(mine, cluster, lane), end) for cluster, lane, end in self._ends]
         self._db.execute(
@@ -263,7 +267,10 @@ class _Merging:
         )
 
     def _rank(self) -> bool:
-        """`losing`: the names of the records that give way. False if a cell has yet to commit the decision of one."""
+        """`losing`: the names of the records that give way. False if a cell has yet to commit the decision of one.
+
+        One that a merge which was killed has superseded already comes last, whatever the criteria are now.
+        """
         columns = ", ".join(ROUND_COLUMNS)
         self._db.execute(
             "CREATE OR REPLACE TEMP TABLE contested AS SELECT topic, logical_id FROM ("
@@ -282,9 +289,14 @@ class _Merging:
             )
             SELECT
                 r.cluster, r.lane, r.decision_offset, d.lane IS NULL AS is_early,
-                row_number() OVER (PARTITION BY topic, logical_id ORDER BY {preference(self._by)}) AS place
-            FROM candidates r LEFT JOIN decisions d
+                row_number() OVER (
+                    PARTITION BY r.topic, r.logical_id ORDER BY g.lane IS NOT NULL, {preference(self._by)}
+                ) AS place
+            FROM candidates r
+            LEFT JOIN decisions d
             ON d.cluster = r.cluster AND d.lane = r.lane AND d.decision_offset = r.decision_offset
+            LEFT JOIN (SELECT {_NAME} FROM mine_superseded) g
+            ON g.cluster = r.cluster AND g.lane = r.lane AND g.decision_offset = r.decision_offset
             """  # noqa: S608 - names and expressions of this package
         )
         self._db.execute(f"CREATE OR REPLACE TEMP TABLE losing AS SELECT {_NAME} FROM ranked WHERE place > 1")  # noqa: S608

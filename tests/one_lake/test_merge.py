@@ -244,6 +244,48 @@ def test_one_that_was_killed_goes_on(tmp_path: Path, step: str, monkeypatch: pyt
     assert verify(cut_off[0]).is_sound, verify(cut_off[0]).first
 
 
+@pytest.mark.parametrize("both_had_it", [False, True])
+def test_one_that_was_killed_goes_on_by_other_criteria(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, both_had_it: bool
+) -> None:
+    """What is superseded already has given way, and no record stands in both tables."""
+    mine = converged("a", 0, "x", answer="fresh", converged_at=2)
+    one = write(tmp_path / "one", "a", mine)
+    other = write(tmp_path / "other", "b", converged("b", 0, "x", answer="good", score=0.9, converged_at=1))
+    if both_had_it:
+        merge(other, one, MERGING, by=("score",))
+    with monkeypatch.context() as patch:
+        patch.setattr(merging._Merging, "_commit_records", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            merge(one, other, MERGING, by=("score",))
+    merge(one, other, MERGING, by=("freshness",))
+    assert answers(one) == [("x", "fresh", False), ("x", "good", True)]
+    assert verify(one).is_sound, verify(one).first
+    assert merge(one, other, MERGING).superseded == 0
+
+
+def test_a_record_that_gave_way_in_one_that_was_killed_stays_until_another_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lake that has none of the id is merged first."""
+    one = write(tmp_path / "one", "a", converged("a", 0, "x", answer="mine"))
+    other = write(tmp_path / "other", "b", converged("b", 0, "x", answer="good", score=0.9))
+    third = write(tmp_path / "third", "c", converged("c", 0, "y"))
+    with monkeypatch.context() as patch:
+        patch.setattr(merging._Merging, "_commit_records", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            merge(one, other, MERGING)
+    merge(one, third, MERGING)
+    with one_lake.connect(one) as connection:
+        assert connection.sql("SELECT answer FROM one WHERE logical_id = 'x'").fetchall() == [("mine",)]
+    merge(one, other, MERGING)
+    assert verify(one).is_sound, verify(one).first
+
+
+def _killed(_merging: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_a_lake_in_which_nothing_is_signed_is_refused(tmp_path: Path) -> None:
     """Its rows cannot be told from those of others."""
     one = write(tmp_path / "one", "a", converged("a", 0, "x"))
