@@ -116,6 +116,8 @@ class SearchIndex:
         ((version,),) = self._db.execute("PRAGMA user_version").fetchall()
         if version not in (0, FORMAT):
             raise RefusedError(f"{self._path}: an index of another version of Aureon; delete it, it is made anew")
+        if not version:
+            self._vectors_path.unlink(missing_ok=True)  # of an index that was deleted, whose ids were others
         self._db.executescript(_SCHEMA)
 
     def __enter__(self) -> Self:

@@ -125,6 +125,19 @@ def test_an_index_that_is_none_is_refused(lake: Path) -> None:
         SearchIndex(lake)
 
 
+def test_an_index_that_is_made_anew_takes_no_vectors_of_the_old_one(lake: Path) -> None:
+    """They are by the ids of the records, which are others now."""
+    path = tables.search_index(lake)
+    vectors = path.with_suffix(".vectors")
+    assert find(lake, "danube")
+    vectors.write_bytes(b"old")
+    assert find(lake, "danube")
+    assert vectors.exists()
+    path.unlink()
+    assert find(lake, "danube")
+    assert not vectors.exists()
+
+
 @NEEDS_VECTORS
 def test_what_means_something_near_is_found(lake: Path) -> None:
     """Without a word in common; and what came later too."""
