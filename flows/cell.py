@@ -302,7 +302,7 @@ class Cell:
         with self._lock:
             if self._learning is None:
                 settings = self.settings
-                self.connect()  # which makes the state folder, or refuses another cluster's
+                connected = self.connect()  # which makes the state folder, or refuses another cluster's
                 dearest = PRESUMED_BEST if settings.routing == "cascade" else RELIABILITY
                 memories = Memories(
                     affinities=Affinities(dearest),
@@ -311,8 +311,9 @@ class Cell:
                     accepted=AcceptedRecords(),
                     branched=BranchedContents(),
                 )
-                self._learning = Learning(memories, settings.state_dir, settings.lake_dir)
-                self.connect().orders.on_affinity(memories.affinities.adopt)
+                cluster = connected.cluster.cluster_id
+                self._learning = Learning(memories, settings.state_dir, settings.lake_dir, cluster)
+                connected.orders.on_affinity(memories.affinities.adopt)
             return self._learning
 
     def supervision(self) -> Supervision:

@@ -65,9 +65,10 @@ class Learning:
         memories: what is to be filled.
         folder: where their files are.
         lake_dir: the lake that teaches those that have none.
+        cluster: whose log is learned from after that; None for who learns from no log.
     """
 
-    def __init__(self, memories: Memories, folder: Path, lake_dir: Path) -> None:
+    def __init__(self, memories: Memories, folder: Path, lake_dir: Path, cluster: str | None) -> None:
         self.memories = memories
         self._each = memories.each()
         self._folder = folder
@@ -76,7 +77,7 @@ class Learning:
         self._written_at = 0.0
         self._written: dict[str, int] = {}
         if new := [m for m in self._each if not self._read(m)]:
-            _learn_from_lake(new, lake_dir)
+            _learn_from_lake(new, lake_dir, cluster)
 
     def learn(self, decided: Decided, now: float) -> None:
         """Learn from winning decisions of a lane, and keep it now and then.
@@ -155,9 +156,10 @@ def _restore(memory: Memory, encoded: bytes) -> None:
     memory.restore(encoded)
 
 
-def _learn_from_lake(memories: Sequence[Memory], lake_dir: Path) -> None:
+def _learn_from_lake(memories: Sequence[Memory], lake_dir: Path, cluster: str | None) -> None:
     try:
-        rounds = recent_rounds(lake_dir, ROUNDS_OF_THE_LAKE)
+        # of its own cluster alone: after a round of another log, its own would be taken for known up to that offset
+        rounds = recent_rounds(lake_dir, ROUNDS_OF_THE_LAKE, cluster)
     except RefusedError:
         return  # there is no lake yet
     for row in rounds:

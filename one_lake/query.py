@@ -48,7 +48,8 @@ _LARGE = ("payload", "answer")
 _RECENT = """
 WITH recent AS (
     SELECT cluster, lane, decision_offset
-    FROM stored.rounds ORDER BY decided_at DESC, decision_offset DESC LIMIT $limit
+    FROM stored.rounds WHERE $cluster IS NULL OR coalesce(cluster, $cluster) = $cluster
+    ORDER BY decided_at DESC, decision_offset DESC LIMIT $limit
 )
 SELECT
     rounds.lane, rounds.decision_offset, kind, rounds.topic, rounds.logical_id, rounds.generation, rounds.forced,
@@ -89,14 +90,20 @@ class RecentRound(Struct, frozen=True, gc=False):
     decided_at: float
 
 
-def recent_rounds(lake_dir: str | Path, limit: int) -> list[RecentRound]:
+def recent_rounds(lake_dir: str | Path, limit: int, cluster: str | None = None) -> list[RecentRound]:
     """Read the last rounds of all lanes, those decided first before the others.
+
+    Args:
+        lake_dir: the lake's folder.
+        limit: so many of them.
+        cluster: whose; None for all that were merged. Lanes and offsets of two clusters tell nothing of each other.
+            Rows that name none are from before a lake could be merged.
 
     Raises:
         RefusedError: there is no lake.
     """
     with connect(lake_dir) as lake:
-        return [RecentRound(*row) for row in lake.execute(_RECENT, {"limit": limit}).fetchall()]
+        return [RecentRound(*row) for row in lake.execute(_RECENT, {"limit": limit, "cluster": cluster}).fetchall()]
 
 
 def connect(

@@ -111,7 +111,7 @@ class Reasking:
             outlooks=Outlooks(),
         )
         (folder / "learned").mkdir(exist_ok=True)
-        Learning(memories, folder / "learned", settings.lake_dir).close()  # which keeps it for when this goes on
+        Learning(memories, folder / "learned", settings.lake_dir, None).close()  # which keeps it for when this goes on
         self._affinities = memories.affinities
         self._supervision = Supervision(
             self._rules.supervisor, settings.max_rounds, memories.supervision, memories.accepted

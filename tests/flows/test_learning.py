@@ -13,11 +13,13 @@ from flows.lane import Sealer
 from flows.learning import WRITE_EVERY_S, Learning, Memories
 from flows.outlook import Outlooks
 from flows.steps.intake import Decided
+from one_lake.merge import merge
 from schemas.decision import Decision, DecisionKind, Finding
 from schemas.ids import payload_digest
-from tests.flows.logged import followed, read_back
+from tests.flows.logged import CLUSTER, followed, read_back
 from tests.flows.test_affinity import DISSENT, decided, quality, said
 from tests.one_lake.lake_data import lake_writer, round_row
+from tests.one_lake.lakes_apart import MERGING, converged, write
 
 SEALER = Sealer(b"k" * 32)
 Begin = Callable[[], Learning]
@@ -29,7 +31,8 @@ def learning(tmp_path: Path) -> Iterator[Begin]:
     with contextlib.ExitStack() as stack:
 
         def begin() -> Learning:
-            begun = Learning(Memories(affinities=Affinities(), outlooks=Outlooks()), tmp_path, tmp_path / "lake")
+            memories = Memories(affinities=Affinities(), outlooks=Outlooks())
+            begun = Learning(memories, tmp_path, tmp_path / "lake", CLUSTER)
             stack.callback(begun.close)
             return begun
 
@@ -114,7 +117,8 @@ def test_a_file_that_cannot_be_read_is_as_good_as_none(
 
 def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """What was learned is in memory."""
-    kept = Learning(Memories(affinities=Affinities(), outlooks=Outlooks()), tmp_path / "gone", tmp_path / "lake")
+    memories = Memories(affinities=Affinities(), outlooks=Outlooks())
+    kept = Learning(memories, tmp_path / "gone", tmp_path / "lake", CLUSTER)
     kept.learn(batch(decided(*DISSENT)), 100.0)
     assert "kept in memory alone" in caplog.text
     assert quality(kept.memories.affinities, "c") < 0.6
@@ -164,6 +168,22 @@ def test_without_a_file_the_lake_teaches(tmp_path: Path, learning: Begin) -> Non
     live = Affinities()
     live.learn(0, enumerate(history))
     assert learning().memories.affinities.state() == live.state()
+
+
+def test_merged_rounds_of_another_cluster_do_not_stop_a_lane_from_learning(tmp_path: Path, learning: Begin) -> None:
+    """Its offsets are far beyond the own ones, in a lane with the same number."""
+    stop = Finding(policy="mine", action="stop_topic", reason="so", pause_s=600.0)
+    stopped = decided(said("a"), said("b"), at=101.0, kind=DecisionKind.NEXT_ROUND, result={"findings": (stop,)})
+    own = lake_writer(tmp_path / "lake")
+    own.add(followed([(19_999, decided(*DISSENT, at=100.0))], SEALER).rows)
+    own.flush()
+    own.close()
+    theirs = write(tmp_path / "theirs", "b", *[converged("b", 1_000_000 + i, f"t{i}") for i in range(3)])
+    merge(tmp_path / "lake", theirs, MERGING)
+    begun = learning()
+    assert begun.memories.affinities.state().next_offsets == {0: 20_000}
+    begun.learn(batch(stopped, start=20_000), 102.0)
+    assert "mine: so" in begun.memories.supervision.stopped(stopped.topic, 200.0)
 
 
 def test_a_round_of_the_lake_that_cannot_be_read_teaches_nothing(
