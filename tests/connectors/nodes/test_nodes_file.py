@@ -11,9 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.nodes import Node
+from connectors.nodes import Node, nodes_file
 from connectors.nodes.embedded import TOPICS
-from connectors.nodes.nodes_file import NodeEntry, NodeMaker, NodesFile, PromptTexts, parse_nodes, read_nodes_file
+from connectors.nodes.nodes_file import (
+    KINDS,
+    Kind,
+    NodeEntry,
+    NodeMaker,
+    NodesFile,
+    PromptTexts,
+    parse_nodes,
+    read_nodes_file,
+)
 from connectors.nodes.openai import OpenAINode
 from flows.settings import import_object
 from schemas.errors import RefusedError
@@ -138,7 +147,7 @@ def test_what_is_left_out_is_as_nodes_have_it() -> None:
             BASE.replace("openai", "opneai"),
             "node 'local': kind: 'opneai' is none of openai, llm, solver, and no module",
         ),
-        (BASE.replace("openai", "solver"), "node 'local': url: a node of kind solver runs in this process"),
+        (BASE.replace("openai", "solver"), "node 'local': url: a node of kind solver runs on this machine"),
         (FULL.replace("symbolic", "psychic"), "node 'exact': models: 'psychic' is no solver; there are: symbolic, "),
         ('[[node]]\nkind = "llm"', "node 1: needs id"),
         (BASE + '[[node]]\nid = "b"', "node 'b': needs kind"),
@@ -266,6 +275,21 @@ def with_own(monkeypatch: pytest.MonkeyPatch, make_node: Any) -> None:
     module = ModuleType("own_module")
     module.make = make_node  # type: ignore[attr-defined] # it is made up here
     monkeypatch.setitem(sys.modules, "own_module", module)
+
+
+def test_a_new_kind_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of `KINDS`: with it an entry is checked, its node made, and it is among those that there are."""
+    text = '[[node]]\nid = "own"\nkind = "echo"\nmodels = ["m"]\n'
+    with pytest.raises(RefusedError, match="kind: 'echo' is none of openai, llm, solver, and"):
+        parse_nodes(text.encode())
+    kind = Kind(lambda entry: "" if entry.options else "options: say how", lambda entry, _key, _pool: OwnNode(entry))
+    monkeypatch.setattr(nodes_file, "KINDS", {**KINDS, "echo": kind})
+    with pytest.raises(RefusedError, match=r"^node 'own': options: say how$"):
+        parse_nodes(text.encode())
+    (node,) = make(text + 'options = {colour = "red"}')
+    assert asyncio.run(node.ask(a_call())).text == "red"
+    with pytest.raises(RefusedError, match="is none of openai, llm, solver, echo, and no module:callable"):
+        parse_nodes(text.replace("echo", "ecko").encode())
 
 
 def test_a_kind_of_the_users_own_is_called_with_its_entry(monkeypatch: pytest.MonkeyPatch) -> None:
