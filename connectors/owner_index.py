@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from connectors import whole_files
-from flows.lane import Owner
 from schemas.errors import RefusedError
+from schemas.ids import Owner
 from schemas.software import check_version
 
 log = logging.getLogger(__name__)

@@ -23,13 +23,14 @@ from connectors.topics import DIRECTIVES, RESULTS, ClusterRecord, Topics, ensure
 from connectors.whole_files import ANYBODY, make_once
 from flows.cluster import INPUTS, belongs_to, brokers_of, cluster_key, fingerprint, lanes_asked
 from flows.cut import Cut, joined, pieces_of
-from flows.lane import Owner, Sealer, id_key
+from flows.lane import Sealer, id_key
 from flows.orders import Orders
 from flows.settings import Settings
 from one_lake.gate import QualityGate
 from one_lake.keys import signing_key
 from one_lake.tables import owners_copy
 from one_lake.writer import LakeWriter
+from schemas.ids import Owner
 from schemas.task import TaskDescriptor
 
 log = logging.getLogger(__name__)

@@ -29,6 +29,7 @@ from flows.cut import Cut, TopicCut
 from flows.fair import FairQueue
 from schemas.decision import DecisionKind
 from schemas.errors import LogMismatchError
+from schemas.ids import Owner
 
 TOGETHER, APART, ALONE = 1, 2, 3
 """How a message runs after an unclean end, told by its `started` mark: with all others, among few, with none. One that
@@ -111,14 +112,6 @@ class Entry(Protocol):
     def level(self) -> int:
         """Of a mark: how the message runs."""
         ...
-
-
-class Owner(Struct, frozen=True, array_like=True):
-    """The message that owns an id, with the digest of its payload."""
-
-    kafka_topic: str
-    offset: int
-    digest: str
 
 
 class Owners(Protocol):

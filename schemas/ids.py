@@ -25,6 +25,14 @@ class RQMLRoundId(msgspec.Struct, frozen=True, order=True):
         return f"{self.logical_id}:r{self.round_index}"
 
 
+class Owner(msgspec.Struct, frozen=True, array_like=True):
+    """The message that owns an id, with the digest of its payload."""
+
+    kafka_topic: str
+    offset: int
+    digest: str
+
+
 def branch_id(logical_id: str, index: int) -> str:
     """Name the `index`-th branch of a logical id."""
     return f"{logical_id}:branch-{index}"

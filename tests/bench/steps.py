@@ -14,7 +14,7 @@ from flows.accepted import AcceptedRecords
 from flows.affinity import Affinities
 from flows.calls import Answered
 from flows.cluster import INPUTS
-from flows.lane import Lane, Owner, Sealer
+from flows.lane import Lane, Sealer
 from flows.policies import SimpleThresholdPolicy
 from flows.settings import Settings
 from flows.steps.derive import derive
@@ -27,6 +27,7 @@ from flows.supervision import built_in_supervisor
 from flows.supervision.health import TopicRecord
 from one_lake.encode import encode_rows
 from schemas.decision import RoundResult, read_decision
+from schemas.ids import Owner
 from schemas.node import Answer, NodeCapabilities
 from tests.bench.bench import task_message
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from connectors.owner_index import INDEX_VERSION, OwnerIndex
-from flows.lane import Owner
 from schemas.errors import RefusedError
+from schemas.ids import Owner
 
 A, B = b"a" * 16, b"b" * 16
 ONE, TWO = Owner("tasks.global", 1, "x"), Owner("tasks.global", 2, "y")

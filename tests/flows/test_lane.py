@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.cut import Cut, TopicCut
-from flows.lane import ALONE, APART, FEW, TOGETHER, Lane, Message, Owner, Sealer, Window, id_key
+from flows.lane import ALONE, APART, FEW, TOGETHER, Lane, Message, Sealer, Window, id_key
 from schemas.decision import Decision, DecisionKind
 from schemas.errors import LogMismatchError
+from schemas.ids import Owner
 
 INPUT, OTHER = "tasks.global", "tasks.global.high"
 

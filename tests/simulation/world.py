@@ -11,9 +11,9 @@ from random import Random
 
 from msgspec import Struct
 
-from flows.lane import CauseName, Lane, Owner, Sealer, Verdict, id_key
+from flows.lane import CauseName, Lane, Sealer, Verdict, id_key
 from schemas.decision import DecisionKind
-from schemas.ids import home_lane
+from schemas.ids import Owner, home_lane
 
 GLOBAL = "tasks.global"
 HIGH = "tasks.global.high"
