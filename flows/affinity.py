@@ -47,6 +47,9 @@ QUALITY_WEIGHT = 2.0
 """So many outcomes weighs the prior."""
 STALE_AFTER_S = 3600.0
 """Votes of a topic on which nothing was learned for so long are made anew: time takes its share."""
+OLDER_S = 300.0
+"""What the cluster knows of a topic counts for nothing where it is so much older than what is known here: nobody has
+kept it since. That of a root that runs is some seconds behind, and both take time into account by the minute."""
 MAX_EXAMPLES_IN_ALL = 20_000
 MAX_TOPICS = 1000
 """Topics are the users' to invent: the one that was not seen for longest is forgotten."""
@@ -174,9 +177,11 @@ class Affinities(Memory):
         return topic
 
     def adopt(self, counts: TopicCounts) -> None:
-        """Take over what the whole cluster knows of a topic; of the examples each cell has its own."""
+        """Take over what the whole cluster knows of a topic, where it is up to date; each cell has its own examples."""
         with self._lock:
             topic = self._topics.get(counts.topic)
+            if topic is not None and topic.at - counts.at > OLDER_S:
+                return
             if topic is None:
                 if len(self._topics) >= MAX_TOPICS:
                     self._examples -= len(self._topics.popitem(last=False)[1].examples)

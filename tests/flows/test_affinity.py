@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows import affinity, counts
-from flows.affinity import MAX_TOPICS, Affinities
+from flows.affinity import MAX_TOPICS, OLDER_S, Affinities
 from flows.counts import HALF_LIFE_S
 from flows.lessons import lesson_of
 from flows.steps.route import Strategy
@@ -361,6 +361,19 @@ def test_what_the_cluster_knows_of_more_topics_than_there_is_room_for_takes_the_
     first = [cell.votes(topic, 100.0) for topic in ("four", "five", "six")]
     again = [cell.votes(topic, 100.0) for topic in ("four", "five", "six")]
     assert [a is b for a, b in zip(first, again, strict=True)] == [True, True, False]
+
+
+def test_what_a_root_knew_that_is_long_gone_replaces_nothing() -> None:
+    """It stands on Kafka for as long as no other root comes, and each start of a cell reads it."""
+    (of_root,) = taught(*[decided(*DISSENT)] * 5).state().topics
+    late = 100.0 + OLDER_S
+    behind, since = taught(decided(*DISSENT, at=late)), taught(decided(*DISSENT, at=late + 1))
+    known = since.figures("math", late)
+    since.adopt(of_root)
+    assert since.figures("math", late) == known
+    behind.adopt(of_root)
+    (adopted,) = behind.state().topics
+    assert adopted.models == of_root.models
 
 
 def test_time_that_has_not_gone_by_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
