@@ -86,7 +86,7 @@ class Commit(Struct, frozen=True, gc=False, array_like=True):
 
 
 class Past:
-    """What earlier lives of the cell knew of one round."""
+    """What is known of one round from earlier lives of the cell, or from before its lane was lost."""
 
     __slots__ = ("_expected", "answers", "calls", "cost", "in_flight", "tokens")
 
@@ -242,6 +242,10 @@ class CallLedger:
     def past(self, key: bytes) -> Past | None:
         """Tell once what earlier lives knew of a round."""
         return self._past.pop(key, None)
+
+    def give_back(self, key: bytes, past: Past) -> None:
+        """Remember what is known of a round that this life abandons, for when its lane comes back to it."""
+        self._past[key] = past
 
     # -- this life -------------------------------------------------------------------------------------------------
 

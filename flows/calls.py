@@ -9,9 +9,11 @@ while its answers do not suffice.
 import asyncio
 import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -27,6 +29,9 @@ from flows.steps.route import Routed
 from flows.tries import RetryPolicy, Tries
 from schemas.node import Answer, Call, NodeState
 from schemas.task import FORM_CHECKS, TaskDescriptor
+
+LEFT_S = 600.0
+"""How long what was paid for a round is kept that was abandoned with its lane: by then another cell has decided it."""
 
 _NO_STATES: Mapping[str, NodeState] = {}
 _NO_GATES: Mapping[str, NodeGate] = {}
@@ -72,17 +77,28 @@ class RunnerParts(Struct, frozen=True, kw_only=True):
     silence_s: float = 10.0
 
 
+class _Left(NamedTuple):
+    """A round that was abandoned with its lane."""
+
+    position: int
+    """Of the ledger, when it was opened."""
+    until: float
+    """By `time.monotonic`."""
+
+
 class LaneCalls:
     """The open rounds of a lane, where they go once they are answered, and what it needs of the ledger."""
 
-    __slots__ = ("before", "done", "number", "open", "outbox")
+    __slots__ = ("before", "done", "left", "number", "open", "outbox")
 
     def __init__(self, number: int) -> None:
         self.number = number
         """Among those that this process has opened."""
         self.outbox: deque[Answered] = deque()
         self.open: dict[OpenRound, int] = {}
-        """With the position at which each was opened, rising."""
+        """With the position at which each was opened."""
+        self.left: dict[bytes, _Left] = {}
+        """By their keys, rounds that were abandoned with the lane, and may come back with it."""
         self.done = self.before = math.inf
         """The lowest position of those that ended in this snapshot interval, and in the one before."""
 
@@ -90,14 +106,19 @@ class LaneCalls:
         """A round has ended."""
         self.done = min(self.done, self.open.pop(round_))
 
+    def leave(self, round_: OpenRound) -> None:
+        """A round is abandoned with the lane; what was paid for it is kept for a while."""
+        self.left[round_.key] = _Left(self.open.pop(round_), time.monotonic() + LEFT_S)
+
     @property
     def is_idle(self) -> bool:
-        """No round is open, and none has ended since the snapshot before the last."""
-        return not self.open and self.done == math.inf and self.before == math.inf
+        """No round is open or left, and none has ended since the snapshot before the last."""
+        return not self.open and not self.left and self.done == math.inf and self.before == math.inf
 
     def needed(self, position: int) -> int:
         """At a snapshot, tell from where on the ledger is needed: what ended two ago is decided on the log."""
-        low = min(next(iter(self.open.values()), position), self.done, self.before)
+        left = [at for at, _ in self.left.values()]
+        low = min(*self.open.values(), *left, position, self.done, self.before)
         self.before, self.done = self.done, math.inf
         return int(low)
 
@@ -244,7 +265,8 @@ class CallRunner:
 
     def _open(self, routed: Routed, lane: LaneCalls) -> None:
         round_ = OpenRound(routed, lane.number, round_key(routed.calls[0]))
-        lane.open[round_] = self._ledger.position
+        left = lane.left.pop(round_.key, None)
+        lane.open[round_] = self._ledger.position if left is None else left.position
         if self._parts.is_cancelled(round_.task):
             round_.cancelled = True
             self._end(round_)
@@ -277,6 +299,10 @@ class CallRunner:
     def _take(self, round_: OpenRound, place: int, answer: Answer) -> None:
         """Take one answer, durable by now; with the last one the round is answered."""
         if round_.cancelled:
+            lane = self._lanes.get(round_.lane)
+            if round_.dropped and lane is not None and round_.key in lane.left:
+                round_.answers[place] = answer
+                self._ledger.give_back(round_.key, round_.past_now())
             return
         round_.answers[place] = answer
         if answer.status == "failed" and round_.reserves and not round_.exceeded:
@@ -317,7 +343,11 @@ class CallRunner:
 
     def _end(self, round_: OpenRound) -> None:
         lane = self._lanes[round_.lane]
-        lane.end(round_)
+        if round_.dropped:
+            lane.leave(round_)
+            self._ledger.give_back(round_.key, round_.past_now())
+        else:
+            lane.end(round_)
         answers = tuple(round_.given())
         spent = round_.spent(answers)
         lane.outbox.append(
@@ -343,11 +373,21 @@ class CallRunner:
             for round_ in [r for r in lane.open if r.cancelled]:
                 self._end(round_)
 
-    def _keep_from(self, lane: LaneCalls) -> None:
-        if lane.number not in self._lanes:
-            return
-        if lane.is_idle:
-            del self._lanes[lane.number]
+    def _forget_left(self) -> None:
+        """What was abandoned so long ago is decided elsewhere by now."""
+        now = time.monotonic()
+        for lane in list(self._lanes.values()):
+            for key in [key for key, left in lane.left.items() if left.until < now]:
+                del lane.left[key]
+                self._ledger.past(key)
+                self._let_idle_go(lane)
+
+    def _let_idle_go(self, lane: LaneCalls) -> None:
+        if lane.is_idle and self._lanes.pop(lane.number, None) is not None:
             self._ledger.keep_none(lane.number)
-        else:
+
+    def _keep_from(self, lane: LaneCalls) -> None:
+        self._forget_left()
+        self._let_idle_go(lane)
+        if lane.number in self._lanes:
             self._ledger.keep_from(lane.number, lane.needed(self._ledger.position))

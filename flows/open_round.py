@@ -3,9 +3,10 @@
 It asks nobody: `flows/calls.py` does, and `flows/tries.py` says what came of each call.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from connectors.ledger import Past, call_name
+from connectors.ledger import CallName, Past, call_name
 from flows.budget import Purse, Spent
 from flows.checks import Checks
 from flows.steps.intake import Work
@@ -24,13 +25,13 @@ class OpenRound:
     """
 
     __slots__ = (
+        "abandoned",
         "answers",
         "calls",
         "cancelled",
         "checks",
         "dropped",
         "exceeded",
-        "in_flight_before",
         "key",
         "lane",
         "missing",
@@ -53,7 +54,8 @@ class OpenRound:
         self.past: Past | None = None
         self.purse: Purse | None = None
         """Where something is limited."""
-        self.in_flight_before = 0
+        self.abandoned: list[CallName] = []
+        """Calls in flight when an earlier life ended, or when the round was cancelled: nobody tells what they took."""
         self.checks: Checks | None = None
         self.exceeded = ""
         self.cancelled = self.dropped = False
@@ -71,7 +73,7 @@ class OpenRound:
         may have learned something else since; what was paid for goes before what it would choose now.
         """
         self.past = past
-        self.in_flight_before = sum(past.in_flight.values())
+        self.abandoned = list(past.in_flight.elements())
         routed = self.routed
         every = (*routed.calls, *routed.reserves)
         known = [c for c in every if call_name(c) in past.answers]
@@ -86,6 +88,18 @@ class OpenRound:
         """Tell what an earlier life was answered."""
         return self.past.answers.get(call_name(call)) if self.past is not None else None
 
+    def past_now(self) -> Past:
+        """Tell what is known of it by now, for whoever resumes it."""
+        past = Past()
+        if self.past is not None:
+            past.answers |= self.past.answers
+        answers = self.given()
+        past.answers |= {(a.node, a.model, a.sample): a for a in answers if a.status != "failed"}
+        past.in_flight = Counter(name for name in self.abandoned if name not in past.answers)
+        spent = self.spent(answers)
+        past.calls, past.tokens, past.cost = spent.calls, spent.tokens, spent.cost
+        return past
+
     def given(self) -> list[Answer]:
         """All answers so far, in the order in which they were asked for."""
         return [a for a in self.answers if a is not None]
@@ -94,7 +108,7 @@ class OpenRound:
         """All that the round has taken, earlier lives included."""
         if self.purse is not None:
             return self.purse.spent
-        calls, tokens, cost = self.in_flight_before, 0, 0.0
+        calls, tokens, cost = len(self.abandoned), 0, 0.0
         for answer in answers:
             calls += answer.tries
             tokens += answer.tokens_in + answer.tokens_out

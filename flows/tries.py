@@ -135,7 +135,7 @@ class Tries:
             if not asked.round.cancelled:
                 continue
             if asked.deadline < math.inf:  # it is being asked, and is not going to tell what it took
-                asked.round.in_flight_before += 1
+                asked.round.abandoned.append(call_name(asked.call))
             asked.task.cancel()
 
     def move(self, gate: NodeGate, why: str) -> None:

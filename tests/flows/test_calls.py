@@ -4,18 +4,20 @@ import gc
 import sqlite3
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from flows.budget import NOTHING
+from flows.calls import CallRunner, LaneCalls
 from flows.checks import Checks
 from flows.lane import Message
 from flows.steps.intake import Work
 from flows.steps.route import Routed
 from schemas.errors import TryAgainError
-from schemas.task import read_task
+from schemas.task import Allowance, read_task
 from tests.aureon_command import until
 from tests.flows.call_parts import (
     MESSAGE,
@@ -215,6 +217,81 @@ def test_the_rounds_of_a_lane_that_is_lost_are_dropped_and_those_of_another_go_o
         until(lambda: lane.outbox)
         assert [(f.routed.message.lane, f.dropped) for f in lane.outbox] == [(7, True)]
         assert runner.open_rounds == 1
+
+
+def busy(runner: CallRunner, lane: LaneCalls, count: int) -> None:
+    """Let other rounds pass, a commit each and a snapshot after it, so that the ledger forgets what it may."""
+    for number in range(count):
+        runner.submit(lane, [routed(msgspec.structs.replace(call(), prompt=f"another: {number}"))])
+        until(lambda: lane.outbox)
+        lane.outbox.clear()
+        runner.snapshot(lane)
+
+
+def test_what_was_paid_for_is_not_paid_again_when_a_lost_lane_is_back(tmp_path: Path) -> None:
+    """Nor in a life after that: the ledger keeps it as long as the round is undecided here."""
+    good = ScriptedNode(answers, max_concurrency=100)
+    slow = ScriptedNode(hangs, hangs, answers, name="slow", timeout_s=60)
+    round_ = routed(call(), call(node="slow"))
+    with runner_of(good, slow, tries=1, folder=tmp_path) as runner:
+        lane, other = runner.new_lane(), runner.new_lane()
+
+        def is_half_answered(tries: int) -> bool:
+            return slow.tries == tries and next(iter(lane.open)).answers[0] is not None
+
+        for tries in (1, 2):
+            runner.submit(lane, [round_])
+            until(partial(is_half_answered, tries))
+            if tries == 1:
+                runner.drop(MESSAGE.lane)
+                until(lambda: lane.outbox)
+                assert lane.outbox.popleft().dropped
+            for _ in range(4):
+                runner.snapshot(lane)
+            before = good.tries
+            busy(runner, other, 60)
+            assert good.tries == before + 60
+        assert good.tries == 121
+    with runner_of(good, slow, tries=1, folder=tmp_path) as runner:
+        (found,) = answered(runner, round_)
+    assert (good.tries, slow.tries) == (121, 3)
+    assert found.spent.calls == 4
+
+
+def test_the_budget_of_a_round_knows_what_it_took_before_its_lane_was_lost() -> None:
+    """And nothing is held for ever for a lane that stays away."""
+    good, slow = ScriptedNode(answers), ScriptedNode(hangs, name="slow", timeout_s=60)
+    round_ = msgspec.structs.replace(routed(call(), call(node="slow")), allowance=Allowance(calls=3))
+    with runner_of(good, slow, tries=1) as runner:
+        lane = runner.new_lane()
+        for _ in range(2):
+            before = slow.tries
+            runner.submit(lane, [round_])
+            until(partial(lambda before: slow.tries > before and good.tries == 1, before))
+            runner.drop(MESSAGE.lane)
+            until(lambda: lane.outbox)
+            assert lane.outbox.popleft().dropped
+        runner.submit(lane, [round_])
+        until(lambda: lane.outbox)
+        (found,) = lane.outbox
+        assert found.exceeded == "the budget of 3 calls is spent"
+        assert (good.tries, slow.tries, found.spent.calls) == (1, 2, 3)
+
+
+def test_what_a_lane_left_is_forgotten_when_it_stays_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another cell has decided it by then."""
+    monkeypatch.setattr("flows.calls.LEFT_S", 0.0)
+    slow = ScriptedNode(hangs, timeout_s=60)
+    with runner_of(slow, tries=1) as runner:
+        lane = runner.new_lane()
+        runner.submit(lane, [routed(call())])
+        until(lambda: slow.tries == 1)
+        runner.drop(MESSAGE.lane)
+        until(lambda: lane.outbox)
+        assert runner._ledger.has_past
+        runner.snapshot(runner.new_lane())
+        until(lambda: not runner._ledger.has_past)
+        assert not lane.left
 
 
 def test_before_its_first_call_a_runner_has_nothing_to_do_and_it_starts_once() -> None:

@@ -51,7 +51,7 @@ def test_after_a_restart_what_was_paid_for_is_asked_first_and_nothing_is_lost(
     assert all(paid) or not begun & set(rest)
     assert rest == sorted(rest)
     assert [n for n in every if round_.known(call(node=str(n))) is not None] == known
-    assert round_.in_flight_before == len(begun)
+    assert len(round_.abandoned) == len(begun)
 
 
 def test_what_a_round_has_taken_counts_all_tries_and_those_in_flight_at_a_kill() -> None:
