@@ -4,7 +4,7 @@ It is a function of the round's result, of what it was told of the rounds before
 a replay can make it again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import msgspec
@@ -21,9 +21,12 @@ NOT_ACCEPTED = "not_accepted"
 """The reason of a task whose rounds are spent, where the policy takes nothing less than what it asks for."""
 REJECTED = "rejected"
 BUDGET_SPENT = "budget_spent"
+"""The reason of a task that ended because nothing was left to spend."""
 NO_ANSWER = "no_answer"
 NO_RESULT = RoundResult(answer=None, score=0.0, confidence=0.0, agreement=0.0, evidence="none")
 """That of a round in which nobody was asked."""
+OTHERS_TOLD = 3
+TOLD_CHARACTERS = 80
 
 
 class Judgement(Struct, frozen=True, gc=False, kw_only=True):
@@ -147,3 +150,39 @@ def carried(result: RoundResult | None, before: Before | None) -> Before:
     if result is None or result.answer is None or is_rejected(result):
         return before
     return msgspec.structs.replace(before, answer=result.answer, score=result.score, confidence=result.confidence)
+
+
+def critique(result: RoundResult, may_quote: Callable[[str], bool] = lambda _text: True) -> str:
+    """Say what was found wrong with the result of a round, for the models of the next one; a few hundred characters.
+
+    Of a result that was rejected only the reasons are told, and no word of what is in it.
+
+    Args:
+        result: of the round.
+        may_quote: whether a text may be put before other models.
+    """
+    if result.answer is None:
+        return "Nobody gave an answer."
+    if is_rejected(result):
+        return " ".join([f"An answer was rejected: {flag}." for flag in result.flags])
+    found = [f"It was flagged: {flag}." for flag in result.flags]
+    if result.verified is False:
+        found.append(f"The check {result.verifier!r} does not accept it.")
+    given = [a for a in result.candidates if a.status == "ok"]
+    others: dict[str, None] = {}
+    for place, answer in enumerate(result.candidates):
+        if (
+            answer.status == "ok"
+            and place not in result.leading
+            and len(others) < OTHERS_TOLD
+            and may_quote(answer.text)
+        ):
+            text = " ".join(answer.text.split())
+            others[text if len(text) <= TOLD_CHARACTERS else text[:TOLD_CHARACTERS] + "…"] = None
+    if len(result.leading) < len(given):
+        found.append(f"{len(result.leading)} of {len(given)} answers say so.")
+        if others:
+            found.append(f"Others say: {'; '.join(others)}.")
+    elif len(given) == 1:
+        found.append("Only one model gave an answer, so nothing confirms it.")
+    return " ".join(found)

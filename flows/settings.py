@@ -74,7 +74,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = "all"
     cascade_first: Annotated[Positive, Meta(description="how many models a cascade asks at first")] = 3
     cascade_agree: Annotated[
-        Share, Meta(description="a cascade stops where models agree with this confidence, or the policy's if higher")
+        Share, Meta(description="a cascade stops where models agree with this confidence, or score_threshold if higher")
     ] = 0.98
     policy: Annotated[
         str,
@@ -107,10 +107,15 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sandbox_bytes: Annotated[
         int, Meta(ge=1 << 26, le=1_000_000_000_000, description="how much memory a program under test may take")
     ] = 1 << 28
-    score_threshold: Annotated[Share, Meta(description="the default policy accepts from this score on")] = 0.85
+    score_threshold: Annotated[
+        Share, Meta(description="threshold without a number of its own accepts from this score on")
+    ] = 0.85
     max_rounds: Annotated[
         Positive,
-        Meta(description="rounds after which the default policy takes what there is; what is rejected is dead"),
+        Meta(
+            description="rounds after which a built-in policy takes what there is, or gives up (verifier); what is "
+            "rejected is dead"
+        ),
     ] = 3
     max_attempts: Annotated[
         Positive, Meta(description="attempts at a round whose calls all failed, before it is dead")

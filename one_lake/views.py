@@ -1,4 +1,4 @@
-"""What people ask of the lake, as views and table functions over its tables; README tells each with an example.
+"""What people ask of the lake, as views and table functions over its tables; the guide tells each.
 
 one                 the records: exactly one a (topic, logical id)
 answers             every answer of every model, with what became of it

@@ -158,7 +158,7 @@ class TopicFigures(Struct, frozen=True):
 
     converged: int = 0
     forced: int = 0
-    """Of the converged: those whose rounds were spent."""
+    """Of the converged: those whose rounds or budget were spent."""
     dead: int = 0
     cancelled: int = 0
     open: int = 0

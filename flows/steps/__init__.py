@@ -1,1 +1,1 @@
-"""One file a step of the cell: pure logic first, its operator last."""
+"""One file a step of the cell; `flows.refine` puts them together."""

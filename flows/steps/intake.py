@@ -208,7 +208,7 @@ def _check_redrive(reading: Reading, task: TaskDescriptor) -> None:
         raise BadRecordError("claims a redrive that this cluster has not sealed; leave it out - at `$.redrive`")
 
 
-# -- the source ----------------------------------------------------------------------------------------------------
+# -- what the source hands on --------------------------------------------------------------------------------------
 
 
 class Handed(Struct, frozen=True, gc=False):

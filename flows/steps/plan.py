@@ -16,11 +16,20 @@ from connectors.topics import RETRY, TASKS, TASKS_HIGH, TASKS_NEXT
 from flows.branching import Branching
 from flows.budget import Budgets, after, is_unlimited, spent_up, split
 from flows.calls import Answered
-from flows.judgement import BUDGET_SPENT, NO_RESULT, before_of, carried, has_failed, judge, situation_of
+from flows.judgement import (
+    BUDGET_SPENT,
+    NO_RESULT,
+    before_of,
+    carried,
+    critique,
+    has_failed,
+    judge,
+    situation_of,
+)
 from flows.overflow import Overflow
 from flows.policies import ConvergencePolicy, Outlook, Situation
 from flows.steps.intake import Rejected, Work
-from flows.steps.supervise import Supervised, critique
+from flows.steps.supervise import Supervised
 from schemas.decision import (
     NOTHING_SEEN,
     WIRE_VERSION,

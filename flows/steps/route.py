@@ -55,7 +55,6 @@ MAX_ROUTING = 300
 MAX_TOPICS = 10_000
 """Topics are the users' to invent; do not remember them without bound."""
 
-"""The reason of a task that ended because nothing was left to spend."""
 TOPIC_STOPPED = "topic_stopped"
 """The reason of a task that ended because supervision has stopped its topic for a while."""
 
@@ -460,7 +459,7 @@ def enough(
         answers: those there are, failures and abstentions included.
         verifiers: the registered checks by name.
         known: what each model's vote counts on this topic.
-        agree: the confidence; not below what the policy accepts from.
+        agree: the confidence.
         by: how answers are compared.
         checks: what the verifier said, where it was asked ahead.
     """

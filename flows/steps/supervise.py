@@ -9,7 +9,7 @@ from flows.budget import NOTHING, UNLIMITED, Spent
 from flows.calls import Answered
 from flows.lane import Message
 from flows.steps.intake import Work
-from flows.supervision import Case, Health, Supervisor, is_rejected
+from flows.supervision import Case, Health, Supervisor
 from flows.supervision.health import TopicRecord
 from schemas.decision import NOTHING_SEEN, RoundResult, Seen
 from schemas.errors import BadRecordError
@@ -119,43 +119,3 @@ class _GetHealth:
         health = self._get(topic, last)
         self.found[last] = health.rejected, health.examined
         return health
-
-
-OTHERS_TOLD = 3
-TOLD_CHARACTERS = 80
-
-
-def critique(result: RoundResult, may_quote: Callable[[str], bool] = lambda _text: True) -> str:
-    """Say what was found wrong with the result of a round, for the models of the next one; a few hundred characters.
-
-    Of a result that was rejected only the reasons are told, and no word of what is in it.
-
-    Args:
-        result: of the round.
-        may_quote: whether a text may be put before other models.
-    """
-    if result.answer is None:
-        return "Nobody gave an answer."
-    if is_rejected(result):
-        return " ".join([f"An answer was rejected: {flag}." for flag in result.flags])
-    found = [f"It was flagged: {flag}." for flag in result.flags]
-    if result.verified is False:
-        found.append(f"The check {result.verifier!r} does not accept it.")
-    given = [a for a in result.candidates if a.status == "ok"]
-    others: dict[str, None] = {}
-    for place, answer in enumerate(result.candidates):
-        if (
-            answer.status == "ok"
-            and place not in result.leading
-            and len(others) < OTHERS_TOLD
-            and may_quote(answer.text)
-        ):
-            text = " ".join(answer.text.split())
-            others[text if len(text) <= TOLD_CHARACTERS else text[:TOLD_CHARACTERS] + "…"] = None
-    if len(result.leading) < len(given):
-        found.append(f"{len(result.leading)} of {len(given)} answers say so.")
-        if others:
-            found.append(f"Others say: {'; '.join(others)}.")
-    elif len(given) == 1:
-        found.append("Only one model gave an answer, so nothing confirms it.")
-    return " ".join(found)

@@ -8,9 +8,10 @@ import msgspec
 import pytest
 
 from flows.accepted import AcceptedRecords
+from flows.judgement import critique
 from flows.policies import Situation, Verdict
 from flows.prompts import Prompts
-from flows.steps.supervise import _LookUp, critique
+from flows.steps.supervise import _LookUp
 from flows.supervision.file import parse_supervision
 from flows.supervision.health import TopicRecord
 from schemas.decision import Decision, DecisionKind, RoundResult
