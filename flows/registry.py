@@ -1,7 +1,9 @@
 """The registry of cells and nodes: who is there, who is well, told by their heartbeats. Pure: times are handed in."""
 
 from collections.abc import Iterable
+from typing import TypeVar
 
+import msgspec
 from msgspec import Struct
 
 from schemas.node import NodeHealth, NodeState
@@ -10,6 +12,8 @@ from schemas.supervision import Alert, CellState
 SILENT_AFTER_S = 8.0
 """Cells say how they are every two seconds."""
 FORGOTTEN_AFTER_S = 3600.0
+
+State = TypeVar("State", CellState, NodeState)
 
 
 class Known(Struct):
@@ -47,12 +51,15 @@ class Registry:
     def look(self, now: float) -> list[Alert]:
         """Note who has fallen silent, or is back; forget who has long been away.
 
+        A word from later than now, of a clock that was ahead, counts as one of now: it would otherwise be the last till
+        then, also of one that is dead.
+
         Args:
             now: seconds since the epoch.
         """
         alerts: list[Alert] = []
-        self.cells = {n: s for n, s in self.cells.items() if now - s.at < FORGOTTEN_AFTER_S}
-        self.nodes = {n: s for n, s in self.nodes.items() if now - s.at < FORGOTTEN_AFTER_S}
+        self.cells = {n: _capped(s, now) for n, s in self.cells.items() if now - s.at < FORGOTTEN_AFTER_S}
+        self.nodes = {n: _capped(s, now) for n, s in self.nodes.items() if now - s.at < FORGOTTEN_AFTER_S}
         for name, cell in self.cells.items():
             silent_s = now - cell.at
             lanes = ", ".join(map(str, cell.lanes)) or "none"
@@ -96,3 +103,7 @@ class Registry:
         if before.healthy is not healthy:
             known[name] = Known(name, healthy, now)
             alerts.append(Alert(kind=kinds[healthy], subject=name, text=told[healthy], at=now))
+
+
+def _capped(state: State, now: float) -> State:
+    return msgspec.structs.replace(state, at=now) if state.at > now else state

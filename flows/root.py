@@ -97,12 +97,13 @@ class Root:
         state: what `encoded` wrote in an earlier life.
         standing: the newest order on Kafka of each node and topic. It is never older than the state: what was ordered
             after that was written is found here alone, and would stand for ever if nobody remembered it.
+        last_noted: the number of the last look that is noted.
 
     Raises:
         RefusedError: the state is nothing that `encoded` wrote, or a newer Aureon wrote it.
     """
 
-    def __init__(self, state: bytes | None = None, standing: Iterable[Quarantine] = ()) -> None:
+    def __init__(self, state: bytes | None = None, standing: Iterable[Quarantine] = (), last_noted: int = 0) -> None:
         self.registry = Registry()
         self.affinities = Affinities()
         self.kept: dict[tuple[str, str], Kept] = {}
@@ -111,6 +112,7 @@ class Root:
         self._published: dict[str, int] = {}
         """By topic, how many rounds had taught when its affinities were published."""
         self._published_at = self._noted_at = 0.0
+        self._last_noted = last_noted
         self._alerts: deque[Alert] = deque(maxlen=MAX_ALERTS)
         """Those not noted yet."""
         self.alerted: Counter[str] = Counter()
@@ -211,12 +213,12 @@ class Root:
 
     def _notes(self, known: dict[str, TopicCounts], now: float) -> list[Noted]:
         notes: list[Noted] = []
+        # the table leaves out what is not beyond its last: a clock that was ahead would keep notes away till it is over
+        number = self._last_noted = max(int(now * 1000), self._last_noted + 1)
 
         def note(kind: str, subject: str, topic: str, state: str, detail: object) -> None:
             text = msgspec.json.encode(detail).decode()
-            row = Noted(
-                number=int(now * 1000), noted_at=now, kind=kind, subject=subject, topic=topic, state=state, detail=text
-            )
+            row = Noted(number=number, noted_at=now, kind=kind, subject=subject, topic=topic, state=state, detail=text)
             notes.append(row)
 
         registry = self.registry

@@ -17,6 +17,7 @@ from flows.cluster import brokers_of, lanes_asked
 from flows.root import Root
 from flows.settings import Settings
 from flows.stopping import Stopping
+from one_lake.notes import last_number
 from schemas.errors import UNREADABLE
 from schemas.supervision import Quarantine
 
@@ -90,8 +91,15 @@ class RootParts:
     def root(self, state: bytes | None) -> Root:
         """The root as it was, and with the orders that stand."""
         self._clock = ClockGuard().start()
-        self.root_now = Root(state, self._standing())
+        self.root_now = Root(state, self._standing(), self._last_noted())
         return self.root_now
+
+    def _last_noted(self) -> int:
+        try:
+            return last_number(self.settings.lake_dir)
+        except OSError as error:
+            log.warning("%s; what is noted may be left out, if it was ahead of the clock", error)
+            return 0
 
     def _standing(self) -> list[Quarantine]:
         standing: dict[bytes, Quarantine] = {}

@@ -29,12 +29,26 @@ def view(lake_dir: str | Path) -> str:
     path, schema = tables.folder(lake_dir, TABLE), arrow_schema(Noted)
     files = DeltaTable(str(path)).file_uris() if DeltaTable.is_deltatable(str(path)) else []
     if not files:
-        types = {"int64": "BIGINT", "double": "DOUBLE"}
+        types = {"int64": "BIGINT", "double": "TIMESTAMPTZ"}  # the one double is told as the time that it is
         columns = [f'NULL::{types.get(str(f.type), "VARCHAR")} AS "{f.name}"' for f in schema]
         return f"SELECT {', '.join(columns)} WHERE false"
     listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
     rest = ", ".join(f'"{name}"' for name in schema.names if name != "noted_at")
     return f"SELECT to_timestamp(noted_at) AS noted_at, {rest} FROM read_parquet([{listed}])"  # noqa: S608
+
+
+def last_number(lake_dir: str | Path) -> int:
+    """The number of the last look that was noted; 0 where there is none.
+
+    Raises:
+        OSError: the lake cannot be read.
+    """
+    path = tables.folder(lake_dir, TABLE)
+    try:
+        there = DeltaTable(str(path)).transaction_version(_APPLICATION) if DeltaTable.is_deltatable(str(path)) else 0
+    except DeltaError as error:
+        raise OSError(f"{path}: {error}") from error
+    return there or 0
 
 
 class NoteWriter:

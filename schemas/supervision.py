@@ -58,7 +58,8 @@ class Noted(Struct, frozen=True, gc=False, kw_only=True):
     """A row of `supervision`: what the root knew of one thing at one time, or an alert."""
 
     number: int
-    """Of the look at which it was noted: milliseconds since the epoch."""
+    """Of the look at which it was noted: milliseconds since the epoch, or one more than the look before, where the
+    clock was set back."""
     noted_at: float
     """Seconds since the epoch; in SQL a time."""
     kind: str

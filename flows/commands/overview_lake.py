@@ -176,7 +176,7 @@ FROM stored.rounds WHERE kind <> 'moved' AND decided_at >= to_timestamp($since)
 ORDER BY decided_at DESC, lane, decision_offset DESC LIMIT $limit
 """
 _NOTED = """
-SELECT number, kind, subject, topic, state, detail FROM supervision
+SELECT epoch(noted_at), kind, subject, topic, state, detail FROM supervision
 WHERE number = (SELECT max(number) FROM supervision WHERE number > $since) AND kind <> 'alert' AND kind <> 'node'
 """
 _ALERTS = """
@@ -255,18 +255,18 @@ def throughput_of(rows: Iterable[tuple[str, int, int]], since: float, step_s: fl
     return Throughput(since, step_s, shown + [OTHERS] * bool(others), counts)
 
 
-def notes_of(rows: Iterable[tuple[int, str, str, str, str, str]], alerts: Iterable[str], now: float) -> Notes:
+def notes_of(rows: Iterable[tuple[float, str, str, str, str, str]], alerts: Iterable[str], now: float) -> Notes:
     """Read what the root noted at its last look, and its alerts.
 
     Args:
-        rows: number, kind, subject, topic, state and detail; all of one number.
+        rows: time, kind, subject, topic, state and detail; all of one look.
         alerts: details, the newest first.
         now: seconds since the epoch.
     """
     noted_at: float | None = None
     cells, quarantines, affinities, dying = [], [], [], []
-    for number, kind, subject, topic, state, detail in rows:
-        noted_at = number / 1000
+    for at, kind, subject, topic, state, detail in rows:
+        noted_at = at
         if kind == "cell":
             cells.append(msgspec.json.decode(detail, type=CellState))
         elif kind == "quarantine":

@@ -56,6 +56,17 @@ def test_an_older_word_changes_nothing() -> None:
     assert registry.cells["one"].lanes == (3,)
 
 
+def test_a_clock_that_was_ahead_hides_no_later_word_and_no_death() -> None:
+    """Neither of a cell nor of a node; a word from tomorrow is one of the look that first saw it."""
+    registry, bad = Registry(), NodeHealth.UNHEALTHY
+    registry.hear([cell("one", 100.0 + 86_400, 0), node("one", "n", 100.0 + 86_400)])
+    assert not told(registry, 101.0)
+    registry.hear([cell("one", 103.0, 7), node("one", "n", 103.0, bad)])
+    assert told(registry, 103.0) == [("node_unhealthy", "n")]
+    assert registry.cells["one"].lanes == (7,)
+    assert told(registry, 103.0 + SILENT_AFTER_S) == [("cell_silent", "one")]
+
+
 def test_who_has_long_been_away_is_forgotten() -> None:
     """A cluster that grows and shrinks leaves no traces for good."""
     registry = Registry()

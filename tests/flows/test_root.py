@@ -16,7 +16,8 @@ from flows.root import FEWEST_ENDED, NOTES_EVERY_S, Root, Told
 from flows.root_parts import RootParts
 from flows.root_status import RootStatus
 from flows.settings import Settings
-from one_lake.notes import NoteWriter
+from one_lake.notes import NoteWriter, last_number, view
+from one_lake.query import session
 from schemas.decision import Decision, DecisionKind
 from schemas.errors import RefusedError
 from schemas.supervision import Noted, Quarantine, Stage
@@ -161,6 +162,22 @@ def test_notes_tell_of_everything_now_and_then() -> None:
     assert {n.kind for n in notes} >= {"cell", "node", "affinity", "topic"}
     assert len({n.number for n in notes}) == 1
     assert not cluster.look().notes
+
+
+def test_notes_are_there_after_a_clock_that_was_ahead(tmp_path: Path) -> None:
+    """The table takes no look twice; it knows them by their numbers, and those are times."""
+    first, again = Cluster(), Cluster()
+    first.now += 86_400
+    for cluster in (first, again):
+        cluster.root = Root(last_noted=last_number(tmp_path / "lake"))
+        cluster.root.hear([cell("one", cluster.now, 0)])
+        for _ in range(2):
+            NoteWriter(tmp_path / "lake").add(cluster.look().notes)
+            cluster.now += NOTES_EVERY_S
+    of_cells = f"SELECT epoch(noted_at) FROM ({view(tmp_path / 'lake')}) WHERE kind = 'cell' ORDER BY number"  # noqa: S608
+    with session() as connection:
+        noted = connection.execute(of_cells).fetchall()
+    assert [at for (at,) in noted] == [86_500.0, 86_560.0, 100.0, 160.0]
 
 
 def test_a_topic_that_is_dying_is_told_once_until_it_is_well_again() -> None:

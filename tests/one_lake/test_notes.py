@@ -6,7 +6,7 @@ import pytest
 from deltalake import DeltaTable
 
 from one_lake import notes, tables
-from one_lake.notes import NoteWriter, view
+from one_lake.notes import NoteWriter, last_number, view
 from one_lake.query import session
 from schemas.supervision import Noted
 
@@ -46,7 +46,9 @@ def test_many_looks_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_lake_that_cannot_be_written_is_an_error_of_the_disk(tmp_path: Path) -> None:
     """Which whoever notes may wait for."""
     writer = NoteWriter(tmp_path)
+    assert last_number(tmp_path) == 0
     writer.add([noted(1)])
+    assert last_number(tmp_path) == 1
     log = tables.folder(tmp_path, notes.TABLE) / "_delta_log"
     log.rename(log.with_name("gone"))
     log.write_text("no folder")

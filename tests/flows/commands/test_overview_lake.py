@@ -104,7 +104,7 @@ def test_what_the_root_noted_is_read() -> None:
     """Its silence, too."""
     now = 1_700_000_000.0
     noted = root_notes(now)
-    rows = [(n.number, n.kind, n.subject, n.topic, n.state, n.detail) for n in noted if n.kind != "alert"]
+    rows = [(n.noted_at, n.kind, n.subject, n.topic, n.state, n.detail) for n in noted if n.kind != "alert"]
     notes = notes_of(rows, [noted[-1].detail], now + 30)
     assert (notes.noted_at, notes.silent, notes.dying) == (now, False, ["law"])
     assert [(q.node, q.topic, q.stage) for q in notes.quarantines] == [("noisy", "math", Stage.QUARANTINED)]
