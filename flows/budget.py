@@ -160,6 +160,11 @@ class Purse:
         self.tokens += tokens
         self.cost += cost
 
+    def at_least(self, spent: Spent) -> None:
+        """Charge what others are known to have spent of it."""
+        self.calls, self.tokens = max(self.calls, spent.calls), max(self.tokens, spent.tokens)
+        self.cost = max(self.cost, spent.cost)
+
 
 def _share(whole: int, parts: int, index: int) -> int:
     return whole // parts + (index < whole % parts)

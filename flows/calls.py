@@ -215,6 +215,12 @@ class CallRunner:
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._keep_from, lane)
 
+    def know_spent(self, lane: int, day: str, spent: Spent) -> None:
+        """Take in what a lane that comes to this cell has spent of a day."""
+        self.start()
+        assert self._loop is not None  # noqa: S101 - start() has set it
+        self._loop.call_soon_threadsafe(self._charges.know, lane, day, spent)
+
     def cancel(self) -> None:
         """Look at all open rounds: tasks have been cancelled."""
         if self._loop is not None:

@@ -23,6 +23,7 @@ from flows.branched import BranchedContents
 from flows.branching import Branching, make_planner
 from flows.budget import Budgets
 from flows.calls import CallRunner, RunnerParts
+from flows.charges import day_of
 from flows.clock import ClockGuard
 from flows.cluster import INPUTS
 from flows.connections import Connections
@@ -132,6 +133,7 @@ class Cell:
             connections=self.connect,
             ownership=self._ownership,
             reading=self._reading,
+            opened=self._opened,
             drop=self._drop,
             inputs=INPUTS,
             results_topic=RESULTS,
@@ -201,6 +203,11 @@ class Cell:
             decided=self.decided,
             at=round(time.time(), 3),
         )
+
+    def _opened(self, lane: int) -> None:
+        if self.settings.day_budget:
+            now = time.time()
+            self.runner().know_spent(lane, day_of(now), self.connect().spent_of_day(lane, now))
 
     def _drop(self, lane: int) -> None:
         if self._runner is not None:

@@ -43,7 +43,16 @@ class Charges:
         self._spent_before = ledger.spent_on(self._started_on) if self._has_day else {}
         self._days: dict[int, _Day] = {}
         """By lane."""
+        self._elsewhere: dict[int, tuple[str, Spent]] = {}
+        """By lane, what is known of a day to have been spent by whoever had it."""
         self._waiting: list[asyncio.Future[None]] = []
+
+    def know(self, lane: int, day: str, spent: Spent) -> None:
+        """Take in what a lane that comes to this cell has spent of a day, as the lake has it."""
+        self._elsewhere[lane] = day, spent
+        known = self._days.get(lane)
+        if known is not None and known.name == day:
+            known.purse.at_least(spent)
 
     def spent_today(self) -> Spent:
         """What the lanes of this cell have spent of the day's budget; nothing where that is not limited. Any thread."""
@@ -126,6 +135,9 @@ class Charges:
             known_today = known is None and today == self._started_on
             before = Spent(*self._spent_before.get(lane, (0, 0, 0.0))) if known_today else NOTHING
             known = self._days[lane] = _Day(today, lane, Purse(self._budgets.of_day(lane), before))
+            day, elsewhere = self._elsewhere.get(lane, (today, NOTHING))
+            if day == today:
+                known.purse.at_least(elsewhere)
         return known
 
 
@@ -138,7 +150,12 @@ class _Day(Struct, frozen=True):
 
 
 def _today() -> str:
-    return time.strftime("%Y-%m-%d", time.gmtime())
+    return day_of(time.time())
+
+
+def day_of(at: float) -> str:
+    """Name a day, UTC; `at` in seconds since the epoch."""
+    return time.strftime("%Y-%m-%d", time.gmtime(at))
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

@@ -21,6 +21,7 @@ from connectors.lane_reader import LaneReader, Watermarks
 from connectors.owner_index import OwnerIndex
 from connectors.topics import DIRECTIVES, RESULTS, ClusterRecord, Topics, ensure_topics, establish_cluster
 from connectors.whole_files import ANYBODY, make_once
+from flows.budget import Spent
 from flows.cluster import INPUTS, belongs_to, brokers_of, cluster_key, fingerprint, lanes_asked
 from flows.cut import Cut, joined, pieces_of
 from flows.lane import Sealer, id_key
@@ -124,6 +125,20 @@ class Connections:
     def lake_writer(self, gate: QualityGate | None = None) -> LakeWriter:
         """Opens the lake for writing."""
         return LakeWriter(self._settings.lake_dir, self._signing_key, self.cluster.cluster_id, gate)
+
+    def spent_of_day(self, lane: int, now: float) -> Spent:
+        """Tell what a lane has spent today, by whichever cell, as far as its rounds are in the lake.
+
+        Args:
+            lane: its number.
+            now: seconds since the epoch.
+        """
+        midnight = now // 86400 * 86400
+        lake = self.lake_writer()
+        try:
+            return Spent(*lake.spent_in(lane, midnight, midnight + 86400))
+        finally:
+            lake.close()
 
     def _catch_up(self, index: OwnerIndex, lane: int) -> None:
         lake = self.lake_writer()

@@ -204,6 +204,8 @@ class LaneParts(Struct, frozen=True):
     connections: Callable[[], LaneConnections]
     ownership: Callable[[], Ownership]
     reading: Callable[[int], Reading]
+    opened: Callable[[int], None]
+    """Told of a lane that was opened here, before anything of it is handed out."""
     drop: Callable[[int], None]
     """Abandons the calls of a lane."""
     inputs: Mapping[str, int]
@@ -468,6 +470,7 @@ class OpenLane:
         """The offset of the last decision here that rows followed from."""
         self._cuts = deque([(self.delivered, self._last_row)])
         """The newest cut whose rows are in the lake, and those taken since; each with the last row before it."""
+        parts.opened(number)
         # before anything is handed out: from now on this life may end with messages under way
         connections.commit_now(self.delivered)
         opened.callback(connections.forget_cut, number)

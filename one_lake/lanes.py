@@ -65,6 +65,8 @@ def taken(cluster: str, lane: int) -> str:
 
 # Rows from before they had a cluster are of the lake's own.
 _OF_LANE = "lane = $lane AND coalesce(cluster, $cluster) = $cluster"
+_OF_TIME = "decided_at >= to_timestamp($since) AND decided_at < to_timestamp($until)"
+_SPENT = "coalesce(sum(calls), 0)::BIGINT, coalesce(sum(tokens), 0)::BIGINT, coalesce(sum(cost), 0)"
 
 
 def owners(rows: str, cluster: str, lane: int, first: int, rows_per_batch: int) -> Iterator[list[OwnerRow]]:
@@ -85,6 +87,24 @@ def owners(rows: str, cluster: str, lane: int, first: int, rows_per_batch: int) 
         )
         while found := connection.fetchmany(rows_per_batch):
             yield list(map(OwnerRow._make, found))
+
+
+def spent_in(rows: str, cluster: str, lane: int, since: float, until: float) -> tuple[int, int, float]:
+    """What the rounds of a lane took that were decided in a time: calls, tokens, money.
+
+    Args:
+        rows: the query for all rows of `rounds`.
+        cluster: of the lane.
+        lane: its number.
+        since: seconds since the epoch.
+        until: likewise, exclusive.
+    """
+    with session() as connection:
+        of_lane = f"({rows}) WHERE {_OF_LANE}"
+        query = f"SELECT {_SPENT} FROM {of_lane} AND {_OF_TIME}"  # noqa: S608 - conditions of this module
+        told = {"lane": lane, "cluster": cluster, "since": since, "until": until}
+        ((calls, tokens, cost),) = connection.execute(query, told).fetchall()
+    return calls, tokens, cost
 
 
 def offsets(rows: str, cluster: str, lane: int, above: int, condition: str) -> list[int]:

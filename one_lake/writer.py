@@ -22,7 +22,7 @@ from one_lake import tables
 from one_lake.gate import QualityGate
 from one_lake.gating import Gating, Routes
 from one_lake.keys import SigningKey, publish
-from one_lake.lanes import OwnerRow, offsets, owners
+from one_lake.lanes import OwnerRow, offsets, owners, spent_in
 from one_lake.sealed_table import Signer
 from one_lake.table_writer import TableWriter
 from schemas.head import Head
@@ -187,6 +187,13 @@ class LakeWriter:
         with self._closing_on_error():
             rows = self._rounds.rows()
         return owners(rows, self._cluster, lane, first, rows_per_batch)
+
+    def spent_in(self, lane: int, since: float, until: float) -> tuple[int, int, float]:
+        """Tell what the rounds of a lane took that were decided in a time, as `one_lake.lanes.spent_in` does."""
+        with self._closing_on_error():
+            self._rounds.version(lane)  # as of the newest commit
+            rows = self._rounds.rows()
+        return spent_in(rows, self._cluster, lane, since, until)
 
     def close(self) -> None:
         """Let go of the threads, and of what was added and not flushed."""

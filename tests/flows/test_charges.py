@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from connectors.ledger import CallLedger
-from flows.budget import Budgets, expected
+from flows.budget import Budgets, Spent, expected
 from flows.calls import Answered
+from flows.charges import day_of
+from schemas.ids import home_lane
 from schemas.node import Answer
 from schemas.task import Allowance
 from tests.aureon_command import until
@@ -57,6 +59,26 @@ def test_a_day_s_budget_holds_over_lives(tmp_path: Path) -> None:
             found += answered(runner, *[routed(call(10 * life + i)) for i in range(2)])
     assert node.tries == 5
     assert sorted(f.exceeded for f in found) == [*[""] * 5, "this lane's share of today's budget, 5 calls, is spent"]
+
+
+def test_what_another_cell_has_spent_of_the_day_counts(tmp_path: Path) -> None:
+    """Before the first call here and after; and what was spent on another day is over."""
+    budgets = Budgets(day=Allowance(calls=5))
+    node = ScriptedNode(answers)
+    found: list[Answered] = []
+    with runner_of(node, tries=1, folder=tmp_path, budgets=lambda: budgets) as runner:
+        for number, (day, spent) in enumerate(
+            [
+                ("2026-01-01", Spent(5)),
+                (day_of(time.time()), Spent(3)),
+                (day_of(time.time()), Spent(1)),
+                (day_of(time.time()), Spent(9)),
+            ]
+        ):
+            runner.know_spent(home_lane("a", 1), day, spent)
+            found += answered(runner, routed(call(number)))
+    assert [bool(f.exceeded) for f in found] == [False, False, False, True]
+    assert node.tries == 3
 
 
 @pytest.mark.parametrize("whose", ["round", "day"])

@@ -15,7 +15,7 @@ from schemas.decision import DecisionKind
 from tests.aureon_command import aureon
 from tests.brokers import Broker
 from tests.chaos.audit import undecided
-from tests.flows.test_refine import Running, Task, cell_on, send
+from tests.flows.test_refine import Running, Task, cell_on, send, tasks
 
 BRANCHES = 1000
 
@@ -79,6 +79,22 @@ def test_a_root_task_that_branches_without_end_stays_within_its_calls_over_three
     figures(f"seed {seed}: {len(calls)} calls, {repeated} of them again after a kill; {reasons}")
     assert 60 <= len(calls) <= 100, f"seed {seed}"
     assert any("budget" in reason for reason in reasons), f"seed {seed}: {reasons}"
+
+
+@pytest.mark.timeout(180)
+def test_a_day_s_budget_holds_in_a_cell_that_knows_nothing_of_what_another_has_spent(
+    own_broker: Broker, tmp_path: Path
+) -> None:
+    """As where a lane comes to it, or its state folder is lost: the lake knows."""
+    sent = tasks(60)
+    with cell_on(own_broker, tmp_path, "endless_nodes", max_branches=0, day_budget="calls=40") as run:
+        for part in (sent[:30], sent[30:]):
+            run.cell.kill(lose_state=run.cell.state.exists())
+            run.cell.start("w1")
+            send(own_broker, TASKS, part)
+            run.wait_for(lambda: is_quiet(run), 60, "it goes on for ever")
+        run.stop_and_audit()
+    assert len(begun(tmp_path)) == 40
 
 
 @pytest.mark.timeout(180)

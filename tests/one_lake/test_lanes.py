@@ -39,6 +39,17 @@ def test_owners_come_in_decision_order(lake: Path, writer: LakeWriter) -> None:
     assert owners[2] == OwnerRow("math", "task-1-4", 0, "tasks.global", 4, digest, 4)
 
 
+def test_what_a_lane_has_spent_in_a_time_is_told(writer: LakeWriter) -> None:
+    """By its own cluster."""
+    assert writer.spent_in(0, 0.0, 2e9) == (0, 0, 0.0)
+    writer.add([round_row(0, n, calls=3, tokens=7, cost=0.5) for n in range(2)])
+    writer.add([round_row(1, 0, calls=3), round_row(0, 2, calls=3, cluster="other")])
+    writer.flush()
+    decided_at = 1_700_000_001.5
+    assert writer.spent_in(0, decided_at, decided_at + 1) == (6, 14, 1.0)
+    assert writer.spent_in(0, decided_at - 1, decided_at) == (0, 0, 0.0)
+
+
 def test_an_empty_lake_has_no_owners(writer: LakeWriter) -> None:
     """Nothing is there, and that is no error."""
     assert writer.version(0) == -1
