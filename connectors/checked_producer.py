@@ -76,15 +76,6 @@ class CheckedProducer:
         if self._error is not None:
             raise OutcomeUnknownError(self._error)
 
-    def poll(self) -> None:
-        """Serve what the library has to tell, and check.
-
-        Raises:
-            OutcomeUnknownError: as `check`.
-        """
-        self._serve(0)
-        self.check()
-
     def flush(self, limit_s: float = FLUSH_LIMIT_S) -> None:
         """Wait until every message handed over is acknowledged.
 

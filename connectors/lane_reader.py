@@ -212,11 +212,6 @@ class LaneReader:
         """The next offset; all below were handed out or hold no message."""
         return self._position
 
-    @property
-    def asleep(self) -> bool:
-        """Tell whether it waits at the end without asking the broker."""
-        return self._watch is not None
-
     def poll(self, n: int) -> list[Message]:
         """Take up to `n` messages that are there; never waits.
 

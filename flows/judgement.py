@@ -119,8 +119,6 @@ def situation_of(
         return Situation(round_index=round_index, outlook=outlook)
     return Situation(
         round_index=round_index,
-        previous_answer=before.answer,
-        previous_confidence=before.confidence,
         compare=partial(_is_same, view, before.answer, result.answer),
         outlook=outlook,
     )

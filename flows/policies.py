@@ -53,9 +53,6 @@ class Situation(Struct, frozen=True, gc=False, kw_only=True):
 
     round_index: int
     """Counted from 0."""
-    previous_answer: str | None = None
-    """The leading answer of the round before; None in the first round, or where nobody answered."""
-    previous_confidence: float = 0.0
     outlook: Outlook | None = None
     """None where nothing is known."""
     compare: Callable[[], bool] = lambda: False

@@ -15,6 +15,7 @@ lineage(id)         what an id came from, and what came of it
 
 from one_lake.criteria import CRITERIA
 from schemas.one import TABLES
+from schemas.task import TaskStatus
 
 _ONE = "CREATE OR REPLACE VIEW one AS SELECT * FROM records"
 
@@ -213,10 +214,10 @@ parents AS (
 SELECT
     direction, depth, topic, logical_id, parents.parent_topic, parents.parent_id,
     CASE
-        WHEN family_records.generation >= coalesce(ended.generation, -1) THEN 'converged'
-        WHEN cancelled.generation >= coalesce(begun.generation, -1) THEN 'cancelled'
-        WHEN ended.generation >= coalesce(begun.generation, -1) THEN 'dead'
-        ELSE 'pending'
+        WHEN family_records.generation >= coalesce(ended.generation, -1) THEN '{status.CONVERGED}'
+        WHEN cancelled.generation >= coalesce(begun.generation, -1) THEN '{status.CANCELLED}'
+        WHEN ended.generation >= coalesce(begun.generation, -1) THEN '{status.DEAD}'
+        ELSE '{status.PENDING}'
     END AS status,
     answer, score
 FROM reached
@@ -238,6 +239,6 @@ VIEWS = (
     _WEIGHTS,
     _CONFLICTS.format(criteria=", ".join(f"'{name}': {told}" for name, told in CRITERIA.items())),
     _RUN,
-    _LINEAGE.format(**{table: _FAMILY.format(table=table, root=_ROOT) for table in TABLES}),
+    _LINEAGE.format(status=TaskStatus, **{table: _FAMILY.format(table=table, root=_ROOT) for table in TABLES}),
 )
 """In an order in which they can be made."""

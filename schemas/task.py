@@ -24,10 +24,9 @@ URGENT_PRIORITY = 2
 
 
 class TaskStatus(enum.StrEnum):
-    """Where a logical task stands."""
+    """Where a logical task stands, as the lake tells; pending is all that has begun and not ended."""
 
-    WAITING = "waiting"
-    RUNNING = "running"
+    PENDING = "pending"
     CONVERGED = "converged"
     DEAD = "dead"
     CANCELLED = "cancelled"

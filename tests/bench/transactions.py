@@ -93,7 +93,7 @@ def appended(producer: CheckedProducer, place: Place) -> None:
                 producer.send(TASKS, place.lane, next_rounds(decided))
                 place.done[place.lane] += len(decided)
             if not tasks and not decided:
-                producer.poll()
+                producer.check()
                 time.sleep(IDLE_S)
         inputs.close()
         log.close()

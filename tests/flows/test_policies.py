@@ -116,10 +116,8 @@ def test_the_last_round_but_one_is_not_the_last(text: str) -> None:
 
 
 def test_without_a_round_before_nothing_is_stable() -> None:
-    """Nor was anybody confident."""
-    first = Situation(round_index=0)
-    assert not first.is_stable
-    assert first.previous_confidence == 0.0
+    """The first one has none to be compared with."""
+    assert not Situation(round_index=0).is_stable
 
 
 def test_value_stops_where_a_round_costs_more_than_it_brings() -> None:
