@@ -50,6 +50,9 @@ STALE_AFTER_S = 3600.0
 OLDER_S = 300.0
 """What the cluster knows of a topic counts for nothing where it is so much older than what is known here: nobody has
 kept it since. That of a root that runs is some seconds behind, and both take time into account by the minute."""
+ENOUGH_TAUGHT = 500
+"""Nor where fewer rounds have taught than half of those that taught here, and fewer than so many, which are as good as
+more: a root that has lost its memory begins with the last decisions alone, and rare topics have few of them."""
 MAX_EXAMPLES_IN_ALL = 20_000
 MAX_TOPICS = 1000
 """Topics are the users' to invent: the one that was not seen for longest is forgotten."""
@@ -180,7 +183,9 @@ class Affinities(Memory):
         """Take over what the whole cluster knows of a topic, where it is up to date; each cell has its own examples."""
         with self._lock:
             topic = self._topics.get(counts.topic)
-            if topic is not None and topic.at - counts.at > OLDER_S:
+            if topic is not None and (
+                topic.at - counts.at > OLDER_S or counts.taught < min(topic.taught / 2, ENOUGH_TAUGHT)
+            ):
                 return
             if topic is None:
                 if len(self._topics) >= MAX_TOPICS:

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from connectors.directives import AFFINITY_KEY, QUARANTINE_KEY
 from flows.affinity import Affinities
-from flows.counts import TopicCounts
+from flows.counts import DECAY_EVERY_S, TopicCounts
 from flows.quarantine import Kept, fared_of, judge
 from flows.registry import Known, Registry
 from schemas.decision import Decision, DecisionKind
@@ -96,14 +96,25 @@ class Root:
     Args:
         state: what `encoded` wrote in an earlier life.
         standing: the newest order on Kafka of each node and topic. It is never older than the state: what was ordered
-            after that was written is found here alone, and would stand for ever if nobody remembered it.
+            after that was written is found here alone, and would stand for ever if nobody remembered it. One that is
+            in the state alone was lost by a broker, and is given again.
+        known: the newest affinities on Kafka of each topic; what a root without a state begins with.
         last_noted: the number of the last look that is noted.
+        behind: the names of what is read. Till each was read to where it ended at the start, nothing is said of
+            topics: after half of the log it would be wrong.
 
     Raises:
         RefusedError: the state is nothing that `encoded` wrote, or a newer Aureon wrote it.
     """
 
-    def __init__(self, state: bytes | None = None, standing: Iterable[Quarantine] = (), last_noted: int = 0) -> None:
+    def __init__(
+        self,
+        state: bytes | None = None,
+        standing: Iterable[Quarantine] = (),
+        known: Iterable[TopicCounts] = (),
+        last_noted: int = 0,
+        behind: Iterable[str] = (),
+    ) -> None:
         self.registry = Registry()
         self.affinities = Affinities()
         self.kept: dict[tuple[str, str], Kept] = {}
@@ -113,6 +124,11 @@ class Root:
         """By topic, how many rounds had taught when its affinities were published."""
         self._published_at = self._noted_at = 0.0
         self._last_noted = last_noted
+        self._behind = set(behind)
+        self._told_till: dict[str, float] = {}
+        """By topic, while behind: decisions till then may be in the affinities that were begun with. It is not kept: a
+        root that is killed meanwhile may count a minute of them twice.
+        """
         self._alerts: deque[Alert] = deque(maxlen=MAX_ALERTS)
         """Those not noted yet."""
         self.alerted: Counter[str] = Counter()
@@ -128,14 +144,23 @@ class Root:
                     f"the snapshot of the root is none ({error}): delete the folder `recovery` in its state folder; it "
                     "then begins with the orders that stand"
                 ) from None
+        else:
+            self._begin_with(known)
         taught = {counts.topic: counts.taught for counts in self.affinities.state().topics}
-        for order in standing:
-            name = order.topic, order.node
-            known = self.kept.get(name)
+        by_name = {(order.topic, order.node): order for order in standing}
+        self._lost = [kept.order for name, kept in self.kept.items() if name not in by_name]
+        for name, order in by_name.items():
+            kept = self.kept.get(name)
             if order.stage is Stage.FREE:
                 self.kept.pop(name, None)
-            elif known is None or known.order.stage is not order.stage:
+            elif kept is None or kept.order.stage is not order.stage:
                 self.kept[name] = Kept(order, taught.get(order.topic, 0))
+
+    def _begin_with(self, known: Iterable[TopicCounts]) -> None:
+        for counts in sorted(known, key=lambda c: c.at):
+            self.affinities.adopt(counts)
+            self._published[counts.topic] = counts.taught
+            self._told_till[counts.topic] = counts.at + DECAY_EVERY_S  # `at` moves on by so much at a time
 
     def hear(self, states: Iterable[CellState | NodeState]) -> None:
         """Take heartbeats."""
@@ -143,7 +168,7 @@ class Root:
 
     def learn(self, lane: int, decisions: Sequence[tuple[int, Decision]]) -> None:
         """Take winning decisions of a lane, in log order."""
-        self.affinities.learn(lane, decisions)
+        self.affinities.learn(lane, [(o, d) for o, d in decisions if d.decided_at > self._told_till.get(d.topic, -1.0)])
         for _, decision in decisions:
             topic = self.topics.get(decision.topic)
             if topic is None:
@@ -153,6 +178,12 @@ class Root:
             self.topics.move_to_end(decision.topic)
             topic.count(decision)
 
+    def reach(self, name: str) -> None:
+        """One of what is read was read to where it ended at the start."""
+        self._behind.discard(name)
+        if not self._behind:
+            self._told_till.clear()
+
     def look(self, now: float) -> Told:
         """Judge what is known, about once a second.
 
@@ -161,15 +192,17 @@ class Root:
         """
         alerts = self.registry.look(now)
         known = {counts.topic: counts for counts in self.affinities.state().topics}
-        orders = self._judge(known.values(), now)
+        orders = self._judge(known.values(), now) if not self._behind else []
         alerts += [Alert(kind=_ALERTS[o.stage], subject=o.node, text=f"on {o.topic}: {o.why}", at=now) for o in orders]
-        alerts += self._dying(now)
+        alerts += self._dying(now) if not self._behind else []
         self._alerts += alerts
         self.alerted.update(alert.kind for alert in alerts)
         directives = [
-            (QUARANTINE_KEY + quarantine_key(o.node, o.topic).encode(), msgspec.json.encode(o)) for o in orders
+            (QUARANTINE_KEY + quarantine_key(o.node, o.topic).encode(), msgspec.json.encode(o))
+            for o in (*self._lost, *orders)
         ]
-        if now - self._published_at >= AFFINITY_EVERY_S:
+        self._lost.clear()
+        if not self._behind and now - self._published_at >= AFFINITY_EVERY_S:
             self._published_at = now
             directives += self._affinities_to_tell(known.values())
         notes = []

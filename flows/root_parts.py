@@ -8,12 +8,13 @@ from pathlib import Path
 import msgspec
 
 from connectors.checked_producer import CheckedProducer
-from connectors.directives import QUARANTINE_KEY
+from connectors.directives import AFFINITY_KEY, QUARANTINE_KEY
 from connectors.kafka import client_config, preflight, read_to_end
 from connectors.lane_reader import LaneReader, Watermarks
-from connectors.topics import DIRECTIVES, Topics, ensure_topics
+from connectors.topics import DIRECTIVES, HEARTBEATS, Topics, ensure_topics
 from flows.clock import ClockGuard
 from flows.cluster import brokers_of, lanes_asked
+from flows.counts import TopicCounts
 from flows.root import Root
 from flows.settings import Settings
 from flows.stopping import Stopping
@@ -88,10 +89,16 @@ class RootParts:
             sleep_after_s=0.1 if committed else 0.0,
         )
 
+    @property
+    def read(self) -> list[str]:
+        """What the root reads, by name: the heartbeats and the lanes."""
+        return [HEARTBEATS, *[f"{lane:04d}" for lane in range(self.topics.lanes)]]
+
     def root(self, state: bytes | None) -> Root:
-        """The root as it was, and with the orders that stand."""
+        """The root as it was, or with what is known on Kafka; and with the orders that stand."""
         self._clock = ClockGuard().start()
-        self.root_now = Root(state, self._standing(), self._last_noted())
+        standing, known = self._standing()
+        self.root_now = Root(state, standing, known, self._last_noted(), self.read)
         return self.root_now
 
     def _last_noted(self) -> int:
@@ -101,16 +108,19 @@ class RootParts:
             log.warning("%s; what is noted may be left out, if it was ahead of the clock", error)
             return 0
 
-    def _standing(self) -> list[Quarantine]:
-        standing: dict[bytes, Quarantine] = {}
+    def _standing(self) -> tuple[list[Quarantine], list[TopicCounts]]:
+        orders: dict[bytes, Quarantine] = {}
+        known: dict[bytes, TopicCounts] = {}
         for message in read_to_end(self.config, DIRECTIVES):
-            key = message.key() or b""
-            if key.startswith(QUARANTINE_KEY):
-                try:
-                    standing[key] = msgspec.json.decode(message.value() or b"", type=Quarantine)
-                except UNREADABLE as error:
-                    log.warning("%s@%s: %s; ignored", DIRECTIVES, message.offset(), error)
-        return list(standing.values())
+            key, value = message.key() or b"", message.value() or b""
+            try:
+                if key.startswith(QUARANTINE_KEY):
+                    orders[key] = msgspec.json.decode(value, type=Quarantine)
+                elif key.startswith(AFFINITY_KEY):
+                    known[key] = msgspec.json.decode(value, type=TopicCounts)
+            except UNREADABLE as error:
+                log.warning("%s@%s: %s; ignored", DIRECTIVES, message.offset(), error)
+        return list(orders.values()), list(known.values())
 
     def close(self) -> None:
         """Let go of Kafka."""

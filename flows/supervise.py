@@ -70,7 +70,13 @@ class Judged(Struct, frozen=True, gc=False):
     decisions: list[tuple[int, Decision]]
 
 
-Item = tuple[str, Heard | Judged]
+class Reached(Struct, frozen=True, gc=False):
+    """What is read was read to where it ended at the start."""
+
+    name: str
+
+
+Item = tuple[str, Heard | Judged | Reached]
 
 
 def supervise_flow(
@@ -83,7 +89,7 @@ def supervise_flow(
     flow = Dataflow("supervise")
 
     seen = op.input("cluster", flow, cluster)
-    # Heard | Judged, all under one key
+    # Heard | Judged | Reached, all under one key
     told = op.stateful_batch("root", seen, root)
     # Told
     op.output("directives", op.map_value("orders", told, lambda t: t.directives), directives)
@@ -92,20 +98,22 @@ def supervise_flow(
 
 
 @tells_errors
-class RootLogic(StatefulBatchLogic[Heard | Judged, Told, bytes]):
+class RootLogic(StatefulBatchLogic[Heard | Judged | Reached, Told, bytes]):
     """The root as a step of the flow: it looks about once a second at what it was told."""
 
     def __init__(self, root: Root) -> None:
         self._root = root
         self._look_at = datetime.now(UTC) + LOOK_EVERY
 
-    def on_batch(self, values: list[Heard | Judged]) -> tuple[Iterable[Told], bool]:
+    def on_batch(self, values: list[Heard | Judged | Reached]) -> tuple[Iterable[Told], bool]:
         """Take in what has come."""
         for value in values:
             if isinstance(value, Heard):
                 self._root.hear(value.states)
-            else:
+            elif isinstance(value, Judged):
                 self._root.learn(value.lane, value.decisions)
+            else:
+                self._root.reach(value.name)
         return (), StatefulBatchLogic.RETAIN
 
     def on_notify(self) -> tuple[Iterable[Told], bool]:
@@ -144,15 +152,15 @@ class ClusterSource(FixedPartitionedSource[Item, int]):
 
     def list_parts(self) -> list[str]:
         """Name the heartbeats and the lanes."""
-        return [HEARTBEATS, *[f"{lane:04d}" for lane in range(self._parts.topics.lanes)]]
+        return self._parts.read
 
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> "_Partition":
         """Open one."""
         del step_id
         if for_part == HEARTBEATS:
-            return _Partition(self._parts, HEARTBEATS, 0, resume_state, FIRST_HEARTBEATS, _heard)
+            return _Partition(self._parts, for_part, HEARTBEATS, 0, resume_state, FIRST_HEARTBEATS, _heard)
         winning = _Winning(int(for_part))
-        return _Partition(self._parts, RESULTS, int(for_part), resume_state, FIRST_DECISIONS, winning)
+        return _Partition(self._parts, for_part, RESULTS, int(for_part), resume_state, FIRST_DECISIONS, winning)
 
 
 @tells_errors
@@ -160,6 +168,7 @@ class _Partition(StatefulSourcePartition[Item, int]):
     def __init__(
         self,
         parts: RootParts,
+        name: str,
         kafka_topic: str,
         partition: int,
         resume: int | None,
@@ -177,6 +186,8 @@ class _Partition(StatefulSourcePartition[Item, int]):
             self._reader.close()
             self._reader = parts.reader(kafka_topic, partition, resume)
         self._idle = False
+        self._end = end
+        self._to_reach = [Reached(name)]
 
     def next_batch(self) -> list[Item]:
         """Read what is there."""
@@ -186,7 +197,10 @@ class _Partition(StatefulSourcePartition[Item, int]):
         records = self._reader.poll(READ_BATCH)
         self._idle = not records
         taken = self._take([(r.offset() or 0, r.value() or b"") for r in records]) if records else None
-        return [(ROOT, taken)] if taken is not None else []
+        items: list[Item] = [(ROOT, taken)] if taken is not None else []
+        if self._to_reach and self._reader.position >= self._end:
+            items.append((ROOT, self._to_reach.pop()))
+        return items
 
     def next_awake(self) -> datetime | None:
         """Soon, where there was nothing."""

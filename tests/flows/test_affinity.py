@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows import affinity, counts
-from flows.affinity import MAX_TOPICS, OLDER_S, Affinities
+from flows.affinity import ENOUGH_TAUGHT, MAX_TOPICS, OLDER_S, Affinities
 from flows.counts import HALF_LIFE_S
 from flows.lessons import lesson_of
 from flows.steps.route import Strategy
@@ -374,6 +374,16 @@ def test_what_a_root_knew_that_is_long_gone_replaces_nothing() -> None:
     behind.adopt(of_root)
     (adopted,) = behind.state().topics
     assert adopted.models == of_root.models
+
+
+def test_a_root_that_knows_less_replaces_nothing_till_it_knows_enough() -> None:
+    """One without a memory begins with the last decisions, and of a rare topic there are few among them."""
+    cell = taught(*[decided(*DISSENT)] * 2 * ENOUGH_TAUGHT)
+    known = cell.figures("math", 100.0)
+    (of_root,) = taught(*[decided(*DISSENT)] * 5).state().topics
+    for count, is_adopted in ((5, False), (ENOUGH_TAUGHT - 1, False), (ENOUGH_TAUGHT, True)):
+        cell.adopt(msgspec.structs.replace(of_root, taught=count))
+        assert (cell.figures("math", 100.0) != known) is is_adopted
 
 
 def test_time_that_has_not_gone_by_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,13 @@
 """The supervision root, told of rounds whose truth is known."""
 
 import random
+import time
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from connectors.directives import QUARANTINE_KEY, publish_directives
+from connectors.directives import AFFINITY_KEY, QUARANTINE_KEY, publish_directives
 from connectors.topics import HEARTBEATS, RESULTS
 from flows import root as root_module
 from flows import supervise
@@ -127,6 +128,59 @@ def test_what_stands_on_kafka_is_newer_than_a_snapshot() -> None:
     later = Cluster(on_probation)
     later.judge(rounds(lies=False, count=10))
     assert Root(later.root.encoded(), standing=[probation]).kept["math", "n2"] == begun
+
+
+def test_an_order_that_a_broker_lost_is_given_again() -> None:
+    """The embedded one may, when it is killed itself; the root would let nobody in again who was never kept out."""
+    cluster = Cluster()
+    cluster.judge(rounds(lies=True, count=30))
+    lost = cluster.orders.quarantined("math")
+    again = Cluster(Root(cluster.root.encoded(), behind=["0000"]))
+    again.look()
+    assert again.orders.quarantined("math") == lost
+    assert not again.look().directives
+
+
+def test_a_root_without_a_memory_begins_with_the_affinities_that_stand() -> None:
+    """What is in them already is not counted again, and they are told only when something has come to them."""
+    decisions = [msgspec.structs.replace(d, decided_at=100.0 + i) for i, d in enumerate(rounds(lies=True, count=200))]
+    before = Root()
+    before.learn(0, list(enumerate(decisions[:100])))
+    stands = msgspec.structs.replace(before.affinities.state().topics[0], examples=[])
+    root = Root(known=[stands], behind=["0000"])
+    root.learn(0, list(enumerate(decisions))[50:100])
+    assert root.affinities.state().topics == [stands]
+    root.reach("0000")
+    assert [key for key, _ in root.look(200.0).directives] == [QUARANTINE_KEY + b"n2/math"]
+    root.learn(0, list(enumerate(decisions))[100:])
+    before.learn(0, list(enumerate(decisions))[100:])
+    assert root.affinities.figures("math", 300.0) == before.affinities.figures("math", 300.0)
+    assert [key for key, _ in root.look(300.0).directives] == [AFFINITY_KEY + b"math"]
+
+
+def test_a_root_with_a_memory_goes_on_from_that_and_not_from_what_stands() -> None:
+    """What came to it since its snapshot it reads again."""
+    cluster = Cluster()
+    cluster.judge(rounds(lies=False, count=10))
+    before = cluster.root.encoded()
+    cluster.judge(rounds(lies=False, count=10))
+    again = Root(before, known=cluster.root.affinities.state().topics)
+    assert again.affinities.seen("math") == 10
+
+
+def test_a_root_that_is_behind_says_nothing_of_topics() -> None:
+    """Cells would follow what half of the log tells; of cells it knows by their heartbeats."""
+    cluster = Cluster(Root(behind=["0000", "0001"]))
+    dead = Decision(kind=DecisionKind.DEAD, kafka_topic="t", offset=0, task_id="x:r0", topic="law", decided_at=100.0)
+    cluster.root.learn(1, [(offset, dead) for offset in range(2 * int(FEWEST_ENDED))])
+    cluster.root.hear([cell("one", 100.0)])
+    told = cluster.judge(rounds(lies=True, count=30))
+    cluster.root.reach("0001")
+    told += cluster.judge(rounds(lies=True, count=1))
+    assert not [t.directives for t in told if t.directives]
+    assert [a.kind for t in told for a in t.alerts] == ["cell_silent"]
+    cluster.root.reach("0000")
+    assert [a.kind for a in cluster.look().alerts] == ["quarantined", "topic_dying"]
 
 
 def test_a_state_of_a_newer_version_is_refused() -> None:
@@ -250,17 +304,42 @@ def test_a_lake_that_cannot_be_written_does_not_stop_the_root(tmp_path: Path, ca
     assert record.getMessage().endswith("; what was noted is in the log and on Kafka alone")
 
 
-def test_a_root_without_a_memory_begins_with_the_orders_that_stand(
+def test_a_root_without_a_memory_begins_with_what_stands_on_kafka(
     own_broker: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Those that can be read."""
+    """As far as it can be read; and knows when it has read all that there is."""
     parts = RootParts(Settings(home=str(tmp_path), brokers=own_broker.brokers, lanes=1))
     _ = parts.topics
     order = Quarantine(node="n2", topic="math", stage=Stage.QUARANTINED, why="it lies", since=1.0)
-    directives = [(QUARANTINE_KEY + b"x", msgspec.json.encode(order)), (QUARANTINE_KEY + b"y", b"nonsense")]
+    before, decisions = Root(), rounds(lies=False, count=5)
+    before.learn(0, list(enumerate(decisions)))
+    (known,) = before.affinities.state().topics
+    directives = [
+        (QUARANTINE_KEY + b"x", msgspec.json.encode(order)),
+        (QUARANTINE_KEY + b"y", b"nonsense"),
+        (AFFINITY_KEY + b"math", msgspec.json.encode(known)),
+        (AFFINITY_KEY + b"law", b"nonsense"),
+    ]
     publish_directives(parts.producer, directives)
+    values = [encode(msgspec.structs.replace(d, offset=offset)) for offset, d in enumerate(decisions)]
+    parts.producer.send(RESULTS, 0, values, [b""] * len(values))
     parts.producer.flush()
     begun = parts.root(None)
+    source = supervise.ClusterSource(parts)
+    read = {name: source.build_part("cluster", name, None) for name in source.list_parts()}
+    assert begun._behind == read.keys() == {HEARTBEATS, "0000"}
+    found: dict[str, list[supervise.Item]] = {name: [] for name in read}
+    deadline = time.monotonic() + 30
+    while not all(any(isinstance(item, supervise.Reached) for _, item in of_part) for of_part in found.values()):
+        assert time.monotonic() < deadline
+        for name, part in read.items():
+            found[name] += part.next_batch()
+    for part in read.values():
+        part.close()
     parts.close()
     assert begun.kept.keys() == {("math", "n2")}
-    assert "; ignored" in caplog.text
+    assert begun.affinities.seen("math") == 5
+    assert caplog.text.count("; ignored") == 2
+    *judged, last = [item for _, item in found["0000"]]
+    assert sum(len(j.decisions) for j in judged if isinstance(j, supervise.Judged)) == 5
+    assert last == supervise.Reached("0000")
