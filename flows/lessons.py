@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from flows.calibration import Example, Group
 from flows.evidence import EVIDENCE, evidence_of
-from flows.steps.equivalence import comparison_for, group
+from flows.steps.equivalence import as_one, comparison_for, group
 from flows.votes import Votes
 from schemas.decision import Decision, DecisionKind, RoundResult
 from schemas.errors import BadRecordError
@@ -70,18 +70,10 @@ def example_of(decision: Decision, result: RoundResult, lesson: Lesson, votes: V
         return None
     answers = [result.candidates[i] for i in places]
     groups = group(view.answer_kind, [a.text for a in answers], comparison_for(view))
-    groups = _one_right(groups, [lesson.rights[i] for i in places])
+    groups = as_one(groups, [lesson.rights[i] for i in places])
     evidence = evidence_of(view, answers, groups, votes)
     right = next((g for g, i in zip(groups, places, strict=True) if lesson.rights[i]), -1)
     return Example(tuple([_group(answers, groups, g, evidence[g]) for g in range(max(groups) + 1)]), right)
-
-
-def _one_right(groups: Sequence[int], rights: Sequence[bool | None]) -> list[int]:
-    """Put all that are right into one group, which different programs may be, and number the groups anew."""
-    right = next((g for g, is_right in zip(groups, rights, strict=True) if is_right), -1)
-    merged = [right if is_right else g for g, is_right in zip(groups, rights, strict=True)]
-    numbers: dict[int, int] = {}
-    return [numbers.setdefault(g, len(numbers)) for g in merged]
 
 
 def _group(answers: Sequence[Answer], groups: Sequence[int], wanted: int, evidence: dict[str, float]) -> Group:

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from one_lake.encode import encode_rows, record_batch
 from one_lake.gate import Judged
+from schemas.ids import RQMLRoundId
 from schemas.one import QUALITY_GATE, DeadLetterRow, Record, RoundRow
 
 BATCH = 2_000
@@ -148,7 +149,7 @@ def _as_dead_letter(record: Record, round_row: RoundRow | None, failed: str) -> 
     return DeadLetterRow(
         lane=record.lane,
         decision_offset=record.decision_offset,
-        task_id=f"{record.logical_id}:r{record.round_index}",
+        task_id=str(RQMLRoundId(record.logical_id, record.round_index)),
         topic=record.topic,
         logical_id=record.logical_id,
         generation=record.generation,

@@ -25,6 +25,16 @@ class RQMLRoundId(msgspec.Struct, frozen=True, order=True):
         return f"{self.logical_id}:r{self.round_index}"
 
 
+def logical_id_of(task_id: str) -> str:
+    """Tell which logical id a task id names; "" where it is no task id.
+
+    >>> logical_id_of("euler-1:branch-0:r2")
+    'euler-1:branch-0'
+    """
+    logical_id, _, round_index = task_id.rpartition(":r")
+    return logical_id if round_index.isdecimal() else ""
+
+
 class Owner(msgspec.Struct, frozen=True, array_like=True):
     """The message that owns an id, with the digest of its payload."""
 

@@ -11,7 +11,7 @@ from flows.commands.arguments import settings_of
 from flows.commands.figures import reach
 from flows.terminal import OK, show
 from schemas.errors import RefusedError
-from schemas.ids import RESERVED_ENDING
+from schemas.ids import logical_id_of
 
 PREFLIGHT_S = 5.0
 
@@ -22,8 +22,8 @@ def main(options: argparse.Namespace) -> int:
     topic, logical_id = options.topic, options.logical_id
     if not topic or not logical_id:
         raise RefusedError("expected a topic and a logical id, and one of them is empty")
-    if logical_id.rpartition(":r")[2].isdigit() and RESERVED_ENDING.search(logical_id):
-        raise RefusedError(f"{logical_id!r} is a task id: leave out its round, {logical_id.rpartition(':r')[0]!r}")
+    if named := logical_id_of(logical_id):
+        raise RefusedError(f"{logical_id!r} is a task id: leave out its round, {named!r}")
     config = client_config(brokers_of(settings), settings.kafka_properties)
     reach(config, PREFLIGHT_S)
     ensure_topics(config, lanes_asked(settings), settings.replication)

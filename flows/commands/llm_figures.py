@@ -9,13 +9,12 @@ import msgspec
 from msgspec import Struct
 from rich.table import Table
 
+from flows.affinity import QUALITY_WEIGHT
+from flows.counts import QUALITY_MEMORY
+from flows.votes import RELIABILITY
+
 PARTS = 4
 """Of the run; each has as many rounds."""
-PRIOR = 0.6
-PRIOR_WEIGHT = 2.0
-"""Affinity before anything is learned, and how many calls that counts as."""
-MEMORY = 0.93
-"""What each call leaves of those before it."""
 
 
 class LlmFigures(Struct, frozen=True, kw_only=True):
@@ -103,7 +102,7 @@ def llm_figures(
             came = Counter(r.came for r in here)
             for r in here:
                 if r.came in ("right", "wrong", "none"):
-                    right, judged = right * MEMORY + (r.came == "right"), judged * MEMORY + 1
+                    right, judged = right * QUALITY_MEMORY + (r.came == "right"), judged * QUALITY_MEMORY + 1
             found.append(
                 LlmFigures(
                     topic=topic,
@@ -115,7 +114,7 @@ def llm_figures(
                     none=came["none"],
                     marked=len(marks_here),
                     marked_right=sum(marks_here),
-                    affinity=round((PRIOR * PRIOR_WEIGHT + right) / (PRIOR_WEIGHT + judged), 3),
+                    affinity=round((RELIABILITY * QUALITY_WEIGHT + right) / (QUALITY_WEIGHT + judged), 3),
                 )
             )
     return tuple(found)

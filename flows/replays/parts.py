@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -120,6 +120,17 @@ def _decide(past: Past) -> Done:
 
 def _task(past: PastRound) -> tuple[str | None, str, str, int]:
     return past.row.cluster, past.row.topic, past.row.logical_id, past.row.generation
+
+
+def empty_row(of: NamedTuple, **told: Any) -> RunRow:
+    """Make the row of a run for what is no round: it names what it is about, and has no result."""
+    nothing: list[str] = []
+    values: dict[str, Any] = dict.fromkeys(RunRow.__struct_fields__)
+    values |= {"round_index": 0, "attempt": 0, "kind": "", "reason": "", "detail": "", "forced": False, "policy": ""}
+    values |= {"flags": nothing, "warnings": nothing, "cut_off": nothing, "calls": 0, "tokens": 0, "cost": 0.0}
+    values |= {"decided_at": 0}
+    values |= {name: value for name, value in of._asdict().items() if name in values}
+    return RunRow(**{**values, **told})
 
 
 def as_file(rows: Sequence[RunRow]) -> bytes:

@@ -10,7 +10,7 @@ finished call twice. What was learned of the models is as it was when the run be
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ from flows.outlook import Outlooks
 from flows.overflow import Overflow
 from flows.policies import SimpleThresholdPolicy, value_of
 from flows.prompts import Prompts
-from flows.replays.parts import Done, Past, as_file
+from flows.replays.parts import Done, Past, as_file, empty_row
 from flows.replays.redecide import IMPOSSIBLE
 from flows.rules import Rules
 from flows.settings import Settings, import_object
@@ -47,6 +47,7 @@ from one_lake.runs import Asked
 from schemas.blob import reference_in
 from schemas.decision import NO_PAYLOAD, Decision, DecisionKind, read_decision
 from schemas.errors import BadRecordError
+from schemas.ids import RQMLRoundId
 from schemas.one import RunRow
 from schemas.task import TaskDescriptor, read_head, read_payload
 
@@ -227,7 +228,7 @@ class Reasking:
         return TaskDescriptor(
             topic=named.topic,
             logical_id=named.logical_id,
-            task_id=f"{named.logical_id}:r0",
+            task_id=str(RQMLRoundId(named.logical_id, 0)),
             generation=named.generation,
             payload=Raw(payload),
         )
@@ -304,10 +305,4 @@ def _row(named: _Named, decision: Decision) -> RunRow:
 
 
 def _impossible(named: _Named, why: str) -> RunRow:
-    nothing: Sequence[str] = []
-    told: dict[str, Any] = dict.fromkeys(RunRow.__struct_fields__)
-    told |= {name: getattr(named, name) for name in named._fields if name in told}
-    told |= {"round_index": 0, "attempt": 0, "kind": "", "reason": "", "detail": "", "forced": False}
-    told |= {"flags": nothing, "warnings": nothing, "cut_off": nothing}
-    told |= {"calls": 0, "tokens": 0, "cost": 0.0, "decided_at": 0}
-    return RunRow(**{**told, "outcome": IMPOSSIBLE, "note": why})
+    return empty_row(named, outcome=IMPOSSIBLE, note=why)

@@ -18,14 +18,14 @@ from connectors.kafka import client_config
 from connectors.topics import ensure_topics, establish_cluster
 from flows.cluster import belongs_to, brokers_of, cluster_key, fingerprint, lanes_asked
 from flows.lane import Sealer
-from flows.replays.parts import Done, Past, as_file
+from flows.replays.parts import Done, Past, as_file, empty_row
 from flows.settings import Settings
 from flows.steps.intake import seal_redrive
 from flows.steps.plan import input_topic
 from one_lake.encode import values_of
 from one_lake.runs import Asked
 from schemas.errors import RefusedError
-from schemas.ids import home_lane
+from schemas.ids import RQMLRoundId, home_lane
 from schemas.one import RunRow
 from schemas.task import Origin, TaskDescriptor, TaskHead, encode
 
@@ -152,7 +152,7 @@ def _next_life(dead: _Dead, payload: str) -> TaskDescriptor:
         origin = Origin(introduces=True, ancestors=origin.ancestors, branches_left=origin.branches_left)
     told: dict[str, Any] = {name: getattr(head, name) for name in TaskHead.__struct_fields__}
     told |= {
-        "task_id": f"{dead.logical_id}:r0",
+        "task_id": str(RQMLRoundId(dead.logical_id, 0)),
         "generation": dead.generation + 1,
         "origin": origin,
         "payload": Raw(payload.encode()),
@@ -161,10 +161,4 @@ def _next_life(dead: _Dead, payload: str) -> TaskDescriptor:
 
 
 def _row(dead: _Dead, outcome: str, note: str) -> RunRow:
-    nothing: list[str] = []
-    told: dict[str, Any] = dict.fromkeys(RunRow.__struct_fields__)
-    told |= {name: getattr(dead, name) for name in dead._fields if name in told}
-    told |= {"round_index": 0, "attempt": 0, "kind": "dead", "detail": "", "forced": False, "policy": ""}
-    told |= {"flags": nothing, "warnings": nothing, "cut_off": nothing, "calls": 0, "tokens": 0, "cost": 0.0}
-    told |= {"decided_at": round(time.time() * 1e6), "outcome": outcome, "note": note}
-    return RunRow(**told)
+    return empty_row(dead, kind="dead", decided_at=round(time.time() * 1e6), outcome=outcome, note=note)

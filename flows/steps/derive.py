@@ -21,6 +21,7 @@ from schemas.decision import (
     Inputs,
     RoundResult,
 )
+from schemas.ids import logical_id_of
 from schemas.one import AskedModel, BranchRow, DeadLetterRow, Provenance, Record, RoundRow, Row, micros
 from schemas.task import Ancestor, Cause, Origin, TaskHead, encode, read_head, with_cause
 
@@ -72,8 +73,7 @@ def _message(
     seal = sealer.seal((lane, offset, index), follow_up.task_id, *place, decision_hash)
     cause = Cause(lane, offset, index, seal, decision_hash)
     payload = decision.payload if follow_up.payload is NO_PAYLOAD else follow_up.payload
-    logical_id = follow_up.task_id.rpartition(":r")[0]
-    return Outgoing(*place, logical_id.encode(), with_cause(follow_up.task, payload, cause))
+    return Outgoing(*place, logical_id_of(follow_up.task_id).encode(), with_cause(follow_up.task, payload, cause))
 
 
 def _dead_letter(lane: int, offset: int, decision: Decision) -> Outgoing:

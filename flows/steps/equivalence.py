@@ -77,6 +77,18 @@ def group(kind: AnswerKind, texts: Sequence[str], by: Comparison = EXACT) -> lis
     return groups
 
 
+def as_one(groups: Sequence[int], chosen: Sequence[bool | None]) -> list[int]:
+    """Put the chosen answers into one group, where the first of them is, and number the groups anew.
+
+    Programs that pass the same tests behave alike, however they are written.
+    """
+    first = next((g for g, is_chosen in zip(groups, chosen, strict=True) if is_chosen), -1)
+    numbers: dict[int, int] = {}
+    return [
+        numbers.setdefault(first if is_chosen else g, len(numbers)) for g, is_chosen in zip(groups, chosen, strict=True)
+    ]
+
+
 def _is_plain(kind: AnswerKind, text: str) -> bool:
     """Tell at a glance of most answers that they are answers."""
     return text.isdecimal() or (kind == AnswerKind.TEXT and not text.isspace() and text != "")

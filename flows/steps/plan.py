@@ -461,7 +461,7 @@ def _follow_up(
     task: TaskDescriptor, kafka_topic: str, lane: int, origin: Origin, round_index: int, attempt: int
 ) -> FollowUp:
     """The next round or attempt of a task."""
-    task_id = f"{task.logical_id}:r{round_index}"
+    task_id = str(RQMLRoundId(task.logical_id, round_index))
     head = _head(task, task_id, origin, round_index, attempt)
     return FollowUp(kafka_topic=kafka_topic, lane=lane, task_id=task_id, task=head)
 

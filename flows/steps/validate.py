@@ -18,7 +18,7 @@ import msgspec
 
 from flows.checks import Checks
 from flows.evidence import evidence_of
-from flows.steps.equivalence import EXACT, Comparison, comparison_for, group, number
+from flows.steps.equivalence import EXACT, Comparison, as_one, comparison_for, group, number
 from flows.votes import ALTERNATIVES, FEW, RELIABILITY, Votes, weight_of
 from schemas.decision import Dissent, RoundResult
 from schemas.node import Answer
@@ -84,7 +84,7 @@ def validate(
         groups = group(view.answer_kind, [a.text for a in given], by)
     compared = tuple(groups) if takes_proof else ()
     if checks is not None and view.answer_kind is AnswerKind.CODE:
-        groups = _alike(groups, [checks.verdicts.get(a.text) is True for a in given])
+        groups = as_one(groups, [checks.verdicts.get(a.text) is True for a in given])
     sizes: dict[int, int] = {}
     for g in groups:
         sizes[g] = sizes.get(g, 0) + 1
@@ -128,14 +128,6 @@ def validate(
         (),  # and findings
         tuple(warnings),
     )
-
-
-def _alike(groups: Sequence[int], accepted: Sequence[bool]) -> list[int]:
-    """Put programs that the verifier accepts into one group: under its tests they behave alike."""
-    first = next((g for g, passes in zip(groups, accepted, strict=True) if passes), -1)
-    merged = [first if passes else g for g, passes in zip(groups, accepted, strict=True)]
-    numbers: dict[int, int] = {}
-    return [numbers.setdefault(g, len(numbers)) for g in merged]
 
 
 def _dissent(

@@ -8,7 +8,7 @@ topics = ["support"]       # left out: everywhere
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import msgspec
 
@@ -22,6 +22,7 @@ from flows.supervision.injection import Injection
 from flows.supervision.insults import Insults
 from flows.supervision.safety import Safety
 from flows.supervision.supervisor import Entry, Supervisor
+from schemas.decision import FindingAction
 from schemas.errors import RefusedError
 
 BUILT_IN: Final[Mapping[str, type[Rule]]] = {
@@ -102,9 +103,6 @@ def _entry(table: Any, place: int) -> Entry:
     return Entry(policy, tuple(topics))
 
 
-_ACTIONS = "accept, flag, more_reasoning, cap, reject, stop_topic"
-
-
 def _built_in(rule: type[Rule], given: Mapping[str, Any]) -> Rule:
     if "cap" in given and given.get("action") != "cap":
         raise RefusedError('cap: it is for action = "cap"')
@@ -117,7 +115,7 @@ def _built_in(rule: type[Rule], given: Mapping[str, Any]) -> Rule:
 def _told(error: msgspec.ValidationError, rule: type[Rule]) -> str:
     """Say of a validation error of which field it is, in the file's words."""
     path, problem = place_and_problem(error)
-    problem = about_fields(problem, ("use", "topics", *rule.__struct_fields__), _ACTIONS)
+    problem = about_fields(problem, ("use", "topics", *rule.__struct_fields__), ", ".join(get_args(FindingAction)))
     return f"{path}: {problem}".removeprefix(": ")
 
 

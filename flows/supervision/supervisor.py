@@ -14,12 +14,13 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import get_args
 
 import msgspec
 from msgspec import Struct
 
 from flows.supervision.case import Case, Policy, Rule, TextRule, clipped
-from schemas.decision import Finding, RoundResult
+from schemas.decision import Finding, FindingAction, RoundResult
 
 REASON_CHARACTERS = 300
 MAX_TOPICS = 10_000
@@ -160,7 +161,7 @@ def _name(policy: Policy) -> str:
         return type(policy).__name__
 
 
-_ACTIONS = frozenset({"accept", "flag", "more_reasoning", "cap", "reject", "stop_topic"})
+_ACTIONS = get_args(FindingAction)
 
 
 def _wrong(finding: object) -> str:
@@ -169,7 +170,7 @@ def _wrong(finding: object) -> str:
         return f"gave {type(finding).__name__}, not a Finding or None"
     action: str = finding.action
     if action not in _ACTIONS:
-        return f"the action {finding.action!r} is none of {', '.join(sorted(_ACTIONS))}"
+        return f"the action {finding.action!r} is none of {', '.join(_ACTIONS)}"
     texts: tuple[object, ...] = (finding.policy, finding.reason, finding.evidence)
     if not all(isinstance(text, str) for text in texts):
         return "policy, reason and evidence are texts"

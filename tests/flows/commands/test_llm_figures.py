@@ -7,7 +7,8 @@ from typing import Any
 import duckdb
 from rich.table import Table
 
-from flows.commands.llm_figures import PRIOR, LlmFigures, llm_figures, llm_table
+from flows.commands.llm_figures import LlmFigures, llm_figures, llm_table
+from flows.votes import RELIABILITY
 
 MODEL = "small"
 
@@ -67,8 +68,8 @@ def test_it_falls_where_it_is_wrong_and_only_there() -> None:
     assert [(f.topic, f.part) for f in figures] == [(t, p) for t in ("logic", "math") for p in (1, 2, 3, 4)]
     assert all((f.rounds, f.asked) == (5, 5) for f in figures)
     logic, maths = [f.affinity for f in figures[:4]], [f.affinity for f in figures[4:]]
-    assert PRIOR > maths[0] > maths[1] > maths[2] > maths[3]
-    assert PRIOR < logic[0] < logic[1] < logic[2] < logic[3]
+    assert RELIABILITY > maths[0] > maths[1] > maths[2] > maths[3]
+    assert RELIABILITY < logic[0] < logic[1] < logic[2] < logic[3]
     assert maths[3] < 0.15
     assert logic[3] > 0.85
     assert {(f.right, f.wrong) for f in figures[:4]} == {(5, 0)}
@@ -89,7 +90,7 @@ def test_a_round_tells_of_it_only_what_is_known() -> None:
     assert sum(f.rounds for f in figures) == 5
     assert sum(f.asked for f in figures) == 4
     assert [sum(counts) for counts in zip(*[(f.right, f.wrong, f.none) for f in figures], strict=True)] == [0, 0, 1]
-    assert figures[0].affinity < PRIOR
+    assert figures[0].affinity < RELIABILITY
     assert len({f.affinity for f in figures}) == 1
 
 
