@@ -29,8 +29,10 @@ from flows.orders import Orders
 from flows.settings import Settings
 from one_lake.gate import QualityGate
 from one_lake.keys import signing_key
+from one_lake.lanes import LaneVersions
 from one_lake.tables import owners_copy
 from one_lake.writer import LakeWriter
+from schemas.errors import TryAgainError
 from schemas.ids import Owner
 from schemas.task import TaskDescriptor
 
@@ -125,6 +127,25 @@ class Connections:
     def lake_writer(self, gate: QualityGate | None = None) -> LakeWriter:
         """Opens the lake for writing."""
         return LakeWriter(self._settings.lake_dir, self._signing_key, self.cluster.cluster_id, gate)
+
+    def check_lake(self, lane: int, rows: int) -> None:
+        """See that the lake has the rows of a lane that it is known to have had.
+
+        Args:
+            lane: its number.
+            rows: the decision from which the last of them follow.
+
+        Raises:
+            TryAgainError: it has not, or cannot be read; says what to do.
+        """
+        folder = self._settings.lake_dir
+        held = LaneVersions(folder, self.cluster.cluster_id).held(lane)
+        if held < rows:
+            raise TryAgainError(
+                f"lane {lane} was in the lake up to its decision {rows}, and the lake in {folder} has it up to {held}: "
+                "is that the lake, and is it mounted? One that is lost, or an older copy, is filled again from Kafka: "
+                "end all cells, delete the folder `recovery` in each state folder, and name another AUREON_GROUP"
+            )
 
     def spent_of_day(self, lane: int, now: float) -> Spent:
         """Tell what a lane has spent today, by whichever cell, as far as its rounds are in the lake.

@@ -39,6 +39,8 @@ class Cut(Struct, frozen=True):
     version: int = VERSION
     orderly: bool = False
     """The process that had the lane has let go of it: what it had under way brought nothing down."""
+    rows: int = -1
+    """The last entry before D from which rows follow: the lake had them when this was committed."""
 
 
 class _Piece(Struct, frozen=True, array_like=True):

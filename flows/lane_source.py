@@ -109,6 +109,14 @@ class LaneConnections(Protocol):
         """The cut that was committed last."""
         ...
 
+    def check_lake(self, lane: int, rows: int) -> None:
+        """See that the lake has the rows of a lane that it is known to have had.
+
+        Raises:
+            TryAgainError: it has not.
+        """
+        ...
+
     def commit_cut(self, cut: Cut) -> None:
         """Commit a cut that is delivered, soon."""
         ...
@@ -216,6 +224,8 @@ class LaneParts(Struct, frozen=True):
     window_bytes: int
     rows_held: Callable[[int], int]
     """Tells up to which decision of a lane the lake is known to hold all rows that followed here; -1 if none."""
+    keep_learned: Callable[[], None]
+    """Keeps what was learned of decisions; told before each cut, for those before it are not read again."""
     places: dict[int, "LanePartition"] = {}
     """Where whoever wants to see how the lanes are finds them, by number."""
 
@@ -440,6 +450,8 @@ class OpenLane:
         cut = newest(kept, committed)
         if cut is not None and cut.lane != number:
             raise LogMismatchError(f"the snapshot of lane {number} is that of lane {cut.lane}")
+        if cut is not None and cut.rows >= 0:
+            connections.check_lake(number, cut.rows)
         self._owners = connections.owners(number, cut.resume_from if cut is not None else 0)
         opened.callback(self._owners.close)
         self._log = connections.reader(parts.results_topic, number, log_start(cut, self._owners))
@@ -468,6 +480,8 @@ class OpenLane:
         """The last cut before which all is delivered."""
         self._last_row = -1
         """The offset of the last decision here that rows followed from."""
+        self._rows_before = self.delivered.rows
+        """The same of whoever had the lane before."""
         self._cuts = deque([(self.delivered, self._last_row)])
         """The newest cut whose rows are in the lake, and those taken since; each with the last row before it."""
         parts.opened(number)
@@ -601,8 +615,9 @@ class OpenLane:
         The messages of an epoch arrive at its end. So of those taken in earlier epochs, all is delivered of the newest
         whose rows are there: it is committed to the consumer group.
         """
-        cut = self._lane.cut()
+        cut = msgspec.structs.replace(self._lane.cut(), rows=max(self._rows_before, self._last_row))
         self._owners.flush(self._lane.log_next)
+        pass  # XX
         self._drop_older_cuts()
         if self.delivered is not self._cuts[0][0]:
             self.delivered = self._cuts[0][0]
