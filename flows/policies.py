@@ -6,8 +6,9 @@
     stability(0.6)       two rounds in a row agree, with this confidence at least
     any(…, …)  all(…, …) of these
 
-A user's own is named as `module:callable`; the callable is given the Settings and returns an object with the two
-members of `ConvergencePolicy`.
+Another one is a `Criterion` with a line of `CRITERIA`, its name in the description of `Settings.policy`, and a row in
+guide/convergence.md. A user's own is named as `module:callable`; the callable is given the Settings and returns an
+object with the two members of `ConvergencePolicy`.
 """
 
 import re

@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import duckdb
 import jsonschema  # type: ignore[import-untyped] # it comes with Great Expectations, without types
@@ -20,6 +20,7 @@ from flows.branching import make_planner
 from flows.commands.arguments import make_parser
 from flows.commands.from_one import tasks_of
 from flows.commands.schema import schema_of
+from flows.policies import CRITERIA
 from flows.prompts import Prompts
 from flows.settings import Settings
 from flows.supervision import Case, wants_more
@@ -229,6 +230,15 @@ def test_the_supervision_file_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ]
     result = RoundResult(answer="IT IS 42", score=0.9, confidence=0.9, agreement=1.0, evidence="self")
     assert wants_more(supervisor.examine(Case(result=result))) == "it shouts"
+
+
+def test_the_table_of_criteria_is_whole() -> None:
+    """And so is the setting's description."""
+    named = {*CRITERIA, "any", "all"}
+    rows = re.findall(r"^\| (`.*?) \|", guide("convergence").split("\n\n## ")[0], re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`(\w+)", row)} == {*named, "module"}
+    (meta,) = get_type_hints(Settings, include_extras=True)["policy"].__metadata__
+    assert set(re.findall(r"[a-z]+", meta.description.partition(": ")[2])) == {*named, "or", "own"}
 
 
 def test_the_table_of_policies_is_whole() -> None:

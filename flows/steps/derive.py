@@ -172,6 +172,7 @@ def _record(entry: Entry) -> Record:
         encode(decision.sources).decode() if decision.sources else None,
         encode(_provenance(decision, result)).decode(),
         entry.hash,
+        None,  # row_hash: the lake's writer fills it in
     )
 
 
