@@ -142,11 +142,16 @@ class Cell:
             in_flight=settings.in_flight,
             window_bytes=settings.window_bytes,
             rows_held=self._rows_held,
+            keep_learned=self._keep_learned,
             places=self.places,
         )
 
     def _rows_held(self, lane: int) -> int:
         return self._lane_versions.held(lane) if self.writer is None else self.writer.held(lane)
+
+    def _keep_learned(self) -> None:
+        if self._learning is not None:
+            self._learning.keep(time.time())
 
     @cached_property
     def _lane_versions(self) -> LaneVersions:

@@ -617,7 +617,7 @@ class OpenLane:
         """
         cut = msgspec.structs.replace(self._lane.cut(), rows=max(self._rows_before, self._last_row))
         self._owners.flush(self._lane.log_next)
-        pass  # XX
+        self._parts.keep_learned()
         self._drop_older_cuts()
         if self.delivered is not self._cuts[0][0]:
             self.delivered = self._cuts[0][0]

@@ -2,11 +2,12 @@
 
     decisions as read back ─► learn ─► memories ─► route, validate, supervise, plan
                                 │
-                                └─► their files, every two seconds at most
+                                └─► their files, every two seconds while anything comes, and before each snapshot
 
 A file names the place in each lane's log up to which it goes, so a replay teaches nothing twice, and an old file only
-means that a little is learned again; of several processes of a cell the first one keeps them. Without one, or with one
-that cannot be read, the last rounds in the lake teach.
+means that a little is learned again: it is never older than the cut that a lane resumes from, before which nobody
+reads the log again. Of several processes of a cell the first one keeps them. Without one, or with one that cannot be
+read, the last rounds in the lake teach.
 """
 
 import fcntl
@@ -94,6 +95,16 @@ class Learning:
                 self._write_all()
             finally:
                 self._writing.release()
+
+    def keep(self, now: float) -> None:
+        """Keep what is not kept yet: a cut is about to be, and what was learned before it will not come again.
+
+        Args:
+            now: seconds since the epoch.
+        """
+        with self._writing:
+            self._written_at = now
+            self._write_all()
 
     def close(self) -> None:
         """Keep what there is."""

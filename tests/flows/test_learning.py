@@ -104,6 +104,18 @@ def test_the_file_is_written_now_and_then(tmp_path: Path, learning: Begin) -> No
     assert msgspec.json.decode(path.read_bytes())["next_offsets"] == {"0": 3}
 
 
+def test_the_file_is_written_before_a_snapshot(tmp_path: Path, learning: Begin) -> None:
+    """However short a time ago it was, and only where there is anything new."""
+    path, kept = tmp_path / "affinities.json", learning()
+    kept.learn(batch(decided(*DISSENT)), 100.0)
+    kept.learn(batch(decided(*DISSENT), start=1), 100.0)
+    kept.keep(100.0)
+    assert msgspec.json.decode(path.read_bytes())["next_offsets"] == {"0": 2}
+    written = path.stat().st_ino
+    kept.keep(200.0)
+    assert path.stat().st_ino == written
+
+
 def test_a_file_that_cannot_be_read_is_as_good_as_none(
     tmp_path: Path, learning: Begin, caplog: pytest.LogCaptureFixture
 ) -> None:

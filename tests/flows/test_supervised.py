@@ -1,14 +1,18 @@
 """Supervision in a cell: what is planted in answers is caught between Kafka and the lake."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 import one_lake
+from connectors.topics import TASKS
+from flows.learning import WRITE_EVERY_S
 from tests.aureon_command import aureon
 from tests.brokers import Broker
 from tests.flows.refine_parts import MENDING, PLANTED
+from tests.flows.test_refine import Task, cell_on, send
 
 pytestmark = pytest.mark.embedded
 
@@ -68,6 +72,31 @@ def test_a_topic_is_stopped_by_the_file_and_stays_so_after_a_restart(own_broker:
         assert lake.sql("SELECT logical_id FROM one").fetchall() == [("other-plain",)]
     assert dead == [("anything-insult", "rejected"), ("anything-plain", "topic_stopped")]
     assert spent == [(0,)]
+
+
+def test_a_topic_that_was_stopped_last_of_all_stays_so_after_a_kill(own_broker: Broker, tmp_path: Path) -> None:
+    """A cell that goes on from its snapshot does not read again who stopped it."""
+    file = tmp_path / "supervision.toml"
+    file.write_text('[[policy]]\nuse = "insults"\n\n[[policy]]\nuse = "topic_health"\nlast = 1\npause_s = 600\n')
+
+    def task(topic: str, prompt: str) -> Task:
+        return {"topic": topic, "logical_id": f"{topic}-{prompt}", "payload": {"prompt": prompt}}
+
+    with cell_on(own_broker, tmp_path, "planting_nodes", supervision=file) as run:
+        run.cell.start("w1")
+        send(own_broker, TASKS, [task("other", "plain")])
+        run.wait_for_ends([("other", "other-plain")])
+        time.sleep(WRITE_EVERY_S)  # what is learned next is written at once; where nothing was, the lake would teach
+        for last in (task("other", "plain too"), task("anything", "insult")):
+            send(own_broker, TASKS, [last])
+            run.wait_for_ends([(last["topic"], last["logical_id"])])
+        time.sleep(5.0)  # for snapshots
+        run.cell.kill()
+        run.cell.start("w1")
+        send(own_broker, TASKS, [task("anything", "plain")])
+        run.wait_for_ends([("anything", "anything-plain")])
+        reasons = {d.logical_id: d.reason for _, d in run.follower.winners.values()}
+        assert reasons["anything-plain"] == "topic_stopped"
 
 
 @pytest.mark.parametrize(
