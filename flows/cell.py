@@ -150,8 +150,7 @@ class Cell:
         return self._lane_versions.held(lane) if self.writer is None else self.writer.held(lane)
 
     def _keep_learned(self) -> None:
-        if self._learning is not None:
-            self._learning.keep(time.time())
+        self.learning().keep(time.time())
 
     @cached_property
     def _lane_versions(self) -> LaneVersions:

@@ -304,6 +304,20 @@ def test_a_lake_that_cannot_be_written_does_not_stop_the_root(tmp_path: Path, ca
     assert record.getMessage().endswith("; what was noted is in the log and on Kafka alone")
 
 
+def test_a_root_begins_also_where_the_notes_cannot_be_read(
+    own_broker: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says so."""
+    log = tmp_path / "lake" / "supervision" / "_delta_log"
+    log.mkdir(parents=True)
+    (log / "00000000000000000000.json").write_text("nonsense")
+    parts = RootParts(Settings(home=str(tmp_path), brokers=own_broker.brokers, lanes=1))
+    _ = parts.topics
+    assert not parts.root(None).kept
+    parts.close()
+    assert "what is noted may be left out" in caplog.text
+
+
 def test_a_root_without_a_memory_begins_with_what_stands_on_kafka(
     own_broker: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
