@@ -188,7 +188,7 @@ def test_the_queries_run_on_an_empty_lake(tmp_path: Path) -> None:
     lake_writer(tmp_path).close()
     with one_lake.connect(tmp_path) as lake:
         statements = duckdb.extract_statements(block("sql", "FROM one"))
-        assert len(statements) == 10
+        assert len(statements) == 11
         for statement in statements:
             lake.execute(statement).fetchall()
 
