@@ -188,9 +188,10 @@ def _unreachable(brokers: str, error: KafkaError) -> RefusedError | TryAgainErro
             "certificate of the authority that signed the broker's, and ssl.certificate.location and ssl.key.location "
             "to your own where the broker asks for one"
         )
+    why = re.sub(r" \(after \d+ms in state [^()]*\)", "", error.str())  # how often it was tried tells nobody anything
     # It may be away for a while, and whoever starts this process again is to do so.
     return TryAgainError(
-        f"no Kafka answers at {brokers} ({error.str()}); "
+        f"no Kafka answers at {brokers} ({why}); "
         "set AUREON_BROKERS to the address of yours (host:port, several with commas), and security.protocol in "
         "AUREON_KAFKA_CONFIG where it wants TLS or SASL"
     )

@@ -34,7 +34,6 @@ SECRET = "sk-hunter2-hunter2-hunter2"  # noqa: S105 - it opens nothing
 CALL = a_call(node="a")
 GOOD = b'{"topic": "math", "logical_id": "m", "payload": {"prompt": "Solve for m: 2*m = 4", "answer_kind": "number"}}'
 _PASSING = (
-    (re.compile(r"after \d+ms"), "after 0ms"),
     (re.compile(r"\b[0-9a-f]{16}\b"), "{key}"),
     (re.compile(r"\b[0-9a-f]{12}…"), "{sha256}"),
     (re.compile(r"part-[\w-]+\.parquet"), "{part}.parquet"),

@@ -356,7 +356,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
         "a broker where none is, for who needs one",
         f"cancel math euler-1 {AWAY}",
         code=1,
-        says="aureon: no Kafka answers at 127.0.0.1:1 (127.0.0.1:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused (after 0ms in state CONNECT)); set AUREON_BROKERS to the address of yours (host:port, several with commas), and security.protocol in AUREON_KAFKA_CONFIG where it wants TLS or SASL",
+        says="aureon: no Kafka answers at 127.0.0.1:1 (127.0.0.1:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused); set AUREON_BROKERS to the address of yours (host:port, several with commas), and security.protocol in AUREON_KAFKA_CONFIG where it wants TLS or SASL",
     ),
     _flag(
         "no broker at all",
