@@ -76,6 +76,14 @@ log.cleaner.dedupe.buffer.size=16777216
 """
 
 
+def stand_still(pid: int) -> None:
+    """Stop a process with SIGSTOP, and wait until all of its threads have: on a busy machine one may answer before."""
+    os.kill(pid, signal.SIGSTOP)
+    threads = Path(f"/proc/{pid}/task")
+    while any(stat.read_text().rpartition(") ")[2][0] not in "TZ" for stat in threads.glob("*/stat")):
+        time.sleep(0.005)
+
+
 class MissingToolError(RuntimeError):
     """Java or Maven is missing; the message says how to get it. The tests fail then, and never skip."""
 
@@ -160,11 +168,13 @@ class ApacheKafka:
 
     def freeze(self) -> None:
         """Have it answer nothing any more while its connections stay, as a machine that lost its power does."""
-        self._signal(signal.SIGSTOP)
+        if self._process is not None:
+            stand_still(self._process.pid)
 
     def thaw(self) -> None:
         """Let it go on."""
-        self._signal(signal.SIGCONT)
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
 
     def properties(self) -> str:
         """Its configuration."""
@@ -184,10 +194,6 @@ class ApacheKafka:
     def format_options(self) -> list[str]:
         """What else its storage is formatted with."""
         return []
-
-    def _signal(self, what: signal.Signals) -> None:
-        if self._process is not None:
-            self._process.send_signal(what)
 
     def _end(self, how: signal.Signals) -> None:
         if self._process is None:

@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient
 
 from connectors.embedded import EmbeddedBroker
 from connectors.kafka import admin_client, client_config
-from tests.apache_kafka import ApacheKafka
+from tests.apache_kafka import ApacheKafka, stand_still
 
 
 class Broker(Protocol):
@@ -53,7 +53,7 @@ class Embedded(EmbeddedBroker):
 
     def kill(self) -> None:
         """Stop it with SIGKILL: its last seconds are lost."""
-        self._send(signal.SIGKILL)
+        os.kill(self._pid(), signal.SIGKILL)
         while self.is_running():
             time.sleep(0.005)
         self.stop()
@@ -65,14 +65,14 @@ class Embedded(EmbeddedBroker):
 
     def freeze(self) -> None:
         """Have it answer nothing any more while its connections stay, as a machine that lost its power does."""
-        self._send(signal.SIGSTOP)
+        stand_still(self._pid())
 
     def thaw(self) -> None:
         """Let it go on."""
-        self._send(signal.SIGCONT)
+        os.kill(self._pid(), signal.SIGCONT)
 
-    def _send(self, what: signal.Signals) -> None:
-        os.kill(msgspec.json.decode((self.folder / "broker.json").read_bytes())["pid"], what)
+    def _pid(self) -> int:
+        return int(msgspec.json.decode((self.folder / "broker.json").read_bytes())["pid"])
 
 
 def new_broker(folder: Path) -> Broker:

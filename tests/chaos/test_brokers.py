@@ -23,8 +23,8 @@ from tests.chaos.test_crash import FIRST_DECISION_S, LANES, hand_over, settled
 TASKS_EACH_TIME, SEND_EVERY_S = 5, 0.25
 ROLES = ("controller", "coordinator", "another", "silent")
 AWAY_S = 5.0
-LONGEST_GAP_S = 20.0
-"""Some 5 s are usual on a machine that does nothing else."""
+LONGEST_GAP_S = 30.0
+"""Some 5 s are usual on a machine that does nothing else; 22 were seen on one at a quarter of its speed."""
 GOES_ON_S = 60.0
 """Without the broker. A client waits ten seconds for one that says nothing, and may meet it again where it asks who
 leads its partitions now."""
