@@ -88,7 +88,7 @@ class Commit(Struct, frozen=True, gc=False, array_like=True):
 class Past:
     """What is known of one round from earlier lives of the cell, or from before its lane was lost."""
 
-    __slots__ = ("_expected", "answers", "calls", "cost", "in_flight", "tokens")
+    __slots__ = ("answers", "calls", "cost", "in_flight", "tokens")
 
     def __init__(self) -> None:
         self.answers: dict[CallName, Answer] = {}

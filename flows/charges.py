@@ -15,7 +15,7 @@ from flows.budget import NOTHING, UNLIMITED, Budgets, Purse, Spent, expected, is
 from flows.open_round import OpenRound
 from schemas.ids import home_lane
 from schemas.node import Call, NodeCapabilities
-from schemas.task import Allowance, TaskDescriptor
+from schemas.task import Allowance
 
 
 class Charged(Struct, frozen=True, gc=False):
@@ -43,16 +43,12 @@ class Charges:
         self._spent_before = ledger.spent_on(self._started_on) if self._has_day else {}
         self._days: dict[int, _Day] = {}
         """By lane."""
-        self._elsewhere: dict[int, tuple[str, Spent]] = {}
-        """By lane, what is known of a day to have been spent by whoever had it."""
         self._waiting: list[asyncio.Future[None]] = []
 
     def know(self, lane: int, day: str, spent: Spent) -> None:
         """Take in what a lane that comes to this cell has spent of a day, as the lake has it."""
-        self._elsewhere[lane] = day, spent
-        known = self._days.get(lane)
-        if known is not None and known.name == day:
-            known.purse.at_least(spent)
+        if self._has_day and day == _today():
+            self._day_of(lane).purse.at_least(spent)
 
     def spent_today(self) -> Spent:
         """What the lanes of this cell have spent of the day's budget; nothing where that is not limited. Any thread."""
@@ -79,7 +75,7 @@ class Charges:
         """
         tokens, cost = expected(node, call)
         while True:
-            day = self._day_of(round_.task)
+            day = self._day_of(home_lane(round_.task.logical_id, self._budgets.lanes)) if self._has_day else None
             if purse.lacks(tokens, cost):
                 short, whose = purse, "the budget of {}"
             elif day is not None and day.purse.lacks(tokens, cost):
@@ -126,18 +122,13 @@ class Charges:
             self._ledger.charge(Charge(day.name, day.lane, 0, tokens, cost))
         return tokens, cost
 
-    def _day_of(self, task: TaskDescriptor) -> "_Day | None":
-        if not self._has_day:
-            return None
-        today, lane = _today(), home_lane(task.logical_id, self._budgets.lanes)
+    def _day_of(self, lane: int) -> "_Day":
+        today = _today()
         known = self._days.get(lane)
         if known is None or known.name != today:
             known_today = known is None and today == self._started_on
             before = Spent(*self._spent_before.get(lane, (0, 0, 0.0))) if known_today else NOTHING
             known = self._days[lane] = _Day(today, lane, Purse(self._budgets.of_day(lane), before))
-            day, elsewhere = self._elsewhere.get(lane, (today, NOTHING))
-            if day == today:
-                known.purse.at_least(elsewhere)
         return known
 
 

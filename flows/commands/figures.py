@@ -17,6 +17,7 @@ from msgspec import Struct
 import one_lake
 from connectors.kafka import ClientConfig, admin_client, library_log, preflight
 from connectors.topics import RESULTS
+from flows.budget import Spent
 from flows.cluster import INPUTS
 from one_lake import tables
 from schemas.errors import UNREADABLE, TryAgainError
@@ -195,21 +196,13 @@ GROUP BY topic ORDER BY topic
 """
 
 
-class DayFigures(Struct, frozen=True):
-    """What the rounds took that were decided on one day, UTC."""
-
-    calls: int = 0
-    tokens: int = 0
-    cost: float = 0.0
-
-
 _OF_DAY = """
-SELECT coalesce(sum(calls), 0)::BIGINT, coalesce(sum(tokens), 0)::BIGINT, coalesce(sum(cost), 0) FROM rounds
-WHERE decided_at >= to_timestamp($day) AND decided_at < to_timestamp($day + 86400)
+SELECT coalesce(sum(calls), 0)::BIGINT, coalesce(sum(tokens), 0)::BIGINT, coalesce(sum(cost), 0) FROM costs
+WHERE day = date_trunc('day', to_timestamp($now))
 """
 
 
-def lake_by_topic(lake_dir: Path, now: float) -> tuple[dict[str, TopicFigures], DayFigures]:
+def lake_by_topic(lake_dir: Path, now: float) -> tuple[dict[str, TopicFigures], Spent]:
     """Sum the lake up: by subject, where messages that were no tasks are under the empty one, and for one day.
 
     Args:
@@ -221,8 +214,8 @@ def lake_by_topic(lake_dir: Path, now: float) -> tuple[dict[str, TopicFigures], 
     """
     with one_lake.connect(lake_dir) as lake:
         rows: list[Any] = lake.execute(_BY_TOPIC).fetchall()
-        (of_day,) = lake.execute(_OF_DAY, {"day": now // 86400 * 86400}).fetchall()
-    return {topic: TopicFigures(*figures) for topic, *figures in rows}, DayFigures(*of_day)
+        (of_day,) = lake.execute(_OF_DAY, {"now": now}).fetchall()
+    return {topic: TopicFigures(*figures) for topic, *figures in rows}, Spent(*of_day)
 
 
 def total(by_topic: Mapping[str, TopicFigures]) -> TopicFigures:

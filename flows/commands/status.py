@@ -14,10 +14,10 @@ from rich.table import Table
 
 from connectors.heartbeats import latest_states
 from connectors.kafka import client_config
+from flows.budget import NOTHING, Spent
 from flows.cluster import brokers_of
 from flows.commands.arguments import settings_of
 from flows.commands.figures import (
-    DayFigures,
     KafkaFigures,
     KafkaLook,
     TopicFigures,
@@ -64,7 +64,7 @@ class Status(Struct, frozen=True, kw_only=True):
     """The cells that there are, as each said in the last seconds."""
     nodes: list[NodeState] = []
     """How the nodes are, as each cell said in the last seconds."""
-    today: DayFigures = DayFigures()
+    today: Spent = NOTHING
     """What was spent since midnight, UTC."""
     day_budget: str = ""
     """What may be, as `AUREON_DAY_BUDGET` has it here."""

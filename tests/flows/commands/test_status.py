@@ -10,8 +10,9 @@ import pytest
 
 from connectors.kafka import client_config
 from connectors.topics import ensure_topics
+from flows.budget import NOTHING, Spent
 from flows.commands import figures
-from flows.commands.figures import DayFigures, KafkaLook, LakeCounts, LakeLook, Rate, TopicFigures, lake_by_topic, total
+from flows.commands.figures import KafkaLook, LakeCounts, LakeLook, Rate, TopicFigures, lake_by_topic, total
 from schemas.errors import TryAgainError
 from tests.aureon_command import aureon, running, said, until
 from tests.brokers import Broker
@@ -55,8 +56,8 @@ def test_the_lake_is_summed_up_by_topic(tmp_path: Path) -> None:
     assert figures["logic"] == TopicFigures(open=1, branches=1)
     assert figures[""] == TopicFigures(dead=1, rounds=1, cost=0.01)
     assert total(figures).open == 2
-    assert msgspec.structs.replace(day, cost=round(day.cost, 9)) == DayFigures(calls=15, tokens=560, cost=0.08)
-    assert lake_by_topic(tmp_path, 1_700_000_000.0 + 86_400)[1] == DayFigures()
+    assert msgspec.structs.replace(day, cost=round(day.cost, 9)) == Spent(calls=15, tokens=560, cost=0.08)
+    assert lake_by_topic(tmp_path, 1_700_000_000.0 + 86_400)[1] == NOTHING
 
 
 def test_rows_are_counted_by_the_log_of_the_lake(tmp_path: Path) -> None:
