@@ -22,7 +22,8 @@ def end_with_input() -> None:
 
 def main() -> None:
     """Judge batches until the input ends."""
-    threading.Thread(target=end_with_input, daemon=True).start()
+    watch = threading.Thread(target=end_with_input, daemon=True)
+    watch.start()
     warnings.simplefilter("ignore")
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints is no answer
@@ -30,6 +31,7 @@ def main() -> None:
 
     with contextlib.suppress(BrokenPipeError):  # whoever asked is gone
         gate_child.serve(sys.stdin.buffer, out)
+    watch.join()  # there is one way out: a process that ends by two threads at once may end by SIGSEGV
 
 
 if __name__ == "__main__":

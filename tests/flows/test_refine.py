@@ -277,7 +277,7 @@ def test_a_graceful_stop_in_the_middle_repeats_no_call(own_broker: Broker, tmp_p
 
 @pytest.mark.slow
 def test_urgent_tasks_overtake_the_backlog_and_do_not_starve_it(own_broker: Broker, tmp_path: Path) -> None:
-    """Behind 100,000 low ones they are decided within three seconds, and those go on being decided meanwhile."""
+    """They are decided while at most 5,000 of 100,000 low ones are; and those go on being decided meanwhile."""
     backlog = 100_000
     batches = [tasks(10, topic=f"urgent-{turn}", priority=1) for turn in range(3)]
     sent_at: list[float] = []
@@ -294,8 +294,9 @@ def test_urgent_tasks_overtake_the_backlog_and_do_not_starve_it(own_broker: Brok
         decided = [d for _, d in run.follower.winners.values()]
         done_at = [max(d.decided_at for d in decided if d.topic == f"urgent-{turn}") for turn in range(3)]
         low = [d.decided_at for d in decided if d.topic == "math"]
-        waits = sorted(done - sent for done, sent in zip(done_at, sent_at, strict=True))
-        assert waits[1] < 3, waits
+        # in tasks, not seconds: it is the same on a machine of any speed
+        passed = sorted(sum(s < at < d for at in low) for s, d in zip(sent_at, done_at, strict=True))
+        assert passed[1] < 5_000, passed
         assert sum(at < done_at[-1] for at in low) < backlog, "nothing was left to overtake"
         assert any(sent_at[0] < at < done_at[0] for at in low)
         run.wait_for(lambda: run.decisions() > len(decided) or len(low) == backlog, 10, "the low ones starve")

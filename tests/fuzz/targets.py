@@ -254,9 +254,9 @@ def _parser() -> Any:
 
 
 def command_line(data: bytes) -> None:
-    """Arguments of `aureon`, as a shell would part them."""
+    """Arguments of `aureon`, as a shell would part them, and not longer than Linux lets one be."""
     try:
-        arguments = shlex.split(data.decode(errors="surrogateescape"))
+        arguments = shlex.split(data[:131_072].decode(errors="surrogateescape"))
     except ValueError:
         return
     said = io.StringIO()
