@@ -188,7 +188,8 @@ def _unreachable(brokers: str, error: KafkaError) -> RefusedError | TryAgainErro
             "certificate of the authority that signed the broker's, and ssl.certificate.location and ssl.key.location "
             "to your own where the broker asks for one"
         )
-    why = re.sub(r" \(after \d+ms in state [^()]*\)", "", error.str())  # how often it was tried tells nobody anything
+    # how often it was tried, and how many other tries it stands for, tells nobody anything
+    why = re.sub(r" \(after \d+ms in state (?:[^()]|\(s\))*\)", "", error.str())
     # It may be away for a while, and whoever starts this process again is to do so.
     return TryAgainError(
         f"no Kafka answers at {brokers} ({why}); "

@@ -32,21 +32,19 @@ from flows.learning import Learning, Memories
 from flows.logs import JsonLines
 from flows.outlook import Outlooks
 from flows.overflow import Overflow
-from flows.policies import SimpleThresholdPolicy, value_of
 from flows.prompts import Prompts
 from flows.rules import Rules
 from flows.settings import Settings, import_object
 from flows.steps.equivalence import Comparison
 from flows.steps.intake import Reading
 from flows.steps.plan import MAX_DECISION_BYTES, Limits, Planner
-from flows.steps.route import PRESUMED_BEST, Router, Strategy, read_strategy
+from flows.steps.route import Router
 from flows.steps.supervise import Supervision
 from flows.stopping import Stopping
 from flows.supervision.health import TopicRecord
 from flows.tally import DecisionTally
 from flows.traces import spans_of
 from flows.tries import RetryPolicy
-from flows.votes import RELIABILITY
 from one_lake.gate import QualityGate, configurations_of
 from one_lake.lanes import LaneVersions
 from one_lake.writer import LakeWriter
@@ -116,10 +114,9 @@ class Cell:
         """
         settings = self.settings
         _ = settings.cell_share, settings.traces_url, settings.kafka_properties, self.nodes
-        _ = self.rules.policy, self.rules.supervisor, self.rules.verifiers
+        _ = self.rules.policy, self.rules.supervisor, self.rules.verifiers, self.rules.strategy
         for name in _BUDGETS:
             settings.budget(name)
-        self._strategy()
         make_planner(settings)
         configurations_of(settings.gate)
 
@@ -288,25 +285,19 @@ class Cell:
         """Knows the nodes, and how well they do; one a process."""
         with self._lock:
             if self._router is None:
-                value = value_of(self.rules.policy)
                 self._router = Router(
                     self.present_nodes,
                     self.rules.verifiers,
                     self.learning().memories.affinities,
-                    self._strategy(),
+                    self.rules.strategy,
                     states=self._node_states,
                     render=self._messages,
-                    pays=value.pays if value is not None else None,
+                    pays=self.rules.pays,
                     by=Comparison(alike=self.rules.comparison.alike),  # without proofs: calls must not wait for them
                     stopped=self.learning().memories.supervision.stopped,
                     orders=self.connect().orders,
                 )
             return self._router
-
-    def _strategy(self) -> Strategy:
-        settings = self.settings
-        agree = max(settings.cascade_agree, settings.score_threshold)
-        return read_strategy(settings.routing, settings.cascade_first, agree)
 
     def learning(self) -> Learning:
         """What was learned of the models; one a process."""
@@ -314,9 +305,8 @@ class Cell:
             if self._learning is None:
                 settings = self.settings
                 connected = self.connect()  # which makes the state folder, or refuses another cluster's
-                dearest = PRESUMED_BEST if settings.routing == "cascade" else RELIABILITY
                 memories = Memories(
-                    affinities=Affinities(dearest),
+                    affinities=Affinities(self.rules.presumed_best),
                     outlooks=Outlooks(),
                     supervision=TopicRecord(),
                     accepted=AcceptedRecords(),
@@ -338,8 +328,7 @@ class Cell:
     def planner(self) -> Planner:
         """Knows the policy and the limits."""
         settings = self.settings
-        policy = self.rules.policy
-        topics = self.connect().topics
+        rules, topics = self.rules, self.connect().topics
         limits = Limits(
             topics.lanes,
             settings.max_attempts,
@@ -348,19 +337,16 @@ class Cell:
             min(MAX_DECISION_BYTES, topics.max_message_bytes * 3 // 4),
             settings.max_rounds,
         )
-        plain = isinstance(policy, SimpleThresholdPolicy)  # which does not look at it, in each of thousands a second
-        outlook = None if plain else self.learning().memories.outlooks.outlook
-        supervisor = self.rules.supervisor
-        self.overflow.keep(supervisor.encoded)  # before any decision names it
+        self.overflow.keep(rules.supervisor.encoded)  # before any decision names it
         return Planner(
-            policy,
+            rules.policy,
             limits,
             self.budgets(),
             self.overflow,
-            outlook,
-            supervisor.may_quote,
+            self.learning().memories.outlooks.outlook if rules.looks_ahead else None,
+            rules.supervisor.may_quote,
             self.branching(),
-            supervisor.version,
+            rules.supervisor.version,
         )
 
     def branching(self) -> Branching:

@@ -1,18 +1,20 @@
-"""By what a round is decided: the policy, supervision, verifiers and comparisons that the settings name."""
+"""By what a round is decided: the policy, supervision, verifiers, comparisons and routing that the settings name."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 
 from connectors.embeddings import Alike
 from connectors.sandbox import Limits, Sandbox, SandboxVerdict
-from flows.policies import ConvergencePolicy, make_policy
+from flows.policies import ConvergencePolicy, SimpleThresholdPolicy, make_policy, value_of
 from flows.settings import Settings, import_object
 from flows.steps.equivalence import Comparison
+from flows.steps.route import PRESUMED_BEST, Strategy, read_strategy
 from flows.steps.symbolic import Prover
 from flows.steps.validate import Verifier, built_in_verifiers
 from flows.supervision import Supervisor, built_in_supervisor, read_supervision
+from flows.votes import RELIABILITY
 from schemas.errors import RefusedError
 from schemas.task import TESTS, PayloadView
 
@@ -35,6 +37,33 @@ class Rules:
             RefusedError: the settings name none.
         """
         return make_policy(self.settings)
+
+    @property
+    def pays(self) -> Callable[[float, float], bool] | None:
+        """Whether another call is worth its price, where the policy weighs that."""
+        value = value_of(self.policy)
+        return value.pays if value is not None else None
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether the policy asks what another round may bring; the plain one does not, thousands of times a second."""
+        return not isinstance(self.policy, SimpleThresholdPolicy)
+
+    @cached_property
+    def strategy(self) -> Strategy:
+        """How the models of a round are chosen.
+
+        Raises:
+            RefusedError: the setting is none.
+        """
+        settings = self.settings
+        agree = max(settings.cascade_agree, settings.score_threshold)
+        return read_strategy(settings.routing, settings.cascade_first, agree)
+
+    @property
+    def presumed_best(self) -> float:
+        """How often the dearest node is expected to be right, where its file says nothing."""
+        return PRESUMED_BEST if self.strategy.kind == "cascade" else RELIABILITY
 
     @cached_property
     def supervisor(self) -> Supervisor:

@@ -27,7 +27,6 @@ from flows.lane import Message
 from flows.learning import Learning, Memories
 from flows.outlook import Outlooks
 from flows.overflow import Overflow
-from flows.policies import SimpleThresholdPolicy, value_of
 from flows.prompts import Prompts
 from flows.replays.parts import Done, Past, as_file, empty_row
 from flows.replays.redecide import IMPOSSIBLE
@@ -37,11 +36,10 @@ from flows.steps.derive import Entry, round_row
 from flows.steps.equivalence import Comparison
 from flows.steps.intake import Work
 from flows.steps.plan import Limits, Planner
-from flows.steps.route import PRESUMED_BEST, Router, read_strategy
+from flows.steps.route import Router
 from flows.steps.supervise import Supervised, Supervision
 from flows.steps.validate import validate
 from flows.tries import RetryPolicy
-from flows.votes import RELIABILITY
 from one_lake.encode import values_of
 from one_lake.runs import Asked
 from schemas.blob import reference_in
@@ -108,7 +106,7 @@ class Reasking:
         self._registry = NodeRegistry(settings.nodes, import_object, Prompts)
         self._budgets = Budgets(task=settings.budget("task_budget"), root=settings.budget("root_budget"))
         memories = Memories(
-            affinities=Affinities(PRESUMED_BEST if settings.routing == "cascade" else RELIABILITY),
+            affinities=Affinities(self._rules.presumed_best),
             outlooks=Outlooks(),
         )
         (folder / "learned").mkdir(exist_ok=True)
@@ -117,7 +115,7 @@ class Reasking:
         self._supervision = Supervision(
             self._rules.supervisor, settings.max_rounds, memories.supervision, memories.accepted
         )
-        self._router = self._router_of(settings, memories)
+        self._router = self._router_of(memories)
         self._planner = self._planner_of(settings, overflow, memories)
         self._overflow = overflow
         self._runner = CallRunner(
@@ -139,31 +137,29 @@ class Reasking:
         self._delayed: deque[tuple[float, _Task, TaskDescriptor]] = deque()
         self._retry_delay_s = settings.retry_delay_s
 
-    def _router_of(self, settings: Settings, memories: Memories) -> Router:
+    def _router_of(self, memories: Memories) -> Router:
         nodes = [node.capabilities for node in self._registry.nodes.values()]
-        value = value_of(self._rules.policy)
-        agree = max(settings.cascade_agree, settings.score_threshold)
         return Router(
             lambda: (1, nodes),
             self._rules.verifiers,
             memories.affinities,
-            read_strategy(settings.routing, settings.cascade_first, agree),
+            self._rules.strategy,
             render=self._registry.present.prompts.messages,
-            pays=value.pays if value is not None else None,
+            pays=self._rules.pays,
             by=Comparison(alike=self._rules.comparison.alike),
         )
 
     def _planner_of(self, settings: Settings, overflow: Overflow, memories: Memories) -> Planner:
-        plain = isinstance(self._rules.policy, SimpleThresholdPolicy)
+        rules = self._rules
         return Planner(
-            self._rules.policy,
+            rules.policy,
             Limits(1, settings.max_attempts, settings.max_depth, 0, max_rounds=settings.max_rounds),
             self._budgets,
             overflow,
-            None if plain else memories.outlooks.outlook,
-            self._rules.supervisor.may_quote,
+            memories.outlooks.outlook if rules.looks_ahead else None,
+            rules.supervisor.may_quote,
             None,
-            self._rules.supervisor.version,
+            rules.supervisor.version,
         )
 
     @property
