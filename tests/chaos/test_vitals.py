@@ -4,8 +4,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
-from tests.chaos.vitals import Vitals
+from tests.chaos.vitals import Holding, Vitals
 
 
 def test_a_process_is_seen_with_what_it_holds(tmp_path: Path) -> None:
@@ -25,7 +26,17 @@ def test_a_process_is_seen_with_what_it_holds(tmp_path: Path) -> None:
     assert held[0].state_mb == 3.0
     row = next(line for line in vitals.table().splitlines() if "state folder" in line)
     assert row.split() == ["here", "state", "folder,", "MB", *["3"] * 5]
-    assert vitals.picture().count("<polyline") == 4
+    root = ET.fromstring(vitals.picture())  # noqa: S314 - it is our own
+    assert len(list(root.iter("{http://www.w3.org/2000/svg}polyline"))) == 4
+
+
+def test_a_long_run_has_no_more_points_than_there_is_room_for_and_its_peaks() -> None:
+    """The picture of an hour is small enough to be kept."""
+    vitals = Vitals()
+    vitals.held["cell"] = [Holding(at, 100 + 50 * (at == 777), 1, 1, 1) for at in range(1000)]
+    memory = vitals.picture().split("points=")[1].split('"')[1].split()
+    assert len(memory) == 200
+    assert min(int(point.split(",")[1]) for point in memory) == round(48 + 150 * 0.05)
 
 
 def test_what_was_never_seen_has_an_empty_picture() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-WIDTH, HEIGHT = 1400, 160
+WIDTH, HEIGHT, TITLE, POINTS = 1400, 150, 24, 240
 COLOURS = ("#06c", "#e80", "#390", "#a3a")
 QUARTERS = 4
 
@@ -62,32 +62,40 @@ class Vitals:
         return "\n".join(lines)
 
     def picture(self) -> str:
-        """A line for each process, for each of the things it holds; as SVG for a page."""
+        """A line for each process, for each of the things it holds: SVG, for a page or as a file of its own."""
         until = max((h.at for held in self.held.values() for h in held), default=1.0)
         colours = dict(zip(sorted(self.held), COLOURS, strict=False))
-        names = "; ".join(f'<span style="color:{colour}">{escape(name)}</span>' for name, colour in colours.items())
-        drawn = [f"<h2>What the processes held</h2><p>{names}</p>"]
-        for what, told in WHAT.items():
+        names = " ".join(f'<tspan fill="{colour}">{escape(name)}</tspan>' for name, colour in colours.items())
+        height = (len(WHAT) + 1) * TITLE + len(WHAT) * HEIGHT
+        drawn = [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="100%">',
+            "<style>text{font:15px system-ui}polyline{fill:none;stroke-width:1.5}rect{fill:#f6f6f6}</style>",
+            f'<text y="16">What the processes held, over {until:,.0f} s: {names}</text>',
+        ]
+        for place, (what, told) in enumerate(WHAT.items()):
             most = max((getattr(h, what) for held in self.held.values() for h in held), default=0) or 1
-            lines = "".join(
-                f'<polyline style="stroke:{colour}" points="'
-                + " ".join(
-                    f"{WIDTH * h.at / until:.1f},{HEIGHT * (1 - 0.95 * getattr(h, what) / most):.1f}"
-                    for h in self.held[name]
+            top = TITLE + place * (HEIGHT + TITLE)
+            drawn.append(f'<text y="{top + 16}">{told}, up to {most:,.0f}</text>')
+            drawn.append(f'<rect y="{top + TITLE}" width="{WIDTH}" height="{HEIGHT}"/>')
+            for name, colour in colours.items():
+                points = " ".join(
+                    f"{WIDTH * at / until:.0f},{top + TITLE + HEIGHT * (1 - 0.95 * value / most):.0f}"
+                    for at, value in _thinned([(h.at, getattr(h, what)) for h in self.held[name]])
                 )
-                + '"/>'
-                for name, colour in colours.items()
-            )
-            drawn.append(
-                f'<p>{told}, up to {most:,.0f}</p><svg viewBox="0 0 {WIDTH} {HEIGHT}" width="100%">{lines}</svg>'
-            )
-        return "\n".join(drawn)
+                drawn.append(f'<polyline stroke="{colour}" points="{points}"/>')
+        return "\n".join([*drawn, "</svg>"])
 
 
 def _parts(values: list[float]) -> list[list[float]]:
     """Cut into quarters; none is empty, but for want of values."""
     bounds = [len(values) * i // QUARTERS for i in range(QUARTERS + 1)]
     return [values[a : max(b, a + 1)] or values for a, b in itertools.pairwise(bounds)]
+
+
+def _thinned(looks: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Not more than a picture has room for: of those next to each other the one with the most."""
+    step = -(-len(looks) // POINTS)
+    return [max(looks[at : at + step], key=lambda look: look[1]) for at in range(0, len(looks), step or 1)]
 
 
 def _size(folder: Path) -> int:
