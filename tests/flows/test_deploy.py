@@ -38,11 +38,15 @@ def manifests() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 MANIFESTS = dict(manifests())
+STATEFUL = {
+    "cell": MANIFESTS["cells-StatefulSet-aureon-cell"],
+    "root": MANIFESTS["root-StatefulSet-aureon-root"],
+}
 
 
 def pods() -> dict[str, dict[str, Any]]:
     """What each of them would run as."""
-    found = {"cell": MANIFESTS["cells-StatefulSet-aureon-cell"]["spec"]["template"]["spec"]}
+    found = {name: stateful["spec"]["template"]["spec"] for name, stateful in STATEFUL.items()}
     for name in ("maintain", "replay"):
         job = MANIFESTS[f"jobs-CronJob-aureon-{name}"]["spec"]["jobTemplate"]
         found[name] = job["spec"]["template"]["spec"]
@@ -214,7 +218,7 @@ def test_pods_run_as_nobody_special(name: str) -> None:
     assert container["securityContext"]["allowPrivilegeEscalation"] is False
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     mounted = {mount["name"] for mount in container["volumeMounts"]}
-    claims = MANIFESTS["cells-StatefulSet-aureon-cell"]["spec"]["volumeClaimTemplates"] if name == "cell" else []
+    claims = STATEFUL[name]["spec"]["volumeClaimTemplates"] if name in STATEFUL else []
     assert mounted == {v["name"] for v in [*pod["volumes"], *(c["metadata"] for c in claims)]}
     assert {"configMapRef": {"name": "aureon"}} in container["envFrom"]
     assert {"secretRef": {"name": "aureon"}} in container["envFrom"]
@@ -239,6 +243,18 @@ def test_the_stateful_set_keeps_cells_and_gives_them_time() -> None:
         "readiness": "/readyz",
     }
     assert container["ports"] == [{"name": "metrics", "containerPort": 9464}]
+
+
+def test_there_is_one_root_of_its_own() -> None:
+    """No cell's service finds it, and it finds none."""
+    root = MANIFESTS["root-StatefulSet-aureon-root"]
+    (container,) = pods()["root"]["containers"]
+    assert (root["spec"]["replicas"], container["command"]) == (1, ["aureon", "supervise"])
+    service = MANIFESTS["root-Service-aureon-root"]
+    assert service["metadata"]["name"] == root["spec"]["serviceName"]
+    labels = root["spec"]["template"]["metadata"]["labels"]
+    assert labels == service["spec"]["selector"] == root["spec"]["selector"]["matchLabels"]
+    assert labels != MANIFESTS["cells-Service-aureon-cells"]["spec"]["selector"]
 
 
 def test_the_nodes_of_the_example_are_some() -> None:
