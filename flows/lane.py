@@ -542,7 +542,7 @@ class Lane:
             raise RuntimeError("the log has to be read to its end first")
         source = self._inputs[message.kafka_topic]
         if message.offset > source.next:
-            self._check_gap(source, message)
+            self._check_gap(message.kafka_topic, source, message.offset)
         source.next = message.offset + 1
         source.window.append(message)
         source.held += message.size
@@ -567,12 +567,24 @@ class Lane:
             source.suspects -= 1
             source.suspect_below = message.offset + 1
 
-    def _check_gap(self, source: _Input, message: Message) -> None:
+    def pass_over(self, kafka_topic: str, position: int) -> None:
+        """Nothing more is to be read of an input below this offset: a transaction leaves such offsets at its end.
+
+        Raises:
+            LogMismatchError: the log has decided a message that would be there.
+        """
+        source = self._inputs[kafka_topic]
+        if position > source.next:
+            self._check_gap(kafka_topic, source, position)
+            source.next = position
+            self._advance(source)
+
+    def _check_gap(self, kafka_topic: str, source: _Input, until: int) -> None:
         """Offsets without a message are no messages that were decided."""
         for number, (offset, task_id) in source.decided.items():
-            if source.next <= number < message.offset:
+            if source.next <= number < until:
                 raise LogMismatchError(
-                    f"tasks.results[{self.lane}]@{offset} decides {message.kafka_topic}[{self.lane}]@{number} as task "
+                    f"tasks.results[{self.lane}]@{offset} decides {kafka_topic}[{self.lane}]@{number} as task "
                     f"{task_id!r}, but that message is gone: the broker has lost messages that it had acknowledged. "
                     "Restore the broker, or start over with a new cluster and a new lake."
                 )

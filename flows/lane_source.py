@@ -24,12 +24,13 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from confluent_kafka import Message as ConsumedMessage
 from msgspec import Struct
 
+from connectors.told_errors import tells_errors
 from flows.cut import Cut, decode_cut, encode_cut, newest
 from flows.lane import Lane, Owners, Window, id_key, log_start
 from flows.steps.intake import Decided, Handed, Reading, Rejected, Work, classify
 from flows.stopping import Stopping
 from schemas.decision import Decision, read_decision
-from schemas.errors import BadRecordError, LogMismatchError, RefusedError, TryAgainError, tells_errors
+from schemas.errors import BadRecordError, LogMismatchError, RefusedError, TryAgainError
 from schemas.task import TaskDescriptor
 
 log = logging.getLogger(__name__)
@@ -593,6 +594,7 @@ class OpenLane:
             self._owners.look_ahead([m.key for m in messages if m.key is not None])
             for message in messages:
                 lane.read(message)
+            lane.pass_over(kafka_topic, reader.position)
 
     def _is_drained(self) -> bool:
         """At a graceful stop: wait for the calls in flight, then read all that was decided of them."""

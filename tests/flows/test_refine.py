@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import Producer, TopicPartition
 from msgspec import Struct
 
 import one_lake
@@ -22,6 +22,7 @@ from connectors.checked_producer import CheckedProducer
 from connectors.cut_commits import CutCommits
 from connectors.kafka import client_config, read_to_end
 from connectors.topics import DEAD_LETTERS, RESULTS, TASKS, TASKS_HIGH, TASKS_NEXT, ensure_topics
+from flows.figures import KafkaLook
 from schemas.decision import DeadLetter, DecisionKind, read_decision
 from schemas.ids import home_lane
 from tests.brokers import Broker, empty
@@ -300,6 +301,32 @@ def test_urgent_tasks_overtake_the_backlog_and_do_not_starve_it(own_broker: Brok
         assert sum(at < done_at[-1] for at in low) < backlog, "nothing was left to overtake"
         assert any(sent_at[0] < at < done_at[0] for at in low)
         run.wait_for(lambda: run.decisions() > len(decided) or len(low) == backlog, 10, "the low ones starve")
+
+
+@pytest.mark.apache
+def test_tasks_that_came_by_a_transaction_leave_nothing_waiting(own_broker: Broker, tmp_path: Path) -> None:
+    """It leaves offsets without a message, and one that was aborted messages that nobody is to read."""
+    config = client_config(own_broker.brokers)
+    with cell_on(own_broker, tmp_path) as run:
+        run.cell.start("w1")
+        producer = Producer({**config, "transactional.id": "a-user"})
+        producer.init_transactions(30)
+        for end, sent in ((producer.commit_transaction, tasks(20)), (producer.abort_transaction, tasks(5, topic="no"))):
+            producer.begin_transaction()
+            for task in sent:
+                lane = home_lane(task["logical_id"], LANES)
+                producer.produce(TASKS, msgspec.json.encode(task), partition=lane)
+            end(30)
+        run.wait_for_ends(ids(tasks(20)))
+        look = KafkaLook(config, "aureon")
+
+        def waiting() -> int | None:
+            figures = look.figures()
+            return figures.waiting if figures is not None else None
+
+        run.wait_for(lambda: waiting() == 0, 30, "what is no message is waited for")
+        assert run.ended() == ids(tasks(20))
+        run.stop_and_audit()
 
 
 @contextmanager

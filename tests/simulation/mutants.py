@@ -89,7 +89,7 @@ class NoInputCheck(Lane):
     def check_input(self, kafka_topic: str, begin: int, end: int, log_end: int) -> None:
         """Go on, whatever they hold."""
 
-    def _check_gap(self, source: Any, message: Message) -> None:
+    def _check_gap(self, kafka_topic: str, source: Any, until: int) -> None:
         """Take any gap for one."""
 
 
@@ -419,6 +419,13 @@ class GapsStall(Lane):
         source.low = min(source.low, low)
 
 
+class EndsStall(Lane):
+    """Offsets without a message at the end of an input are waited for."""
+
+    def pass_over(self, kafka_topic: str, position: int) -> None:
+        """Wait."""
+
+
 class NoSpan(Lane):
     """Messages are read however far they are above the low-water."""
 
@@ -697,6 +704,7 @@ _mutant(SnapshotBeforeFlush)
 _mutant(RowsNotAwaited)
 _mutant(RowsOfTheEpochBefore, schedules=150)
 _mutant(GapsStall)
+_mutant(EndsStall)
 _mutant(NoSpan)
 _mutant(CancelsReadLate, schedules=1200)
 _mutant(RowsNotDropped)

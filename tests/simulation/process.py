@@ -338,6 +338,7 @@ class Cell:
                 at += 1
                 world.activity += 1
             slot.read_at[kafka_topic] = at
+            lane.pass_over(kafka_topic, at)
             source: Any = lane._inputs[kafka_topic]
             if len(source.window) > world.span:
                 world.failures.append(f"a window of {len(source.window)} messages, with a span of {world.span}")

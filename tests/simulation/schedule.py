@@ -7,6 +7,7 @@ The seed also chooses the kind of schedule:
     broker    the broker loses what it had acknowledged: the lane has to say so, or to be exact without it
 """
 
+from collections.abc import Sized
 from random import Random
 from typing import Literal
 
@@ -177,6 +178,9 @@ class Schedule:
         """Decide how often a user sends to where retries are delayed; apart from the rest, too."""
         self.delaying = Random(seed ^ 0xDE1A7)
         self.delayed = 0.5 if self.kind == "general" and self.delaying.random() < 0.2 else 0.0
+        # and how often a message comes by a transaction, which leaves offsets without one at its end
+        self.committing = Random(seed ^ 0x7A5AC)
+        self.committed = 0.4 if self.kind == "general" and self.committing.random() < 0.2 else 0.0
 
     # -- processes
 
@@ -248,6 +252,8 @@ class Schedule:
         if not task.generation:
             self.valid.add((topic, name, 0))
         offset = world.append(kafka_topic, lane, task)
+        if self.committed and self.committing.random() < self.committed:
+            world.inputs[kafka_topic, lane].extend([None] * (1 + int(self.committing.random() ** 3 * 8)))
         if world.tracing:
             world.note(f"user {kafka_topic}[{lane}]@{offset} {topic}/{task.task_id} {task.digest} poison={task.poison}")
 
@@ -543,8 +549,11 @@ class Schedule:
                 self.world.failures.append(
                     f"lane {number} is at rest, yet would resume from {cut.resume_from} of {cut.log}"
                 )
-            kept = [lane._waiting, lane._under_way, lane._places, lane._marks, lane._marking]
+            kept: list[Sized] = [lane._waiting, lane._under_way, lane._places, lane._marks, lane._marking]
             for source in lane._inputs.values():
                 kept += [source.decided, source.done, source.window]
+            lacking = {t: s.low for t, s in lane._inputs.items() if s.low != len(self.world.inputs[t, number])}
+            if lacking:
+                self.world.failures.append(f"lane {number} is at rest, and waits for what is no message: {lacking}")
             if any(kept) or lane.under_way:
                 self.world.failures.append(f"lane {number} is at rest, yet holds {[k for k in kept if k]}")
