@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from connectors.whole_files import sync
 from schemas.blob import BlobReference
 from schemas.errors import BadRecordError, RefusedError, TryAgainError
 
@@ -263,15 +264,7 @@ class _Folder:
                 draft.unlink(missing_ok=True)
         # also of one that is there: whoever put it may not have come so far yet
         for folder in target.parents[:3]:
-            _sync(folder)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            sync(folder)
 
 
 class _FileSystem:

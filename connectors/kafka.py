@@ -200,22 +200,21 @@ def _unreachable(brokers: str, error: KafkaError) -> RefusedError | TryAgainErro
 
 def read_to_end(
     config: ClientConfig, kafka_topic: str, partition: int = 0, limit_s: float = 30.0, last: int | None = None
-) -> list[Message]:
-    """Read one partition from its beginning to its present end: for the small, compacted Kafka topics.
+) -> Iterator[Message]:
+    """Read one partition from its beginning to its present end: for the compacted Kafka topics.
 
     Args:
         config: from `client_config`.
         kafka_topic: its name.
         partition: its number.
-        limit_s: how long it may take.
+        limit_s: how long the broker may take for the next message.
         last: so many of the last offsets only.
 
     Raises:
-        TryAgainError: the end is not reached in time.
+        TryAgainError: the broker hands out no more, and this is not the end.
     """
     name = f"{kafka_topic}[{partition}]"
     consumer = new_consumer(config, "aureon-read", committed_only=False)
-    messages: list[Message] = []
     deadline = time.monotonic() + limit_s
     try:
         low, high = watermarks_of(consumer, kafka_topic, partition, limit_s)
@@ -228,16 +227,17 @@ def read_to_end(
                 continue
             error = message.error()
             if error is None:
-                messages.append(message)
+                yield message
                 if (message.offset() or 0) + 1 >= high:  # the end itself is told by a fetch that waits for more
-                    return messages
+                    return
+                deadline = time.monotonic() + limit_s
             elif error.code() == KafkaError._PARTITION_EOF:
-                return messages
+                return
             else:
                 raise TryAgainError(f"{name}: {error.str()}")
     finally:
         consumer.close()
-    raise TryAgainError(f"{name}: the broker did not hand out all of it within {limit_s:.0f} s")
+    raise TryAgainError(f"{name}: the broker handed out no more of it within {limit_s:.0f} s")
 
 
 class _Quieter(logging.Filter):

@@ -6,7 +6,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from msgspec import Struct
 
 from connectors.checked_producer import CheckedProducer
-from schemas.errors import tells_errors
+from connectors.told_errors import tells_errors
 
 
 class Outgoing(Struct, frozen=True):

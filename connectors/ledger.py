@@ -318,11 +318,15 @@ class CallLedger:
         return position + 1
 
     def _trim(self, now: float, newest: int) -> None:
-        """Delete what nobody needs: of this life, what was decided; of all, what is too old or too much."""
+        """Delete what nobody needs: of this life, what was decided; of others, what is too old; of all, too much.
+
+        A clock that is set forth makes nothing of this life old.
+        """
         needed = min(self._needed.values(), default=newest)
         gone = self._db.execute("DELETE FROM commits WHERE position < ? AND writer = ?", (needed, self._writer_id))
         self.entries -= gone.rowcount
-        self.entries -= self._db.execute("DELETE FROM commits WHERE at < ?", (now - self._max_age_s,)).rowcount
+        old = now - self._max_age_s, self._writer_id
+        self.entries -= self._db.execute("DELETE FROM commits WHERE at < ? AND writer != ?", old).rowcount
         (size,) = self._db.execute("SELECT coalesce(sum(size), 0) FROM commits").fetchone()
         if size > self._max_bytes:
             log.warning(

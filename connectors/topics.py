@@ -60,8 +60,8 @@ _SETTINGS: dict[str, dict[str, str]] = {
     # The delay counts from the broker's time, which all cells share.
     RETRY: {**_LANE_SETTINGS, "message.timestamp.type": "LogAppendTime"},
     HEARTBEATS: {"cleanup.policy": "delete", "retention.ms": "3600000"},
-    DIRECTIVES: {"cleanup.policy": "compact"},
-    # One a commit comes, and only what is in a closed segment is compacted.
+    # More and more come, and only what is in a closed segment is compacted.
+    DIRECTIVES: {"cleanup.policy": "compact", "segment.ms": "3600000"},
     HEADS: {"cleanup.policy": "compact", "segment.ms": "3600000"},
 }
 _MUST_BE: dict[str, dict[str, str]] = {
@@ -122,14 +122,14 @@ class ClusterRecord(Struct, frozen=True, kw_only=True):
         )
 
 
-def ensure_topics(config: ClientConfig, lanes: int | None = None, replication: int = 1) -> Topics:
+def ensure_topics(config: ClientConfig, lanes: int = 0, replication: int = 1) -> Topics:
     """Create the Kafka topics that are missing, and check those that are there.
 
     Two processes may do so at once.
 
     Args:
         config: from `client_config`.
-        lanes: how many partitions the lane topics have; None takes what is there, or 4.
+        lanes: how many partitions the lane topics have; 0 takes what is there, or 4.
         replication: for those that are created.
 
     Raises:
@@ -233,7 +233,7 @@ def _partitions(client: AdminClient) -> dict[str, int]:
     }
 
 
-def _agree_on_lanes(there: dict[str, int], lanes: int | None) -> int:
+def _agree_on_lanes(there: dict[str, int], lanes: int) -> int:
     """Find the one number of lanes, or refuse."""
     counts = {name: there[name] for name in LANE_TOPICS if name in there}
     wanted = lanes or next(iter(counts.values()), DEFAULT_LANES)

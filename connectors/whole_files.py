@@ -33,6 +33,15 @@ def copy(source: Path, path: Path, mode: int = OWNER_ALONE) -> None:
         draft.replace(path)
 
 
+def sync(path: Path) -> None:
+    """Bring a file, or a folder's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def _draft(path: Path, data: BinaryIO, mode: int) -> Iterator[Path]:
     """A file beside it that is complete and on the disk; its folder is brought there at the end."""
@@ -46,10 +55,6 @@ def _draft(path: Path, data: BinaryIO, mode: int) -> Iterator[Path]:
             file.flush()
             os.fsync(handle)
         yield draft
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync(path.parent)
     finally:
         draft.unlink(missing_ok=True)

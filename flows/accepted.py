@@ -13,7 +13,7 @@ from msgspec import Struct
 from flows.memory import Memory
 from schemas.blob import REFERENCE_START
 from schemas.decision import Decision, DecisionKind
-from schemas.ids import payload_digest
+from schemas.ids import digest_of
 
 STATE_VERSION = 1
 MAX_RECORDS = 50_000
@@ -105,7 +105,4 @@ class AcceptedRecords(Memory):
 
 def _digest(payload: bytes) -> str:
     """Digest a payload of which the decision does not tell: that of a later round; "" where only a blob has it."""
-    try:
-        return payload_digest(payload) if payload and not payload.startswith(_REFERENCE) else ""
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        return ""
+    return "" if payload.startswith(_REFERENCE) else digest_of(payload)

@@ -25,6 +25,7 @@ import msgspec
 from msgspec import Struct
 
 from flows.calibration import Example
+from flows.comparing.equivalence import comparison_for, group
 from flows.counts import (
     DECAY_EVERY_S,
     MAX_EXAMPLES,
@@ -36,7 +37,6 @@ from flows.counts import (
 )
 from flows.lessons import Lesson, example_of, lesson_of, view_of
 from flows.memory import Memory
-from flows.steps.equivalence import comparison_for, group
 from flows.votes import FORMAT, RELIABILITY, ModelParameters, Name, Parameters, Votes, weight_of
 from schemas.decision import Decision, DecisionKind, RoundResult
 from schemas.node import Answer, NodeCapabilities

@@ -20,9 +20,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import one_lake
 from flows.cell import Cell
-from flows.commands.figures import KafkaFigures, LakeCounts, Rate
-from flows.commands.run import Interrupts, Watch, prepared, run_cell
-from flows.commands.submit import TaskSender
+from flows.figures import KafkaFigures, LakeCounts, Rate
+from flows.running import Interrupts, Watch, prepared, run_cell
+from flows.sending import TaskSender
 from flows.settings import Settings
 from flows.terminal import say
 from schemas.errors import AureonError, BadRecordError, OutcomeUnknownError, RefusedError, TryAgainError

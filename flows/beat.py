@@ -41,6 +41,7 @@ class Beat:
             try:
                 self._publish([self._state()])
             except Exception:
-                log.exception("how the cell is")
+                if not self._over.is_set():
+                    log.exception("how the cell is")
             if self._over.wait(BEAT_EVERY_S):
                 return

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from flows.memory import Memory
 from schemas.decision import Decision, DecisionKind
-from schemas.ids import payload_digest
+from schemas.ids import digest_of
 from schemas.task import read_head
 
 STATE_VERSION = 1
@@ -52,9 +52,7 @@ class BranchedContents(Memory):
 
     def _add(self, decision: Decision) -> None:
         for follow_up in decision.follow_ups:
-            try:
-                digest = payload_digest(bytes(follow_up.payload))
-            except (msgspec.DecodeError, ValueError, RecursionError):
+            if not (digest := digest_of(bytes(follow_up.payload))):
                 continue
             head = read_head(follow_up.task)
             self._branches[head.topic, digest] = head.logical_id

@@ -21,7 +21,7 @@ from flows.prompts import template
 from flows.settings import Settings, import_object, make_object
 from schemas.decision import RoundResult
 from schemas.errors import BadRecordError, RefusedError
-from schemas.ids import payload_digest
+from schemas.ids import digest_of
 from schemas.task import (
     DEFAULT_PRIORITY,
     AnswerKind,
@@ -126,10 +126,10 @@ class Branching:
         self, task: TaskDescriptor, proposed: Sequence[BranchProposal]
     ) -> tuple[list[BranchProposal], list[str]]:
         """Leave one of each content, the first."""
-        seen = {(task.topic, _digest(task.payload)): "it is the task itself"}
+        seen = {(task.topic, digest_of(bytes(task.payload))): "it is the task itself"}
         distinct, cut_off = [], []
         for proposal in proposed:
-            key = proposal.topic, _digest(proposal.payload)
+            key = proposal.topic, digest_of(bytes(proposal.payload))
             why = seen.get(key)
             if why is None and not task.generation:  # another life of a task does it all again
                 why = self._known(*key)
@@ -170,13 +170,6 @@ def _checked(branches: Sequence[Any], what: str) -> tuple[list[BranchProposal], 
     if len(branches) > MAX_PROPOSALS:
         warnings.append(f"{what} has {len(branches):,} entries; those after {MAX_PROPOSALS:,} are left out")
     return proposed, warnings
-
-
-def _digest(payload: Raw) -> str:
-    try:
-        return payload_digest(bytes(payload))
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        return ""
 
 
 # -- declared affinities between topics ----------------------------------------------------------------------------

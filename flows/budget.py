@@ -83,8 +83,7 @@ def expected(capabilities: NodeCapabilities, call: Call) -> tuple[int, float]:
     """
     texts = [m.content for m in call.messages] or [call.prompt]
     asked = sum(len(text.encode(errors="surrogatepass")) for text in texts) // BYTES_A_TOKEN + TOKENS_OF_A_CHAT
-    cost = (asked * capabilities.price_in + capabilities.max_tokens * capabilities.price_out) / 1e6
-    return asked + capabilities.max_tokens, cost
+    return asked + capabilities.max_tokens, capabilities.cost(asked, capabilities.max_tokens)
 
 
 def after(allowance: Allowance, spent: Spent) -> Allowance:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from connectors.blobs import BlobStore
 from connectors.heads import publish_head
@@ -16,10 +16,7 @@ from connectors.lane_group import FixedLanes, LaneGroup
 from connectors.ledger import CallLedger
 from connectors.nodes.registry import NodeRegistry
 from connectors.topics import RESULTS, RETRY
-from flows.accepted import AcceptedRecords
-from flows.affinity import Affinities
 from flows.beat import Beat
-from flows.branched import BranchedContents
 from flows.branching import Branching, make_planner
 from flows.budget import Budgets
 from flows.calls import CallRunner, RunnerParts
@@ -28,20 +25,17 @@ from flows.clock import ClockGuard
 from flows.cluster import INPUTS
 from flows.connections import Connections
 from flows.lane_source import LanePartition, LaneParts
-from flows.learning import Learning, Memories
+from flows.learning import Learning
 from flows.logs import JsonLines
-from flows.outlook import Outlooks
 from flows.overflow import Overflow
 from flows.prompts import Prompts
 from flows.rules import Rules
 from flows.settings import Settings, import_object
-from flows.steps.equivalence import Comparison
 from flows.steps.intake import Reading
 from flows.steps.plan import MAX_DECISION_BYTES, Limits, Planner
 from flows.steps.route import Router
 from flows.steps.supervise import Supervision
 from flows.stopping import Stopping
-from flows.supervision.health import TopicRecord
 from flows.tally import DecisionTally
 from flows.traces import spans_of
 from flows.tries import RetryPolicy
@@ -49,29 +43,17 @@ from one_lake.gate import QualityGate, configurations_of
 from one_lake.lanes import LaneVersions
 from one_lake.writer import LakeWriter
 from schemas.decision import Decision
-from schemas.errors import OutcomeUnknownError
+from schemas.errors import OutcomeUnknownError, TryAgainError
 from schemas.head import Head
 from schemas.node import NodeCapabilities, NodeState
 from schemas.supervision import CellState
 from schemas.task import PayloadView, PromptMessage
 
+if TYPE_CHECKING:  # it needs an extra
+    from connectors.otlp import SpanExport
+
 _BUDGETS = ("task_budget", "root_budget", "day_budget")
 _NO_STATES: Mapping[str, NodeState] = {}
-
-
-class Traces(Protocol):
-    """Takes winning decisions, each with its offset; never waits."""
-
-    sent: int
-    dropped: int
-
-    def offer(self, items: Sequence[tuple[int, Decision]]) -> None:
-        """Hand them over."""
-        ...
-
-    def close(self) -> None:
-        """Send what is left."""
-        ...
 
 
 class Cell:
@@ -86,6 +68,7 @@ class Cell:
         self.rules = Rules(settings)
         self.stopping = Stopping(settings.drain_s)
         self._lock = threading.RLock()
+        self._is_closed = False
         self._connected: Connections | None = None
         self._runner: CallRunner | None = None
         self._router: Router | None = None
@@ -100,7 +83,7 @@ class Cell:
         """The lanes that have a place in this process, open or not."""
         self.writer: LakeWriter | None = None
         """The lake's, once the flow has opened it; none where another process of this Bytewax cluster has the sink."""
-        self.traces: Traces | None = None
+        self.traces: SpanExport[tuple[int, Decision]] | None = None
         """Where winning decisions go to become spans, if anywhere."""
         self.waited_at = 0.0
         """When the flow last waited for the broker, by `time.monotonic`."""
@@ -293,7 +276,7 @@ class Cell:
                     states=self._node_states,
                     render=self._messages,
                     pays=self.rules.pays,
-                    by=Comparison(alike=self.rules.comparison.alike),  # without proofs: calls must not wait for them
+                    by=self.rules.quick_comparison,
                     stopped=self.learning().memories.supervision.stopped,
                     orders=self.connect().orders,
                 )
@@ -305,13 +288,7 @@ class Cell:
             if self._learning is None:
                 settings = self.settings
                 connected = self.connect()  # which makes the state folder, or refuses another cluster's
-                memories = Memories(
-                    affinities=Affinities(self.rules.presumed_best),
-                    outlooks=Outlooks(),
-                    supervision=TopicRecord(),
-                    accepted=AcceptedRecords(),
-                    branched=BranchedContents(),
-                )
+                memories = self.rules.memories()
                 cluster = connected.cluster.cluster_id
                 self._learning = Learning(memories, settings.state_dir, settings.lake_dir, cluster)
                 connected.orders.on_affinity(memories.affinities.adopt)
@@ -319,8 +296,7 @@ class Cell:
 
     def supervision(self) -> Supervision:
         """Lays results before the policies, with what was learned of their topics."""
-        memories = self.learning().memories
-        return Supervision(self.rules.supervisor, self.settings.max_rounds, memories.supervision, memories.accepted)
+        return self.rules.supervision(self.learning().memories)
 
     def _node_states(self) -> Mapping[str, NodeState]:
         return self._runner.states if self._runner is not None else _NO_STATES
@@ -328,7 +304,7 @@ class Cell:
     def planner(self) -> Planner:
         """Knows the policy and the limits."""
         settings = self.settings
-        rules, topics = self.rules, self.connect().topics
+        topics = self.connect().topics
         limits = Limits(
             topics.lanes,
             settings.max_attempts,
@@ -337,17 +313,7 @@ class Cell:
             min(MAX_DECISION_BYTES, topics.max_message_bytes * 3 // 4),
             settings.max_rounds,
         )
-        self.overflow.keep(rules.supervisor.encoded)  # before any decision names it
-        return Planner(
-            rules.policy,
-            limits,
-            self.budgets(),
-            self.overflow,
-            self.learning().memories.outlooks.outlook if rules.looks_ahead else None,
-            rules.supervisor.may_quote,
-            self.branching(),
-            rules.supervisor.version,
-        )
+        return self.rules.planner(limits, self.budgets(), self.overflow, self.learning().memories, self.branching())
 
     def branching(self) -> Branching:
         """What follows from records, with what was branched or answered before.
@@ -386,17 +352,19 @@ class Cell:
         """Connect to Kafka, once in a process.
 
         Raises:
-            TryAgainError: no broker answers.
+            TryAgainError: no broker answers, or the cell is closed.
             RefusedError: what is there does not fit; says what to change.
         """
         with self._lock:
+            if self._is_closed:
+                raise TryAgainError("the cell is closed")
             if self._connected is None:
                 self._connected = Connections(self.settings, self._stops_waiting)
                 JsonLines.cell = self._connected.member
                 self.traces = self._open_traces(self._connected)
             return self._connected
 
-    def _open_traces(self, connected: Connections) -> "Traces | None":
+    def _open_traces(self, connected: Connections) -> "SpanExport[tuple[int, Decision]] | None":
         if not (url := self.settings.traces_url):
             return None
         from connectors.otlp import SpanExport  # noqa: PLC0415 - it needs an extra
@@ -411,13 +379,16 @@ class Cell:
 
     def close(self) -> None:
         """Let go of everything."""
-        with self._lock, contextlib.ExitStack() as parts:  # one that cannot be closed keeps none of the others open
+        with self._lock:  # and not while they are closed: their threads may wait for it
             beside = self._beat, self._clock
-            for part in (self.traces, self.rules, self._connected, self._learning, self._runner, *beside):
-                if part is not None:
-                    parts.callback(part.close)
+            made = self.traces, self.rules, self._connected, self._learning, self._runner, *beside
+            self._is_closed = True
             self._runner = self._router = self._learning = self._connected = None
             self._beat = self._clock = self.traces = None
+        with contextlib.ExitStack() as parts:  # one that cannot be closed keeps none of the others open
+            for part in made:
+                if part is not None:
+                    parts.callback(part.close)
 
 
 def process_name() -> str:

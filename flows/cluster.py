@@ -4,10 +4,12 @@ import hashlib
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from connectors.embedded import EmbeddedBroker
+from connectors.kafka import client_config
 from connectors.topics import RETRY, TASKS, TASKS_HIGH, TASKS_NEXT
 from connectors.whole_files import ANYBODY, make_once
 from flows.settings import Settings
@@ -34,9 +36,13 @@ def brokers_of(settings: Settings) -> str:
     return embedded.brokers
 
 
-def lanes_asked(settings: Settings) -> int | None:
-    """How many lanes to insist on: those that the user named, or none in particular."""
-    return settings.lanes or None
+def config_of(settings: Settings) -> dict[str, Any]:
+    """What every Kafka client of the cluster is made with.
+
+    Raises:
+        RefusedError: there is no broker.
+    """
+    return client_config(brokers_of(settings), settings.kafka_properties)
 
 
 NO_FOLDER = FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError

@@ -15,14 +15,14 @@ from connectors.checked_producer import CheckedProducer
 from connectors.cut_commits import CutCommits, Places
 from connectors.directives import AFFINITY_KEY, QUARANTINE_KEY, Directives
 from connectors.heartbeats import HeartbeatWriter
-from connectors.kafka import client_config, preflight
+from connectors.kafka import preflight
 from connectors.lane_group import FixedLanes, LaneGroup
 from connectors.lane_reader import LaneReader, Watermarks
 from connectors.owner_index import OwnerIndex
 from connectors.topics import DIRECTIVES, RESULTS, ClusterRecord, Topics, ensure_topics, establish_cluster
 from connectors.whole_files import ANYBODY, make_once
 from flows.budget import Spent
-from flows.cluster import INPUTS, belongs_to, brokers_of, cluster_key, fingerprint, lanes_asked
+from flows.cluster import INPUTS, belongs_to, cluster_key, config_of, fingerprint
 from flows.cut import Cut, joined, pieces_of
 from flows.lane import Sealer, id_key
 from flows.orders import Orders
@@ -50,9 +50,9 @@ class Connections:
 
     def __init__(self, settings: Settings, should_stop: Callable[[], bool]) -> None:
         self._settings = settings
-        self.config = client_config(brokers_of(settings), settings.kafka_properties)
+        self.config = config_of(settings)
         preflight(self.config)
-        self.topics: Topics = ensure_topics(self.config, lanes_asked(settings), settings.replication)
+        self.topics: Topics = ensure_topics(self.config, settings.lanes, settings.replication)
         key = cluster_key(settings.key_path)
         self.sealer = Sealer(key)
         self.cluster: ClusterRecord = establish_cluster(self.config, self.topics, fingerprint(key))

@@ -19,10 +19,10 @@ from connectors.nodes.signals import signals_of
 from connectors.topics import RETRY, TASKS
 from flows.affinity import Affinities
 from flows.calls import Answered
+from flows.comparing.equivalence import comparison_for, group, number
 from flows.lane import Message, Sealer
 from flows.policies import SimpleThresholdPolicy
 from flows.settings import Settings
-from flows.steps.equivalence import comparison_for, group, number
 from flows.steps.intake import Reading, classify
 from flows.steps.plan import Limits, Planner
 from flows.steps.route import Routed

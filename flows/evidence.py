@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Final
 
 from connectors.nodes.signals import SEARCHED, SUMS, WRONG_SUMS
-from flows.steps.equivalence import number
+from flows.comparing.equivalence import number
 from flows.votes import Votes
 from schemas.node import Answer
 from schemas.task import AnswerKind, PayloadView

@@ -10,8 +10,8 @@ from functools import partial
 import msgspec
 from msgspec import Struct
 
+from flows.comparing.equivalence import comparison_for, group
 from flows.policies import ConvergencePolicy, Outlook, Situation, Verdict
-from flows.steps.equivalence import comparison_for, group
 from flows.supervision import is_rejected, stops_topic, wants_more
 from schemas.decision import Before, DecisionKind, RoundResult
 from schemas.node import Answer
@@ -64,7 +64,7 @@ def judge(
     if rejected:  # whatever the policy would say
         verdict = Verdict(converged=last or stops_topic(result), reason=REJECTED)
     else:
-        verdict = _verdict(policy, result, situation, spent, last=last)
+        verdict = _verdict(policy, result, situation, (spent or f"{max_rounds} rounds spent") if last else "")
     if verdict.exhausted:
         return Judgement(kind=DecisionKind.DEAD, reason=NOT_ACCEPTED, detail=verdict.reason, result=result)
     if not verdict.converged:
@@ -91,14 +91,12 @@ def judge(
     return Judgement(kind=DecisionKind.CONVERGED, reason=verdict.reason, forced=verdict.forced, result=result)
 
 
-def _verdict(
-    policy: ConvergencePolicy, result: RoundResult, situation: Situation, spent: str, *, last: bool
-) -> Verdict:
+def _verdict(policy: ConvergencePolicy, result: RoundResult, situation: Situation, spent: str) -> Verdict:
     """What the policy says, as far as there is something left to spend, and supervision wants no more reasoning."""
     verdict = policy.judge(result, situation)
     if spent and not verdict.converged and not verdict.exhausted:
         return Verdict(converged=True, reason=spent, forced=True)
-    if verdict.converged and not verdict.forced and not last and (more := wants_more(result)):
+    if verdict.converged and not verdict.forced and not spent and (more := wants_more(result)):
         return Verdict(converged=False, reason=more)
     return verdict
 

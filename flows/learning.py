@@ -24,10 +24,10 @@ from msgspec import Struct
 from flows.accepted import AcceptedRecords
 from flows.affinity import Affinities
 from flows.branched import BranchedContents
+from flows.comparing.equivalence import comparison_for, group
 from flows.lessons import view_of
 from flows.memory import Memory
 from flows.outlook import Outlooks
-from flows.steps.equivalence import comparison_for, group
 from flows.steps.intake import Decided
 from flows.supervision.health import TopicRecord
 from one_lake.query import RecentRound, recent_rounds

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from flows.calibration import Example, Group
+from flows.comparing.equivalence import as_one, comparison_for, group
 from flows.evidence import EVIDENCE, evidence_of
-from flows.steps.equivalence import as_one, comparison_for, group
 from flows.votes import Votes
 from schemas.decision import Decision, DecisionKind, RoundResult
 from schemas.errors import BadRecordError

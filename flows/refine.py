@@ -27,6 +27,7 @@ from bytewax.inputs import Source
 from bytewax.outputs import Sink
 
 from connectors.lane_sinks import LaneSink, Outgoing
+from connectors.told_errors import tells_errors
 from connectors.topics import RESULTS
 from flows import logs
 from flows.budget import Budgets, is_unlimited
@@ -48,7 +49,6 @@ from flows.telemetry import Telemetry
 from flows.votes import Votes
 from one_lake.output import LaneRows, OneSink
 from schemas.decision import DecisionKind
-from schemas.errors import tells_errors
 from schemas.task import Allowance, encode
 
 log = logging.getLogger(__name__)

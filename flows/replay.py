@@ -27,16 +27,18 @@ from bytewax.operators import StatefulBatchLogic
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.run import cli_main
 
-from flows.commands.engine import muffled_engine
-from flows.commands.progress import bars
-from flows.commands.run import broker_of
+from connectors.told_errors import step_log, tells_errors
+from flows.engine import muffled_engine
+from flows.progress import bars
 from flows.replays.parts import Done, Past, Redeciding
 from flows.replays.redecide import Options, named
 from flows.rules import Rules
+from flows.running import broker_of
 from flows.settings import Settings, read_settings
 from flows.terminal import say
+from one_lake import tables
 from one_lake.runs import Asked, Run, Selection, keep_part, parts_done, past_rounds, read_run, run_folder, start_run
-from schemas.errors import RefusedError, TryAgainError, step_log, tells_errors
+from schemas.errors import RefusedError, TryAgainError
 from schemas.software import software_version
 
 RE_DECIDE, RE_ASK, REDRIVE = MODES = "re-decide", "re-ask", "redrive"
@@ -230,8 +232,8 @@ def _finish(settings: Settings, name: str, run: Run, options: Options) -> None:
 def _alone(settings: Settings, name: str) -> Iterator[None]:
     """One process at a run: two would do the same work."""
     folder = run_folder(settings.lake_dir, name)
-    if not settings.lake_dir.is_dir():
-        raise RefusedError(f"no lake at {settings.lake_dir}: run `aureon run` or set AUREON_LAKE")
+    if not tables.is_lake(settings.lake_dir):
+        raise tables.no_lake(settings.lake_dir)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "run.lock").open("w") as lock:
         try:

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from connectors.directives import AFFINITY_KEY, QUARANTINE_KEY
+from connectors.topics import HEARTBEATS
 from flows.affinity import Affinities
 from flows.counts import DECAY_EVERY_S, TopicCounts
 from flows.quarantine import Kept, fared_of, judge
@@ -23,7 +24,7 @@ from schemas.software import check_version
 from schemas.supervision import Alert, CellState, Noted, Quarantine, Stage, quarantine_key
 
 STATE_VERSION = 1
-AFFINITY_EVERY_S = 5.0
+AFFINITY_EVERY_S = 30.0
 """How often what was learned of a topic is published, if anything was."""
 NOTES_EVERY_S = 60.0
 MEMORY = 0.99
@@ -190,7 +191,8 @@ class Root:
         Args:
             now: seconds since the epoch.
         """
-        alerts = self.registry.look(now)
+        # as long as heartbeats are read that came while the root was away, nobody is known to be silent
+        alerts = self.registry.look(now) if HEARTBEATS not in self._behind else []
         known = {counts.topic: counts for counts in self.affinities.state().topics}
         orders = self._judge(known.values(), now) if not self._behind else []
         alerts += [Alert(kind=_ALERTS[o.stage], subject=o.node, text=f"on {o.topic}: {o.why}", at=now) for o in orders]

@@ -9,11 +9,11 @@ import msgspec
 
 from connectors.checked_producer import CheckedProducer
 from connectors.directives import AFFINITY_KEY, QUARANTINE_KEY
-from connectors.kafka import client_config, preflight, read_to_end
+from connectors.kafka import preflight, read_to_end
 from connectors.lane_reader import LaneReader, Watermarks
 from connectors.topics import DIRECTIVES, HEARTBEATS, Topics, ensure_topics
 from flows.clock import ClockGuard
-from flows.cluster import brokers_of, lanes_asked
+from flows.cluster import config_of
 from flows.counts import TopicCounts
 from flows.root import Root
 from flows.settings import Settings
@@ -54,14 +54,14 @@ class RootParts:
         Raises:
             TryAgainError: no broker answers.
         """
-        config = client_config(brokers_of(self.settings), self.settings.kafka_properties)
+        config = config_of(self.settings)
         preflight(config)
         return config
 
     @cached_property
     def topics(self) -> Topics:
         """Aureon's Kafka topics."""
-        return ensure_topics(self.config, lanes_asked(self.settings), self.settings.replication)
+        return ensure_topics(self.config, self.settings.lanes, self.settings.replication)
 
     @cached_property
     def _watermarks(self) -> Watermarks:

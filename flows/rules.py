@@ -1,4 +1,7 @@
-"""By what a round is decided: the policy, supervision, verifiers, comparisons and routing that the settings name."""
+"""By what a round is decided: the policy, supervision, verifiers, comparisons and routing that the settings name.
+
+A cell and a replay that asks again have their deciding steps from here, each with what it has learned.
+"""
 
 import contextlib
 from collections.abc import Callable, Mapping
@@ -6,12 +9,21 @@ from functools import cached_property
 from pathlib import Path
 
 from connectors.embeddings import Alike
-from connectors.sandbox import Limits, Sandbox, SandboxVerdict
+from connectors.sandbox import Limits as SandboxLimits
+from connectors.sandbox import Sandbox, SandboxVerdict
+from flows.affinity import Affinities
+from flows.branching import Branching
+from flows.budget import Budgets
+from flows.comparing.equivalence import Comparison
+from flows.comparing.symbolic import Prover
+from flows.learning import Memories
+from flows.outlook import Outlooks
+from flows.overflow import Overflow
 from flows.policies import ConvergencePolicy, SimpleThresholdPolicy, make_policy, value_of
 from flows.settings import Settings, import_object
-from flows.steps.equivalence import Comparison
+from flows.steps.plan import Limits, Planner
 from flows.steps.route import PRESUMED_BEST, Strategy, read_strategy
-from flows.steps.symbolic import Prover
+from flows.steps.supervise import Supervision
 from flows.steps.validate import Verifier, built_in_verifiers
 from flows.supervision import Supervisor, built_in_supervisor, read_supervision
 from flows.votes import RELIABILITY
@@ -44,11 +56,6 @@ class Rules:
         value = value_of(self.policy)
         return value.pays if value is not None else None
 
-    @property
-    def looks_ahead(self) -> bool:
-        """Whether the policy asks what another round may bring; the plain one does not, thousands of times a second."""
-        return not isinstance(self.policy, SimpleThresholdPolicy)
-
     @cached_property
     def strategy(self) -> Strategy:
         """How the models of a round are chosen.
@@ -59,11 +66,6 @@ class Rules:
         settings = self.settings
         agree = max(settings.cascade_agree, settings.score_threshold)
         return read_strategy(settings.routing, settings.cascade_first, agree)
-
-    @property
-    def presumed_best(self) -> float:
-        """How often the dearest node is expected to be right, where its file says nothing."""
-        return PRESUMED_BEST if self.strategy.kind == "cascade" else RELIABILITY
 
     @cached_property
     def supervisor(self) -> Supervisor:
@@ -93,7 +95,7 @@ class Rules:
     @cached_property
     def sandbox(self) -> Sandbox:
         """Runs programs that models wrote."""
-        return Sandbox(Limits(self.settings.sandbox_s, self.settings.sandbox_bytes))
+        return Sandbox(SandboxLimits(self.settings.sandbox_s, self.settings.sandbox_bytes))
 
     def _run_tests(self, view: PayloadView, answer: str) -> SandboxVerdict:
         """The verifier `tests`: the payload's tests pass when they are run after the answer."""
@@ -104,6 +106,39 @@ class Rules:
         """How answers are compared, beyond what each question says of it."""
         least, limit_s = self.settings.text_similarity, self.settings.symbolic_s
         return Comparison(alike=Alike(least) if least else None, proof=Prover(limit_s) if limit_s else None)
+
+    @property
+    def quick_comparison(self) -> Comparison:
+        """The same without proofs, for those whom calls must not wait for."""
+        return Comparison(alike=self.comparison.alike)
+
+    def memories(self) -> Memories:
+        """What is learned, before anything is."""
+        dearest = PRESUMED_BEST if self.strategy.kind == "cascade" else RELIABILITY
+        return Memories(affinities=Affinities(dearest), outlooks=Outlooks())
+
+    def supervision(self, memories: Memories) -> Supervision:
+        """Lays results before the policies, with what was learned of their topics."""
+        return Supervision(self.supervisor, self.settings.max_rounds, memories.supervision, memories.accepted)
+
+    def planner(
+        self, limits: Limits, budgets: Budgets, overflow: Overflow, memories: Memories, branching: Branching
+    ) -> Planner:
+        """Knows the policy and the limits."""
+        overflow.keep(self.supervisor.encoded)  # before any decision names it
+        plain = isinstance(
+            self.policy, SimpleThresholdPolicy
+        )  # which does not look at it, in each of thousands a second
+        return Planner(
+            self.policy,
+            limits,
+            budgets,
+            overflow,
+            None if plain else memories.outlooks.outlook,
+            self.supervisor.may_quote,
+            branching,
+            self.supervisor.version,
+        )
 
     def close(self) -> None:
         """End what runs in processes of its own."""

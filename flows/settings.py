@@ -49,7 +49,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         str, Meta(description="the cluster's key, the same for all cells; empty: <home>/cluster.key")
     ] = ""
     lanes: Annotated[
-        int, Meta(ge=0, le=1024, description="partitions of each Kafka topic, fixed for good; 0: as they are, or 4")
+        int,
+        Meta(
+            ge=0,
+            le=150,
+            description="partitions of each Kafka topic, fixed for good, at most 150; 0: as they are, or 4",
+        ),
     ] = 0
     replication: Annotated[
         int, Meta(ge=1, le=100, description="replicas of each Kafka topic, where they have to be created")

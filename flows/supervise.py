@@ -29,6 +29,7 @@ from msgspec import Struct
 from connectors.checked_producer import CheckedProducer
 from connectors.directives import publish_directives
 from connectors.heartbeats import read_state
+from connectors.told_errors import tells_errors
 from connectors.topics import HEARTBEATS, RESULTS
 from flows import logs
 from flows.root import Root, Told
@@ -38,7 +39,7 @@ from flows.settings import read_settings
 from flows.telemetry import Telemetry
 from one_lake.notes import NoteWriter
 from schemas.decision import Decision, DecisionKind, read_decision
-from schemas.errors import UNREADABLE, BadRecordError, tells_errors
+from schemas.errors import UNREADABLE, BadRecordError
 from schemas.node import NodeState
 from schemas.supervision import CellState, Noted
 

@@ -36,7 +36,7 @@ def moment(lake_dir: str | Path, as_of: str) -> Moment:
         RefusedError: it is neither, or from before the first signed commit.
     """
     if not tables.is_lake(lake_dir):
-        raise RefusedError(f"no lake at {lake_dir}: run `aureon run` or set AUREON_LAKE")
+        raise tables.no_lake(lake_dir)
     version, until = _read(as_of)
     found = None
     others: dict[str, int] = {}

@@ -32,7 +32,8 @@ class LaneVersions:
     def __init__(self, lake_dir: Path, cluster: str) -> None:
         self._lake_dir = lake_dir
         self._cluster = cluster
-        self._rounds: DeltaTable | None = None
+        self._rounds: tables.Followed | None = None
+        self._now: DeltaTable | None = None
         self._looked_at = 0.0
 
     def held(self, lane: int) -> int:
@@ -40,11 +41,11 @@ class LaneVersions:
         now = time.monotonic()
         with contextlib.suppress(DeltaError, OSError, BadRecordError):
             if self._rounds is None and tables.is_lake(self._lake_dir):
-                self._rounds = tables.open_table(self._lake_dir, "rounds")
+                self._rounds = tables.Followed(self._lake_dir, "rounds")
+                self._now = self._rounds.read_on()
             elif self._rounds is not None and now - self._looked_at >= 1.0:
-                self._rounds.update_incremental()
-                self._looked_at = now
-        return -1 if self._rounds is None else held_in(self._rounds, self._cluster, lane)
+                self._now, self._looked_at = self._rounds.read_on(), now
+        return -1 if self._now is None else held_in(self._now, self._cluster, lane)
 
 
 def held_in(table: DeltaTable, cluster: str, lane: int) -> int:

@@ -97,7 +97,7 @@ def maintain(
         )
     lake = Path(lake_dir)
     if not tables.is_lake(lake):
-        raise RefusedError(f"no lake at {lake}: run `aureon run` or set AUREON_LAKE")
+        raise tables.no_lake(lake)
     with alone(lake):
         tables.create(lake)
         publish(lake, key)

@@ -89,4 +89,5 @@ class NoteWriter:
         write_deltalake(table, rows, mode="append", commit_properties=properties)
         table.update_incremental()
         if table.version() % COMPACT_EVERY == 0:
+            self._table = None  # opened anew: one that is only ever read on keeps every entry since it was opened
             table.optimize.compact()

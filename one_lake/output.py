@@ -7,8 +7,8 @@ from typing import Any
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from msgspec import Struct
 
+from connectors.told_errors import tells_errors
 from one_lake.writer import LakeWriter
-from schemas.errors import tells_errors
 from schemas.head import Head
 from schemas.one import Row
 

@@ -9,6 +9,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 from msgspec import Struct
 
+from connectors.whole_files import sync
 from one_lake import tables
 from one_lake.keys import SigningKey
 from one_lake.seals import Link, Merge, Seal, SealedFile, SealedLane, SignedSeal, newest_seal, sign
@@ -111,8 +112,8 @@ class SealedTable:
                 on_failure()
                 raise
         entry = tables.log_entry(self.lake_dir, self.name, version)
-        tables.sync(entry)
-        tables.sync(entry.parent)
+        sync(entry)
+        sync(entry.parent)
         for file in commit.files:
             file.release()
         self.tip, self._looked_at = Link(version, seal.hash), version
@@ -125,8 +126,8 @@ class SealedTable:
         self.delta.alter.set_table_properties({"delta.appendOnly": "false"})
         self.delta = tables.open_table(self.lake_dir, self.name)
         entry = tables.log_entry(self.lake_dir, self.name, self.delta.version())
-        tables.sync(entry)
-        tables.sync(entry.parent)
+        sync(entry)
+        sync(entry.parent)
         return True
 
     def _is_logged(self, seal: SignedSeal, version: int) -> bool:
@@ -172,5 +173,5 @@ class SealedTable:
         self.delta.create_checkpoint()
         log = tables.log_entry(self.lake_dir, self.name, 0).parent
         for checkpoint in (*log.glob(f"{self.delta.version():020}.checkpoint*"), log / "_last_checkpoint"):
-            tables.sync(checkpoint)
-        tables.sync(log)
+            sync(checkpoint)
+        sync(log)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake.transaction import AddAction, RemoveAction
 
+from connectors.whole_files import sync
 from one_lake import tables
 
 # Columns of few different values; for the others a dictionary costs time and saves nothing.
@@ -67,8 +68,8 @@ class StagedFile:
     def finish(self) -> None:
         """Bring the file and its name to the disk."""
         self._writer.close()
-        tables.sync(self.path)
-        tables.sync(self.path.parent)
+        sync(self.path)
+        sync(self.path.parent)
         self.sha256 = tables.sha256_of(self.path)
 
     def discard(self) -> None:

@@ -22,6 +22,7 @@ from urllib.parse import unquote
 from deltalake import DeltaTable, Field, Schema
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
+from connectors.whole_files import sync
 from schemas.errors import BadRecordError, RefusedError
 from schemas.one import ALL_TABLES, AT_FIRST, TABLES, arrow_schema
 
@@ -59,6 +60,11 @@ def folder(lake_dir: str | Path, table: str) -> Path:
 def is_lake(lake_dir: str | Path) -> bool:
     """Tell whether there is one."""
     return DeltaTable.is_deltatable(str(folder(lake_dir, "rounds")))
+
+
+def no_lake(lake_dir: str | Path) -> RefusedError:
+    """What whoever needs a lake says where there is none."""
+    return RefusedError(f"no lake at {lake_dir}: run `aureon run` or set AUREON_LAKE")
 
 
 def present(lake_dir: str | Path) -> list[str]:
@@ -157,7 +163,7 @@ def open_table(lake_dir: str | Path, table: str) -> DeltaTable:
     try:
         opened = DeltaTable(folder(lake_dir, table))
     except TableNotFoundError:
-        raise RefusedError(f"no lake at {lake_dir}: run `aureon run` or set AUREON_LAKE") from None
+        raise no_lake(lake_dir) from None
     except DeltaError as error:
         raise unreadable(lake_dir, f"the log of {table}", error) from error
     if _lacking(opened, table) is None:
@@ -238,6 +244,34 @@ def transaction_version(table: DeltaTable, application: str) -> int:
     return -1 if version is None else version
 
 
+class Followed:
+    """A table that somebody reads on and on, opened anew every so often.
+
+    One that is only ever read on keeps every entry since it was opened, and goes through them again at each look:
+    100 ms after 900 commits.
+    """
+
+    def __init__(self, lake_dir: str | Path, table: str) -> None:
+        self._lake_dir, self._name = lake_dir, table
+        self._open()
+
+    def _open(self) -> None:
+        self._table = open_table(self._lake_dir, self._name)
+        self._opened_at = self._table.version()
+
+    def read_on(self) -> DeltaTable:
+        """Take in what was committed since, and give the table.
+
+        Raises:
+            DeltaError: its log cannot be read.
+            BadRecordError: the same, when it is opened anew.
+        """
+        self._table.update_incremental()
+        if self._table.version() >= self._opened_at + CHECKPOINT_INTERVAL:
+            self._open()
+        return self._table
+
+
 def as_os_error(error: Exception, lake_dir: str | Path) -> OSError:
     """Give the error the lake's name and what to do."""
     # delta-rs draws its causes as a coloured tree over several lines.
@@ -248,12 +282,3 @@ def as_os_error(error: Exception, lake_dir: str | Path) -> OSError:
         number,
         f"lake {lake_dir}: {os.strerror(number)}; nothing is lost, start again when it can be written ({detail})",
     )
-
-
-def sync(path: Path) -> None:
-    """Bring a file, or a folder's list of names, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -74,6 +74,14 @@ def payload_digest(payload: bytes) -> str:
     return hashlib.sha256(canonical_json(payload)).hexdigest()[:16]
 
 
+def digest_of(payload: bytes) -> str:
+    """The same of what may be anything; "" where it is no JSON."""
+    try:
+        return payload_digest(payload)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return ""
+
+
 def content_hash(topic: str, logical_id: str, generation: int, payload: bytes, answer: str | None) -> str:
     """Digest what was asked and what was answered: sha256, in hex, over canonical JSON.
 

@@ -45,6 +45,10 @@ class NodeCapabilities(Struct, frozen=True, gc=False, kw_only=True):
         """Tell whether it takes calls on a subject."""
         return not self.topics or topic in self.topics
 
+    def cost(self, tokens_in: int, tokens_out: int) -> float:
+        """What tokens cost: money."""
+        return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
+
 
 class NodeReport(Struct, frozen=True, gc=False, kw_only=True):
     """What a node says when it is asked how it is."""

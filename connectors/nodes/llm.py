@@ -118,7 +118,7 @@ class LlmNode:
             sample=call.sample,
             tokens_in=written.tokens_in,
             tokens_out=written.tokens_out,
-            cost=self._cost(written),
+            cost=self.capabilities.cost(written.tokens_in, written.tokens_out),
             latency_s=time.perf_counter() - started,
             status="ok" if found else "abstained",
             text=found,
@@ -167,10 +167,6 @@ class LlmNode:
 
     def _closed_error(self) -> NodeError:
         return NodeError(f"{self.capabilities.node}: the model was closed", "closed")
-
-    def _cost(self, written: Written) -> float:
-        of = self.capabilities
-        return (written.tokens_in * of.price_in + written.tokens_out * of.price_out) / 1e6
 
 
 class _Model:

@@ -426,7 +426,7 @@ class OpenAINode:
             signals={} if abstained else signals_of(call.answer_kind, text),
             tokens_in=tokens_in,
             tokens_out=tokens_out,
-            cost=(tokens_in * self.capabilities.price_in + tokens_out * self.capabilities.price_out) / 1e6,
+            cost=self.capabilities.cost(tokens_in, tokens_out),
         )
 
 

@@ -83,11 +83,6 @@ class NodeRegistry(Generic[P]):
         """How they are asked."""
         return self._present.prompts
 
-    @property
-    def version(self) -> int:
-        """Rises whenever nodes or prompts change."""
-        return self._present.version
-
     def refresh(self) -> tuple[Node, ...]:
         """Read the file again if it has changed; a bad one is logged once, and what there was stays.
 

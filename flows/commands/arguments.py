@@ -119,7 +119,8 @@ def _up(commands: Any) -> None:
         help="run a cluster on this machine: several cells, a root, and the embedded broker where no other is named",
         description="Run several cells and the supervision root under supervisord, which starts those again that die, "
         "with a broker where AUREON_BROKERS names no other. State folders and logs are in <home>/cells. On a Kafka of "
-        "yours they share the lanes with cells of other machines. Ctrl-C or SIGTERM: the cells stop gracefully, then "
+        "yours they share the lanes with cells of other machines, started there by `aureon run`: one root is enough. "
+        "Ctrl-C or SIGTERM: the cells stop gracefully, then "
         "the root and the broker. Again: the cells do not wait for their calls. A program that is refused again and "
         "again, or does not stay alive, ends it all.",
     )

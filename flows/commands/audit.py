@@ -8,14 +8,13 @@ import msgspec
 from flows.commands.arguments import settings_of
 from flows.terminal import FAILED, OK, say, show
 from one_lake import tables
-from schemas.errors import RefusedError
 
 
 def main(options: argparse.Namespace) -> int:
     """Audit, and tell what is not as expected."""
     settings = settings_of(options)
     if not tables.is_lake(settings.lake_dir):
-        raise RefusedError(f"no lake at {settings.lake_dir}: run `aureon run` or set AUREON_LAKE")
+        raise tables.no_lake(settings.lake_dir)
     from one_lake.audit import audit  # noqa: PLC0415 - Great Expectations takes seconds; a refusal should not
 
     folder = Path(options.docs) if options.docs else Path(settings.home) / "audit"

@@ -4,16 +4,13 @@ import argparse
 import time
 
 from connectors.cancels import Cancel, send_cancel
-from connectors.kafka import client_config
 from connectors.topics import ensure_topics
-from flows.cluster import brokers_of, lanes_asked
+from flows.cluster import config_of
 from flows.commands.arguments import settings_of
-from flows.commands.figures import reach
+from flows.figures import reach
 from flows.terminal import OK, show
 from schemas.errors import RefusedError
 from schemas.ids import logical_id_of
-
-PREFLIGHT_S = 5.0
 
 
 def main(options: argparse.Namespace) -> int:
@@ -24,9 +21,9 @@ def main(options: argparse.Namespace) -> int:
         raise RefusedError("expected a topic and a logical id, and one of them is empty")
     if named := logical_id_of(logical_id):
         raise RefusedError(f"{logical_id!r} is a task id: leave out its round, {named!r}")
-    config = client_config(brokers_of(settings), settings.kafka_properties)
-    reach(config, PREFLIGHT_S)
-    ensure_topics(config, lanes_asked(settings), settings.replication)
+    config = config_of(settings)
+    reach(config)
+    ensure_topics(config, settings.lanes, settings.replication)
     send_cancel(config, Cancel(topic, logical_id, round(time.time(), 3)))
     show(
         f"cancelled: {topic} {logical_id}, under way, waiting or not yet sent, with all that comes of it; what has "

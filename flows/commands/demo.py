@@ -20,7 +20,7 @@ from flows.commands.demo_compare import compare
 from flows.commands.demo_home import TASKS_FILE, delete_demo, demo_settings, load_state, save_state
 from flows.commands.demo_report import evaluate, print_report
 from flows.commands.examiner import Examiner
-from flows.commands.run import prepared
+from flows.running import prepared
 from flows.terminal import FAILED, INTERRUPTED, OK, command_name, say
 from schemas.errors import RefusedError
 

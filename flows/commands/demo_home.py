@@ -8,10 +8,11 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from connectors import whole_files
 from connectors.embedded import EmbeddedBroker
 from flows.commands.arguments import settings_of
 from flows.commands.demo_report import Result
-from flows.commands.run import locked
+from flows.running import locked
 from flows.settings import PREFIX, Settings
 from schemas.errors import UNREADABLE, RefusedError
 
@@ -102,9 +103,7 @@ def load_state(home: Path, tasks: int | None, seed: int | None, *, llm: bool = F
 
 def save_state(home: Path, state: DemoState) -> None:
     """Write down what the home is to remember, in one step."""
-    draft = home / (STATE_FILE + ".new")
-    draft.write_bytes(msgspec.json.format(msgspec.json.encode(state)))
-    draft.replace(home / STATE_FILE)
+    whole_files.replace(home / STATE_FILE, msgspec.json.format(msgspec.json.encode(state)))
 
 
 def delete_demo(settings: Settings) -> None:

@@ -17,7 +17,7 @@ def main(options: argparse.Namespace) -> int:
     """List them, or replace that of this state folder."""
     settings = settings_of(options)
     if not tables.is_lake(settings.lake_dir):
-        raise RefusedError(f"no lake at {settings.lake_dir}: run `aureon run` or set AUREON_LAKE")
+        raise tables.no_lake(settings.lake_dir)
     own_path = settings.state_dir / FILE_NAME
     if options.action == "rotate":
         if not own_path.exists():

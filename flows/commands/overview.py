@@ -22,9 +22,9 @@ import one_lake
 from connectors.heartbeats import HeartbeatReader
 from connectors.kafka import client_config
 from flows.cluster import brokers_of
-from flows.commands.figures import KafkaLook, reach
 from flows.commands.overview_cluster import Cluster, Pulse
 from flows.commands.overview_lake import ALL_OF_IT, SPANS, Lake, Span, lake_within
+from flows.figures import KafkaLook, reach
 from flows.settings import Settings
 from schemas.errors import UNREADABLE, AureonError
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from flows.commands.figures import KafkaFigures, Rate
+from flows.figures import KafkaFigures, Rate
 from flows.registry import SILENT_AFTER_S, Registry
 from schemas.node import NodeHealth, NodeState
 from schemas.supervision import CellState

@@ -7,7 +7,7 @@ import msgspec
 
 import one_lake
 from flows.commands.arguments import settings_of
-from flows.commands.progress import bars
+from flows.progress import bars
 from flows.terminal import OK, printable, say, show
 from one_lake.as_of import moment
 from one_lake.search import SearchIndex, When

@@ -13,11 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from connectors.heartbeats import latest_states
-from connectors.kafka import client_config
 from flows.budget import NOTHING, Spent
-from flows.cluster import brokers_of
+from flows.cluster import config_of
 from flows.commands.arguments import settings_of
-from flows.commands.figures import (
+from flows.figures import (
     KafkaFigures,
     KafkaLook,
     TopicFigures,
@@ -28,7 +27,7 @@ from flows.commands.figures import (
     reach,
     total,
 )
-from flows.commands.run import running_pid
+from flows.running import running_pid
 from flows.settings import CELLS, Settings
 from flows.terminal import OK, show
 from schemas.errors import AureonError, RefusedError
@@ -103,7 +102,7 @@ def gather(settings: Settings) -> Status:
         "day_budget": settings.day_budget,
     }
     try:
-        config = client_config(brokers_of(settings), settings.kafka_properties)
+        config = config_of(settings)
         found["broker"] = config["bootstrap.servers"]
         reach(config, PREFLIGHT_S)
         kafka = KafkaLook(config, settings.group).figures()

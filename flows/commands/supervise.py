@@ -6,15 +6,15 @@ from datetime import timedelta
 from bytewax.recovery import RecoveryConfig
 from bytewax.run import cli_main
 
+from connectors.told_errors import step_log
 from flows.commands.arguments import settings_of
-from flows.commands.engine import muffled_engine
-from flows.commands.run import ENGINE_LOG, Interrupts, broker_of, locked, recovery_folder
+from flows.engine import muffled_engine
 from flows.root_parts import RootParts
 from flows.root_status import RootStatus
+from flows.running import ENGINE_LOG, Interrupts, broker_of, locked, recovery_folder
 from flows.supervise import root_flow
 from flows.telemetry import shown
 from flows.terminal import OK, say
-from schemas.errors import step_log
 
 SNAPSHOT_EVERY = timedelta(seconds=5)
 

@@ -7,11 +7,10 @@ from pathlib import Path
 import msgspec
 
 from connectors.heads import published_heads
-from connectors.kafka import client_config
-from flows.cluster import brokers_of
+from flows.cluster import config_of
 from flows.commands.arguments import settings_of
-from flows.commands.figures import reach
-from flows.commands.progress import bars
+from flows.figures import reach
+from flows.progress import bars
 from flows.settings import Settings
 from flows.terminal import FAILED, OK, show
 from one_lake.verify import FAULTS, Report, verify
@@ -19,7 +18,6 @@ from schemas.errors import UNREADABLE, RefusedError
 from schemas.head import Head
 
 KAFKA = "kafka"
-PREFLIGHT_S = 5.0
 
 
 def main(options: argparse.Namespace) -> int:
@@ -47,8 +45,8 @@ def _heads(said: str | None, settings: Settings) -> list[Head | str]:
     if said is None:
         return []
     if said == KAFKA:
-        config = client_config(brokers_of(settings), settings.kafka_properties)
-        reach(config, PREFLIGHT_S)
+        config = config_of(settings)
+        reach(config)
         heads = published_heads(config)
         if not heads:
             raise RefusedError("no head of a lake is on Kafka yet: a cell tells it with each commit")

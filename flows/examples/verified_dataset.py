@@ -15,8 +15,8 @@ from pathlib import Path
 
 from flows.batch import refine
 from flows.commands.sql import print_table
+from flows.comparing.equivalence import number
 from flows.settings import read_settings
-from flows.steps.equivalence import number
 from flows.terminal import OK, ended, show
 from one_lake.query import quoted
 from schemas.task import PayloadView

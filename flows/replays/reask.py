@@ -20,12 +20,11 @@ from connectors.blobs import BlobStore
 from connectors.ledger import CallLedger
 from connectors.nodes.registry import NodeRegistry
 from connectors.topics import TASKS
-from flows.affinity import Affinities
+from flows.branching import Branching
 from flows.budget import Budgets, is_unlimited
 from flows.calls import Answered, CallRunner, RunnerParts
 from flows.lane import Message
 from flows.learning import Learning, Memories
-from flows.outlook import Outlooks
 from flows.overflow import Overflow
 from flows.prompts import Prompts
 from flows.replays.parts import Done, Past, as_file, empty_row
@@ -33,11 +32,10 @@ from flows.replays.redecide import IMPOSSIBLE
 from flows.rules import Rules
 from flows.settings import Settings, import_object
 from flows.steps.derive import Entry, round_row
-from flows.steps.equivalence import Comparison
 from flows.steps.intake import Work
-from flows.steps.plan import Limits, Planner
+from flows.steps.plan import Limits
 from flows.steps.route import Router
-from flows.steps.supervise import Supervised, Supervision
+from flows.steps.supervise import Supervised
 from flows.steps.validate import validate
 from flows.tries import RetryPolicy
 from one_lake.encode import values_of
@@ -105,18 +103,14 @@ class Reasking:
         overflow = Overflow(self._store, settings.blob_bytes)
         self._registry = NodeRegistry(settings.nodes, import_object, Prompts)
         self._budgets = Budgets(task=settings.budget("task_budget"), root=settings.budget("root_budget"))
-        memories = Memories(
-            affinities=Affinities(self._rules.presumed_best),
-            outlooks=Outlooks(),
-        )
+        memories = self._rules.memories()
         (folder / "learned").mkdir(exist_ok=True)
         Learning(memories, folder / "learned", settings.lake_dir, None).close()  # which keeps it for when this goes on
         self._affinities = memories.affinities
-        self._supervision = Supervision(
-            self._rules.supervisor, settings.max_rounds, memories.supervision, memories.accepted
-        )
+        self._supervision = self._rules.supervision(memories)
         self._router = self._router_of(memories)
-        self._planner = self._planner_of(settings, overflow, memories)
+        limits = Limits(1, settings.max_attempts, settings.max_depth, 0, max_rounds=settings.max_rounds)
+        self._planner = self._rules.planner(limits, self._budgets, overflow, memories, Branching())
         self._overflow = overflow
         self._runner = CallRunner(
             RunnerParts(
@@ -146,20 +140,7 @@ class Reasking:
             self._rules.strategy,
             render=self._registry.present.prompts.messages,
             pays=self._rules.pays,
-            by=Comparison(alike=self._rules.comparison.alike),
-        )
-
-    def _planner_of(self, settings: Settings, overflow: Overflow, memories: Memories) -> Planner:
-        rules = self._rules
-        return Planner(
-            rules.policy,
-            Limits(1, settings.max_attempts, settings.max_depth, 0, max_rounds=settings.max_rounds),
-            self._budgets,
-            overflow,
-            memories.outlooks.outlook if rules.looks_ahead else None,
-            rules.supervisor.may_quote,
-            None,
-            rules.supervisor.version,
+            by=self._rules.quick_comparison,
         )
 
     @property

@@ -14,9 +14,8 @@ import msgspec
 from msgspec import Raw
 
 from connectors.checked_producer import CheckedProducer
-from connectors.kafka import client_config
 from connectors.topics import ensure_topics, establish_cluster
-from flows.cluster import belongs_to, brokers_of, cluster_key, fingerprint, lanes_asked
+from flows.cluster import belongs_to, cluster_key, config_of, fingerprint
 from flows.lane import Sealer
 from flows.replays.parts import Done, Past, as_file, empty_row
 from flows.settings import Settings
@@ -93,8 +92,8 @@ class Redriving:
             raise RefusedError(
                 f"{settings.key_path}: no key; a redrive is sealed with that of the cluster (AUREON_KEY_FILE)"
             )
-        config = client_config(brokers_of(settings), settings.kafka_properties)
-        topics = ensure_topics(config, lanes_asked(settings), settings.replication)
+        config = config_of(settings)
+        topics = ensure_topics(config, settings.lanes, settings.replication)
         key = cluster_key(settings.key_path)
         self._cluster = establish_cluster(config, topics, fingerprint(key)).cluster_id
         belongs_to(settings.lake_dir, self._cluster, "lake", "AUREON_LAKE")

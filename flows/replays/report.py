@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 import one_lake
-from flows.steps.equivalence import comparison_for, group
+from flows.comparing.equivalence import comparison_for, group
 from one_lake.runs import Run, parts_done
 from schemas.errors import UNREADABLE, BadRecordError, RefusedError
 from schemas.task import read_payload

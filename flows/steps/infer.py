@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 
 from bytewax.operators import StatefulBatchLogic
 
+from connectors.told_errors import tells_errors
 from flows.calls import Answered, CallRunner
 from flows.steps.route import Routed
 from flows.stopping import Stopping
-from schemas.errors import tells_errors
 
 DRAIN_SOON, DRAIN_EVERY = timedelta(milliseconds=2), timedelta(milliseconds=5)
 """How often finished rounds are looked for while some are open: just after a submission, and later."""

@@ -23,11 +23,11 @@ from msgspec import Struct
 from flows.affinity import Affinities
 from flows.budget import Purse, expected
 from flows.checks import Checks
+from flows.comparing.equivalence import EXACT, Comparison
 from flows.judgement import BUDGET_SPENT
 from flows.lane import Message
 from flows.orders import Orders
 from flows.outlook import gain_of_answers
-from flows.steps.equivalence import EXACT, Comparison
 from flows.steps.intake import Work
 from flows.steps.validate import Verifier, ask_verifier, validate
 from flows.votes import ALTERNATIVES, Name, Votes

@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 
 from flows.checks import Checks
+from flows.comparing.equivalence import EXACT, Comparison, as_one, comparison_for, group, number
 from flows.evidence import evidence_of
-from flows.steps.equivalence import EXACT, Comparison, as_one, comparison_for, group, number
 from flows.votes import ALTERNATIVES, FEW, RELIABILITY, Votes, weight_of
 from schemas.decision import Dissent, RoundResult
 from schemas.node import Answer

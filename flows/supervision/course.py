@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 from msgspec import Meta
 
 from flows.budget import Spent
-from flows.steps.equivalence import group
+from flows.comparing.equivalence import group
 from flows.supervision.case import Case, Rule
 from flows.supervision.health import REMEMBERED
 from schemas.decision import Finding, FindingAction

@@ -9,8 +9,8 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
+from flows.comparing.equivalence import canonical, number
 from flows.patterns import Pattern
-from flows.steps.equivalence import canonical, number
 from flows.supervision.case import Case, Rule, clipped
 from schemas.decision import Finding, FindingAction
 from schemas.task import FORM_CHECKS, AnswerKind

@@ -47,7 +47,7 @@ class Insults(TextRule, frozen=True, kw_only=True, forbid_unknown_fields=True):
         low = folded(text)
         present = words(low)
         listed = set(present & vocabulary.all)
-        if not vocabulary.disguised.isdisjoint(low):
+        if not _DISGUISED.isdisjoint(low):
             for word in present:
                 if not word.isalpha() and not word.isdigit():
                     written = word.strip("'!")
@@ -95,16 +95,15 @@ class _Vocabulary(Struct, frozen=True, gc=False):
     alone: frozenset[str]
     """Those that count where there is nothing else."""
     anywhere: frozenset[str]
-    directed: frozenset[str]
     adjectives: frozenset[str]
     verbs: frozenset[str]
     all: frozenset[str]
-    disguised: frozenset[str]
-    """Signs one of which stands in a text where letters are written as something else."""
 
 
 _YOU = ("you", "your", "youre", "you're")
 _LEET = str.maketrans("013457@$!8", "oieastasib")
+_DISGUISED = frozenset("013457@$!8'")
+"""Signs one of which stands in a text where letters are written as something else."""
 
 
 @functools.lru_cache(maxsize=16)
@@ -115,9 +114,7 @@ def _vocabulary(also: tuple[str, ...], allowed: tuple[str, ...]) -> _Vocabulary:
     alone = _with_plurals(slurs) | {w.casefold() for w in also}
     anywhere = alone | _with_plurals(insults)
     directed = _with_plurals(nouns) | adjectives
-    return _Vocabulary(
-        alone, anywhere, directed, adjectives, verbs, anywhere | directed, disguised=frozenset("013457@$!8'")
-    )
+    return _Vocabulary(alone, anywhere, adjectives, verbs, anywhere | directed)
 
 
 def _with_plurals(singular: frozenset[str]) -> frozenset[str]:

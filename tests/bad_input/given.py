@@ -20,7 +20,7 @@ from connectors.nodes import NodeError
 from connectors.nodes.openai import Key, OpenAINode
 from connectors.topics import DEAD_LETTERS, DEFAULT_LANES, TASKS, ensure_topics
 from flows import cli
-from flows.commands.submit import TaskSender
+from flows.sending import TaskSender
 from one_lake import tables
 from schemas.decision import DeadLetter
 from schemas.node import NodeCapabilities

@@ -178,7 +178,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     _flag(
         "more lanes than there can be",
         "run --lanes 5000",
-        says="aureon: --lanes='5000': expected a whole number from 0 to 1,024",
+        says="aureon: --lanes='5000': expected a whole number from 0 to 150",
     ),
     _flag(
         "a share above 1",

@@ -21,10 +21,10 @@ from connectors.topics import RETRY, TASKS
 from flows.affinity import Affinities
 from flows.budget import expected
 from flows.calls import Answered
+from flows.comparing.equivalence import number
 from flows.lane import Message, Sealer
 from flows.policies import SimpleThresholdPolicy
 from flows.settings import Settings
-from flows.steps.equivalence import number
 from flows.steps.intake import Reading, classify
 from flows.steps.plan import Limits, Planner
 from flows.steps.route import PRESUMED_BEST, Router, Strategy

@@ -20,7 +20,7 @@ import one_lake
 from connectors.checked_producer import CheckedProducer
 from connectors.kafka import client_config
 from connectors.topics import TASKS, ensure_topics
-from flows.steps.equivalence import number
+from flows.comparing.equivalence import number
 from tests.bench.bench import Bench, new_bench
 from tests.brokers import empty
 from tests.openai_server import OpenAIServer

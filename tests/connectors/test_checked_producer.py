@@ -40,7 +40,7 @@ def test_send_during_an_outage_delivers_all_in_order_once_the_broker_is_back(
         threading.Timer(0.5, own_broker.start).start()
         producer.flush(60)
         assert len(producer) == 0
-    assert values(read_to_end(client_config(own_broker.brokers), TASKS)) == numbers(0, sent)
+    assert values(list(read_to_end(client_config(own_broker.brokers), TASKS))) == numbers(0, sent)
 
 
 def test_full_queue_holds_send_back_and_keeps_the_order(own_broker: Broker, topics: Topics) -> None:
@@ -51,7 +51,7 @@ def test_full_queue_holds_send_back_and_keeps_the_order(own_broker: Broker, topi
     producer.send(TASKS, 0, numbers(1000, 1500), numbers(1000, 1500))
     producer.flush()
     producer.close()
-    assert values(read_to_end(client_config(own_broker.brokers), TASKS)) == numbers(0, 1500)
+    assert values(list(read_to_end(client_config(own_broker.brokers), TASKS))) == numbers(0, 1500)
 
 
 def test_who_is_asked_to_stop_does_not_wait_at_a_full_queue() -> None:

@@ -32,7 +32,7 @@ def write(brokers: str, count: int) -> None:
 
 def backlog(brokers: str) -> list[Message]:
     """Read the backlog."""
-    return read_to_end(client_config(brokers), TASKS)
+    return list(read_to_end(client_config(brokers), TASKS))
 
 
 def test_sigterm_keeps_every_message_and_the_port(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_a_broker_that_is_not_there_does_not_answer() -> None:
     """Nor does it say where a partition ends."""
     assert not answers("127.0.0.1:1", 0.3)
     with pytest.raises(TryAgainError, match=r"^tasks\.global\[3\]: "):
-        read_to_end(client_config("127.0.0.1:1"), TASKS, 3, limit_s=0.3)
+        list(read_to_end(client_config("127.0.0.1:1"), TASKS, 3, limit_s=0.3))
 
 
 def test_a_question_is_asked_again_while_the_broker_is_not_ready() -> None:
@@ -115,5 +115,5 @@ def test_a_partition_that_is_not_handed_out_in_time_is_an_error(
         return ask(consumer, kafka_topic, partition, 10.0)
 
     monkeypatch.setattr(connectors.kafka, "watermarks_of", patient)
-    with pytest.raises(TryAgainError, match=r"^tasks\.global\[1\]: the broker did not hand out all of it within 0 s$"):
-        read_to_end(client_config(own_broker.brokers), TASKS, 1, limit_s=0.0)
+    with pytest.raises(TryAgainError, match=r"^tasks\.global\[1\]: the broker handed out no more of it within 0 s$"):
+        list(read_to_end(client_config(own_broker.brokers), TASKS, 1, limit_s=0.0))

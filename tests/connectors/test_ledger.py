@@ -163,6 +163,22 @@ def test_what_is_decided_is_forgotten_and_what_is_not_stays(tmp_path: Path) -> N
     on_loop(steps)
 
 
+def test_a_clock_that_is_set_forth_makes_nothing_of_this_life_old(tmp_path: Path) -> None:
+    """Its rounds may be undecided, and a finished call is not paid again."""
+
+    async def steps() -> None:
+        ledger = CallLedger(tmp_path / "calls.sqlite", max_age_s=0.0)
+        ledger.keep_from(1, 0)
+        for number in range(120):
+            await durable(ledger, Ended(number.to_bytes(16, "big"), answer(str(number))))
+        await ledger.close()
+        again = CallLedger(tmp_path / "calls.sqlite")
+        assert [n for n in range(120) if again.past(n.to_bytes(16, "big")) is not None] == list(range(120))
+        await again.close()
+
+    on_loop(steps)
+
+
 def test_the_file_is_bounded(tmp_path: Path) -> None:
     """The older half goes when it is too much, needed or not."""
 

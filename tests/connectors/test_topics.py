@@ -151,7 +151,7 @@ def test_cluster_record_is_written_once_and_found_again(own_broker: Broker) -> N
     first = establish_cluster(config, topics, "key-a")
     own_broker.restart()
     assert establish_cluster(config, ensure_topics(config), "key-a") == first
-    assert len(read_to_end(config, DIRECTIVES)) == 1
+    assert len(list(read_to_end(config, DIRECTIVES))) == 1
 
 
 def test_rivals_that_begin_a_cluster_at_once_agree_on_one(own_broker: Broker) -> None:

@@ -8,10 +8,10 @@ import pytest
 
 from flows import beat, refine
 from flows.cell import Cell
+from flows.comparing.equivalence import Comparison
+from flows.comparing.symbolic import Prover
 from flows.settings import Settings
-from flows.steps.equivalence import Comparison
-from flows.steps.symbolic import Prover
-from schemas.errors import RefusedError
+from schemas.errors import RefusedError, TryAgainError
 from tests.aureon_command import until
 from tests.flows.voters import independent, taught_by
 
@@ -51,6 +51,14 @@ def test_a_heartbeat_that_fails_is_told_and_followed_by_the_next(
     begun.close()
     assert published[0] == ["well"]
     assert [record.getMessage() for record in caplog.records] == ["how the cell is"]
+
+
+def test_a_cell_that_is_closed_connects_to_nothing(tmp_path: Path) -> None:
+    """A thread that is late must not begin it all anew."""
+    cell = Cell(Settings(home=str(tmp_path), brokers="127.0.0.1:1"))
+    cell.close()
+    with pytest.raises(TryAgainError, match="the cell is closed"):
+        cell.connect()
 
 
 def test_which_votes_are_kept_is_remembered_of_so_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,6 +99,12 @@ def test_a_spent_budget_forces_what_there_is() -> None:
     assert judged(EXHAUSTED, spent="calls spent").reason == "not_accepted"
 
 
+def test_no_policy_goes_on_when_the_rounds_are_spent() -> None:
+    """One of the user's own that is never content would ask for ever."""
+    assert judged(GOES_ON, round_index=1).kind is DecisionKind.NEXT_ROUND
+    assert judged(GOES_ON, round_index=2) == judged(FORCED, round_index=2)
+
+
 def test_where_nobody_answers_in_the_end_an_earlier_answer_counts() -> None:
     """Said by nobody else, and with a warning; without one the task is dead."""
     taken = judged(FORCED, NO_RESULT, 2, before=BEFORE)

@@ -13,7 +13,7 @@ from flows import root as root_module
 from flows import supervise
 from flows.affinity import Affinities
 from flows.orders import Orders
-from flows.root import FEWEST_ENDED, NOTES_EVERY_S, Root, Told
+from flows.root import AFFINITY_EVERY_S, FEWEST_ENDED, NOTES_EVERY_S, Root, Told
 from flows.root_parts import RootParts
 from flows.root_status import RootStatus
 from flows.settings import Settings
@@ -183,6 +183,18 @@ def test_a_root_that_is_behind_says_nothing_of_topics() -> None:
     assert [a.kind for a in cluster.look().alerts] == ["quarantined", "topic_dying"]
 
 
+def test_a_root_that_was_away_calls_nobody_silent_before_it_has_heard_all() -> None:
+    """What it knows of the cells is as old as its snapshot; that one of them has gone meanwhile is told then."""
+    before = Root()
+    before.hear([cell("one", 100.0), cell("two", 100.0)])
+    again = Root(before.encoded(), behind=[HEARTBEATS])
+    assert not again.look(200.0).alerts
+    again.hear([cell("one", 150.0), cell("one", 199.0)])
+    assert not again.look(200.0).alerts
+    again.reach(HEARTBEATS)
+    assert [(a.kind, a.subject) for a in again.look(200.0).alerts] == [("cell_silent", "two")]
+
+
 def test_a_state_of_a_newer_version_is_refused() -> None:
     """And not read as something else."""
     state = msgspec.msgpack.decode(Root().encoded())
@@ -198,7 +210,7 @@ def test_cells_learn_what_the_cluster_knows() -> None:
     affinities = Affinities()
     cluster.orders.on_affinity(affinities.adopt)
     cluster.judge(rounds(lies=True, count=40))
-    cluster.now += 10
+    cluster.now += AFFINITY_EVERY_S
     cluster.look()
     names = [("n0", "m"), ("n2", "m")]
     assert affinities.chances("math", names, cluster.now) == cluster.root.affinities.chances("math", names, cluster.now)

@@ -30,7 +30,7 @@ INSTRUMENTED_S = 10.0
 MOST_KEPT = 60
 """Inputs of a target, so that the corpus can be read."""
 _ANSWERS = ("connectors.nodes.final_answer", "connectors.nodes.quantities", "connectors.nodes.signals")
-_FORMULAS = ("flows.steps.equivalence", "flows.steps.formulas", "flows.steps.points")
+_FORMULAS = ("flows.comparing.equivalence", "flows.comparing.formulas", "flows.comparing.points")
 _LEARNED = ("flows.affinity", "flows.outlook", "flows.accepted", "flows.branched", "flows.supervision.health")
 WATCHED: Mapping[str, tuple[str, ...]] = {
     "task": ("schemas.task", "schemas.ids", "schemas.blob", "flows.steps.intake", "flows.overflow", "connectors.blobs"),

@@ -43,6 +43,7 @@ from flows.branching import ConvergedRecord, DeclaredAffinities
 from flows.cluster import belongs_to, cluster_key
 from flows.commands.arguments import make_parser, settings_of
 from flows.commands.submit import read_lines, with_topic
+from flows.comparing.equivalence import canonical, group
 from flows.cut import decode_cut, encode_cut, joined, pieces_of
 from flows.evaluation import message_of, read_line
 from flows.lane import Sealer
@@ -55,7 +56,6 @@ from flows.replays.report import read_truths
 from flows.root import Root
 from flows.settings import Settings, read_settings
 from flows.steps.derive import derive
-from flows.steps.equivalence import canonical, group
 from flows.steps.intake import Decided, Reading, Rejected, Work, classify
 from flows.steps.route import read_strategy
 from flows.supervision import Supervisor, built_in_supervisor

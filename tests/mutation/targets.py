@@ -11,7 +11,7 @@ TARGETS = (
         "flows/steps/validate.py",
         (f"{_STEPS}/test_validate.py", "tests/flows/test_checks.py", "tests/flows/test_votes.py", *_PLANNED),
     ),
-    Target("flows/steps/equivalence.py", (f"{_STEPS}/test_equivalence.py", "-knot megabyte")),
+    Target("flows/comparing/equivalence.py", ("tests/flows/comparing/test_equivalence.py", "-knot megabyte")),
     Target("flows/votes.py", ("tests/flows/test_votes.py", "-knot voters and not copies and not copy")),
     Target("flows/judgement.py", ("tests/flows/test_judgement.py", *_PLANNED)),
     Target("flows/policies.py", ("tests/flows/test_policies.py",)),

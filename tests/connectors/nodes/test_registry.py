@@ -54,7 +54,7 @@ def test_nodes_come_from_a_function_as_they_always_did() -> None:
     found = NodeRegistry("connectors.nodes.embedded:embedded_nodes", import_object, Prompts)
     assert list(found.nodes) == ["embedded-symbolic", "embedded-numeric", "embedded-search"]
     assert set(found.present.kinds.values()) == {"SolverNode"}
-    assert (found.version, found.refresh()) == (1, ())
+    assert (found.present.version, found.refresh()) == (1, ())
 
 
 def test_what_is_no_node_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,10 +107,10 @@ def test_a_node_whose_entry_did_not_change_stays_the_same(path: Path) -> None:
     assert list(found.nodes) == ["c", "b", "a"]
     assert found.nodes["a"] is a
     assert found.nodes["b"] is not b
-    assert found.version == 2
+    assert found.present.version == 2
     rewrite(path, entry("c"))
     assert found.refresh() == (b, a) or len(found.nodes) == 1
-    assert found.version == 3
+    assert found.present.version == 3
 
 
 def test_what_is_read_stays_of_one_version(path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_file_that_was_only_touched_changes_nothing(path: Path) -> None:
     found = registry(path)
     nodes = dict(found.nodes)
     rewrite(path, "# ours\n" + path.read_text())
-    assert (found.refresh(), found.version, dict(found.nodes)) == ((), 1, nodes)
+    assert (found.refresh(), found.present.version, dict(found.nodes)) == ((), 1, nodes)
 
 
 def test_new_prompts_leave_the_nodes_alone(path: Path) -> None:
@@ -140,7 +140,7 @@ def test_new_prompts_leave_the_nodes_alone(path: Path) -> None:
     rewrite(path, path.read_text() + "[prompts.default]\nsystem = 'Be brief.'")
     assert found.refresh() == ()
     assert dict(found.nodes) == nodes
-    assert found.version == 2
+    assert found.present.version == 2
 
 
 @pytest.mark.parametrize("bad", ["", "[[node]", entry("a", weight=0), entry("a") * 2, None])

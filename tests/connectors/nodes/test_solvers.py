@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from connectors.nodes.solvers import Solution, numeric, sat, search, symbolic
 from connectors.nodes.solvers.reading import MAX_PROMPT, read
+from flows.comparing.equivalence import group
 from flows.demo_tasks import FAMILIES, RIGHT, demo_tasks, verify
-from flows.steps.equivalence import group
 
 SOLVERS: dict[str, Callable[[str, int], Solution | None]] = {
     "symbolic": symbolic.solve,

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from flows.cell import Cell
-from flows.commands.engine import muffled_engine
-from flows.commands.figures import LakeCounts
-from flows.commands.run import Heartbeat, Interrupts, Watch, locked, recovery_folder, running_pid
+from flows.commands.run import Heartbeat
+from flows.engine import muffled_engine
+from flows.figures import LakeCounts
+from flows.running import Interrupts, Watch, locked, recovery_folder, running_pid
 from flows.settings import Settings
 from flows.stopping import Stopping
 from schemas.errors import RefusedError, TryAgainError
@@ -183,7 +184,7 @@ def test_a_process_that_a_library_takes_down_says_where(tmp_path: Path) -> None:
     """On stderr, though what the engine writes does not go there."""
     code = (
         "import ctypes, pathlib\n"
-        "from flows.commands.engine import muffled_engine\n"
+        "from flows.engine import muffled_engine\n"
         "with muffled_engine(pathlib.Path('engine.log')):\n"
         "    ctypes.string_at(0)\n"
     )

@@ -10,9 +10,9 @@ import pytest
 
 from connectors.kafka import client_config
 from connectors.topics import ensure_topics
+from flows import figures
 from flows.budget import NOTHING, Spent
-from flows.commands import figures
-from flows.commands.figures import KafkaLook, LakeCounts, LakeLook, Rate, TopicFigures, lake_by_topic, total
+from flows.figures import KafkaLook, LakeCounts, LakeLook, Rate, TopicFigures, lake_by_topic, total
 from schemas.errors import TryAgainError
 from tests.aureon_command import aureon, running, said, until
 from tests.brokers import Broker

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from connectors.blobs import BlobStore
 from connectors.kafka import client_config, read_to_end
 from connectors.topics import TASKS, TASKS_HIGH, ensure_topics
-from flows.commands.submit import BAD_LINES_SHOWN, TaskSender, read_lines, with_topic
+from flows.commands.submit import BAD_LINES_SHOWN, read_lines, with_topic
+from flows.sending import TaskSender
 from schemas.blob import BlobReference, read_reference
 from schemas.errors import BadRecordError
 from schemas.ids import content_id, home_lane

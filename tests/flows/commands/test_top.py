@@ -20,10 +20,10 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from flows.commands.figures import InputFigures, KafkaFigures
 from flows.commands.overview_cluster import CellView, Cluster, NodeView
 from flows.commands.overview_lake import Lake, Notes, RoundView, TopicView
 from flows.commands.top import Repeated, ago, fit, ranges, screen
+from flows.figures import InputFigures, KafkaFigures
 from schemas.node import NodeHealth
 from schemas.supervision import Alert, Quarantine, Stage
 from tests.aureon_command import AUREON, aureon, environment, running, until

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from flows.checks import Checks
-from flows.steps.equivalence import Comparison
+from flows.comparing.equivalence import Comparison
 from flows.steps.validate import Verifier, ask_verifier, built_in_verifiers, posterior, validate
 from flows.votes import ModelParameters, Parameters, Votes
 from schemas.decision import RoundResult

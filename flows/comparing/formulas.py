@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from connectors.nodes.solvers.expressions import names
-from flows.steps.points import read_formula, same_values
+from flows.comparing.points import read_formula, same_values
 
 MAX_LENGTH = 2_000
 """Characters of an expression. With the parser's own limits, one is compared in some milliseconds at most."""

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.steps.formulas import same_formula
-from flows.steps.points import same_values
+from flows.comparing.formulas import same_formula
+from flows.comparing.points import same_values
 
 SAME = [
     ("sin(x)^2 + cos(x)^2", "1"),

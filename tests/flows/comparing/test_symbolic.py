@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from flows.steps import symbolic
-from flows.steps.formulas import same_formula
-from flows.steps.symbolic import Prover, prove
+from flows.comparing import symbolic
+from flows.comparing.formulas import same_formula
+from flows.comparing.symbolic import Prover, prove
 from tests.aureon_command import environment
 
 
@@ -50,7 +50,7 @@ def test_it_decides_what_values_do_not(prover: Prover, a: str, b: str, verdict: 
 def test_its_process_answers_line_by_line_until_there_are_no_more() -> None:
     """Also what is no question at all."""
     questions = b'["x", "x + y - y"]\n["x", "y"]\n["1/0", "1"]\nnonsense\n'
-    command = [sys.executable, "-m", "flows.steps.symbolic", "5"]
+    command = [sys.executable, "-m", "flows.comparing.symbolic", "5"]
     done = subprocess.run(command, input=questions, env=environment(), stdout=subprocess.PIPE, timeout=60, check=True)
     assert done.stdout.decode().split() == ["ready", "same", "different", "unknown", "unknown"]
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.steps.equivalence import EXACT, Comparison, canonical, comparison_for, group, number
+from flows.comparing.equivalence import EXACT, Comparison, canonical, comparison_for, group, number
 from flows.steps.validate import validate
 from schemas.node import Answer
 from schemas.task import AnswerKind, PayloadView

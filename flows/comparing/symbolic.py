@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from connectors.nodes.solvers.expressions import Name, Node, Number, Unary, UnreadableError
-from flows.steps.points import read_formula
+from flows.comparing.points import read_formula
 
 SHARE = 0.1
 SAVED_S = 10.0
@@ -81,7 +81,7 @@ class Prover:
         if self._process is None:
             paths = os.pathsep.join(filter(None, sys.path))
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "flows.steps.symbolic", str(self._limit_s)],
+                [sys.executable, "-m", "flows.comparing.symbolic", str(self._limit_s)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -3,7 +3,7 @@
     number      1,234.50  =  $1234.5  =  2469/2        exactly, and to 1e-9 where one of them is not whole, or to the
                 12 km  =  12000 m  =  12               question's tolerance; a unit that one leaves out is the other's
     choice      (B)  =  b.  =  Option B  =  B) Paris   letters and digits count; a letter that leads is the answer
-    expression  (x+1)^2  =  x**2 + 2x + 1              as `flows.steps.formulas` says
+    expression  (x+1)^2  =  x**2 + 2x + 1              as `flows.comparing.formulas` says
     code        by words
     text        "The Moon."  =  moon                   by words, without case, quotes and the ends of sentences
 
@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from connectors.nodes.quantities import MAX_LENGTH as MAX_DIGITS
 from connectors.nodes.quantities import Quantity, read, same
-from flows.steps.formulas import Proof, same_formula
+from flows.comparing.formulas import Proof, same_formula
 from schemas.task import AnswerKind, PayloadView
 
 _TOLERANCE = Fraction(1, 10**9)
