@@ -225,6 +225,7 @@ class Cell:
         with self._lock:
             if self._runner is None:
                 settings, connected = self.settings, self.connect()
+                escalation = self.rules.escalation(self.learning().memories, self.present_nodes)
                 self._runner = CallRunner(
                     RunnerParts(
                         nodes=lambda: self.nodes,
@@ -233,8 +234,8 @@ class Cell:
                             settings.state_dir / "calls.sqlite", settings.ledger_bytes, settings.ledger_age_s
                         ),
                         budgets=self.budgets,
-                        enough=self.router().enough,
-                        check=self.router().check,
+                        enough=escalation.enough,
+                        check=escalation.check,
                         check_s=settings.verifier_s,
                         is_cancelled=connected.is_cancelled,
                         may_ask=lambda: connected.ownership.is_sure,
@@ -275,8 +276,6 @@ class Cell:
                     self.rules.strategy,
                     states=self._node_states,
                     render=self._messages,
-                    pays=self.rules.pays,
-                    by=self.rules.quick_comparison,
                     stopped=self.learning().memories.supervision.stopped,
                     orders=self.connect().orders,
                 )

@@ -4,7 +4,7 @@ A cell and a replay that asks again have their deciding steps from here, each wi
 """
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from flows.branching import Branching
 from flows.budget import Budgets
 from flows.comparing.equivalence import Comparison
 from flows.comparing.symbolic import Prover
+from flows.escalation import Escalation
 from flows.learning import Memories
 from flows.outlook import Outlooks
 from flows.overflow import Overflow
@@ -28,6 +29,7 @@ from flows.steps.validate import Verifier, built_in_verifiers
 from flows.supervision import Supervisor, built_in_supervisor, read_supervision
 from flows.votes import RELIABILITY
 from schemas.errors import RefusedError
+from schemas.node import NodeCapabilities
 from schemas.task import TESTS, PayloadView
 
 
@@ -49,12 +51,6 @@ class Rules:
             RefusedError: the settings name none.
         """
         return make_policy(self.settings)
-
-    @property
-    def pays(self) -> Callable[[float, float], bool] | None:
-        """Whether another call is worth its price, where the policy weighs that."""
-        value = value_of(self.policy)
-        return value.pays if value is not None else None
 
     @cached_property
     def strategy(self) -> Strategy:
@@ -107,15 +103,17 @@ class Rules:
         least, limit_s = self.settings.text_similarity, self.settings.symbolic_s
         return Comparison(alike=Alike(least) if least else None, proof=Prover(limit_s) if limit_s else None)
 
-    @property
-    def quick_comparison(self) -> Comparison:
-        """The same without proofs, for those whom calls must not wait for."""
-        return Comparison(alike=self.comparison.alike)
-
     def memories(self) -> Memories:
         """What is learned, before anything is."""
         dearest = PRESUMED_BEST if self.strategy.kind == "cascade" else RELIABILITY
         return Memories(affinities=Affinities(dearest), outlooks=Outlooks())
+
+    def escalation(self, memories: Memories, nodes: Callable[[], tuple[int, Sequence[NodeCapabilities]]]) -> Escalation:
+        """Judges whether a cascade may stop; without proofs, which calls must not wait for."""
+        value = value_of(self.policy)
+        quick = Comparison(alike=self.comparison.alike)
+        pays = value.pays if value is not None else None
+        return Escalation(self.verifiers, memories.affinities, nodes, self.strategy.agree, quick, pays)
 
     def supervision(self, memories: Memories) -> Supervision:
         """Lays results before the policies, with what was learned of their topics."""

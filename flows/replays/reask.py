@@ -10,7 +10,7 @@ finished call twice. What was learned of the models is as it was when the run be
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +44,7 @@ from schemas.blob import reference_in
 from schemas.decision import NO_PAYLOAD, Decision, DecisionKind, read_decision
 from schemas.errors import BadRecordError
 from schemas.ids import RQMLRoundId
+from schemas.node import NodeCapabilities
 from schemas.one import RunRow
 from schemas.task import TaskDescriptor, read_head, read_payload
 
@@ -108,7 +109,9 @@ class Reasking:
         Learning(memories, folder / "learned", settings.lake_dir, None).close()  # which keeps it for when this goes on
         self._affinities = memories.affinities
         self._supervision = self._rules.supervision(memories)
+        self._nodes = [node.capabilities for node in self._registry.nodes.values()]
         self._router = self._router_of(memories)
+        escalation = self._rules.escalation(memories, self._present)
         limits = Limits(1, settings.max_attempts, settings.max_depth, 0, max_rounds=settings.max_rounds)
         self._planner = self._rules.planner(limits, self._budgets, overflow, memories, Branching())
         self._overflow = overflow
@@ -118,8 +121,8 @@ class Reasking:
                 retry=RetryPolicy(settings.call_tries, settings.call_backoff_s),
                 ledger=lambda: CallLedger(folder / "calls.sqlite", LEDGER_BYTES, LEDGER_AGE_S),
                 budgets=lambda: self._budgets,
-                enough=self._router.enough,
-                check=self._router.check,
+                enough=escalation.enough,
+                check=escalation.check,
                 check_s=settings.verifier_s,
                 silence_s=settings.node_silence_s,
             )
@@ -131,16 +134,16 @@ class Reasking:
         self._delayed: deque[tuple[float, _Task, TaskDescriptor]] = deque()
         self._retry_delay_s = settings.retry_delay_s
 
+    def _present(self) -> tuple[int, Sequence[NodeCapabilities]]:
+        return 1, self._nodes
+
     def _router_of(self, memories: Memories) -> Router:
-        nodes = [node.capabilities for node in self._registry.nodes.values()]
         return Router(
-            lambda: (1, nodes),
+            self._present,
             self._rules.verifiers,
             memories.affinities,
             self._rules.strategy,
             render=self._registry.present.prompts.messages,
-            pays=self._rules.pays,
-            by=self._rules.quick_comparison,
         )
 
     @property

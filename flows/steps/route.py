@@ -14,26 +14,21 @@ rounds, to learn whether they are fit again.
 import hashlib
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal
 
-import msgspec
 from msgspec import Struct
 
 from flows.affinity import Affinities
 from flows.budget import Purse, expected
-from flows.checks import Checks
-from flows.comparing.equivalence import EXACT, Comparison
 from flows.judgement import BUDGET_SPENT
 from flows.lane import Message
 from flows.orders import Orders
-from flows.outlook import gain_of_answers
 from flows.steps.intake import Work
-from flows.steps.validate import Verifier, ask_verifier, validate
-from flows.votes import ALTERNATIVES, Name, Votes
+from flows.votes import Name
 from schemas.errors import RefusedError
-from schemas.node import Answer, Call, NodeCapabilities, NodeHealth, NodeState
-from schemas.task import FORM_CHECKS, TESTS, Allowance, Origin, PayloadView, PromptMessage, TaskDescriptor
+from schemas.node import Call, NodeCapabilities, NodeHealth, NodeState
+from schemas.task import TESTS, Allowance, Origin, PayloadView, PromptMessage, TaskDescriptor
 
 EXPLORED = 0.08
 """Of the rounds of `best-N`: in these one of the other models is asked in place of the last of the best."""
@@ -149,35 +144,28 @@ class Router:
 
     Args:
         nodes: gives what there is to ask, and a number that changes when it does.
-        verifiers: the registered checks by name.
+        verifiers: the names of the registered checks.
         affinities: what is known of the models.
         strategy: how to choose.
         states: how the nodes are, by name; the same object as long as nothing has changed.
         render: writes a question as a chat; without it, calls carry it as one text.
-        pays: whether an expected gain in right answers is worth its price; with it, a cascade stops where no further
-            answer is.
-        by: how a cascade compares answers.
         orders: tells which nodes the supervision root keeps out of a topic.
     """
 
     def __init__(
         self,
         nodes: Callable[[], tuple[int, Sequence[NodeCapabilities]]],
-        verifiers: Mapping[str, Verifier],
+        verifiers: Collection[str],
         affinities: Affinities | None = None,
         strategy: Strategy | None = None,
         states: Callable[[], Mapping[str, NodeState]] | None = None,
         render: Render | None = None,
-        pays: Callable[[float, float], bool] | None = None,
         stopped: Callable[[str, float], str] | None = None,
-        by: Comparison = EXACT,
         orders: Orders | None = None,
     ) -> None:
         self._get_nodes = nodes
         self._orders = orders
         self._orders_version = 0
-        self._pays = pays
-        self._by = by
         self._verifiers = verifiers
         self._affinities = affinities or Affinities()
         self._strategy = strategy or Strategy()
@@ -244,45 +232,6 @@ class Router:
             detail = "the verifier `tests` needs the program that tests the answer - at `$.payload.tests`"
             return "no_tests", detail
         return None
-
-    def check(self, routed: Routed, answers: Sequence[Answer], before: Checks | None) -> Checks:
-        """Ask the verifier of a round, which may take its time.
-
-        Args:
-            routed: the round.
-            answers: those there are.
-            before: what it said already.
-        """
-        work: Work = routed.message.body
-        known = self._affinities.votes(work.task.topic, routed.handed_at)
-        return ask_verifier(work.view, answers, self._verifiers, known, self._by, before)
-
-    def enough(self, routed: Routed, answers: Sequence[Answer], checks: Checks | None = None) -> bool:
-        """Tell whether a cascade may stop with these answers."""
-        work: Work = routed.message.body
-        known = self._affinities.votes(work.task.topic, routed.handed_at)
-        asked = len(answers) - len(routed.calls)
-        if self._pays is not None and work.view.verifier is None and 0 <= asked < len(routed.reserves):
-            return not self._is_worth(routed.reserves[asked : asked + 2], work.view, answers, known, routed.handed_at)
-        return enough(work.view, answers, self._verifiers, known, self._strategy.agree, self._by, checks)
-
-    def _is_worth(
-        self, later: Sequence[Call], view: PayloadView, answers: Sequence[Answer], known: Votes | None, now: float
-    ) -> bool:
-        """Tell whether one more answer, or two, are expected to bring more than they cost."""
-        assert self._pays is not None  # noqa: S101 - the caller has looked
-        result = validate(view, answers, {}, known, self._by)
-        given = [result.confidence, *[d.confidence for d in result.dissent]] if result.answer is not None else []
-        chances = self._affinities.chances(later[0].topic, [(call.node, call.model) for call in later], now)
-        reliabilities = [right / (right + wrong) for right, wrong in chances]
-        alternatives = known.parameters.alternatives if known is not None else ALTERNATIVES
-        nodes = {n.node: n for n in self._nodes}
-        price = 0.0
-        for count, call in enumerate(later, 1):
-            price += (expected(nodes[call.node], call)[1] if call.node in nodes else 0.0) or 1.0
-            if self._pays(gain_of_answers(given, reliabilities[:count], alternatives), price):
-                return True
-        return False
 
     # -- what there is ---------------------------------------------------------------------------------------------
 
@@ -439,36 +388,6 @@ class Router:
         if topic in self._begun or len(self._begun) < MAX_TOPICS:
             self._begun[topic] = begun + 1
         return True
-
-
-def enough(
-    view: PayloadView,
-    answers: Sequence[Answer],
-    verifiers: Mapping[str, Verifier],
-    known: Votes | None,
-    agree: float,
-    by: Comparison = EXACT,
-    checks: Checks | None = None,
-) -> bool:
-    """Tell whether a cascade may stop: a verifier accepted, or several agree that are right with this confidence.
-
-    One that looks at the form alone may only refuse.
-
-    Args:
-        view: the payload.
-        answers: those there are, failures and abstentions included.
-        verifiers: the registered checks by name.
-        known: what each model's vote counts on this topic.
-        agree: the confidence.
-        by: how answers are compared.
-        checks: what the verifier said, where it was asked ahead.
-    """
-    result = validate(view, answers, verifiers, known, by, checks)
-    if result.verified is not None and (not result.verified or result.verifier not in FORM_CHECKS):
-        return result.verified
-    if result.verified:
-        result = validate(msgspec.structs.replace(view, verifier=None), answers, verifiers, known, by)
-    return result.evidence == "cross-model" and result.confidence >= agree
 
 
 # -- what it costs -------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from flows.affinity import Affinities
 from flows.budget import expected
 from flows.calls import Answered
 from flows.comparing.equivalence import number
+from flows.escalation import Escalation
 from flows.lane import Message, Sealer
 from flows.policies import SimpleThresholdPolicy
 from flows.settings import Settings
@@ -100,6 +101,7 @@ def run(questions: list[Question], nodes: list[NodeCapabilities], strategy: Stra
     affinities = Affinities(PRESUMED_BEST if strategy.kind == "cascade" else RELIABILITY)
     verifiers = built_in_verifiers()
     router = Router(lambda: (0, nodes), verifiers, affinities, strategy)
+    escalation = Escalation(verifiers, affinities, lambda: (0, nodes), strategy.agree)
     planner = Planner(SimpleThresholdPolicy(settings), Limits(1, 3, 3, 16))
     supervision = Supervision(built_in_supervisor(), 3)
     outcome = Outcome(calls={})
@@ -118,7 +120,7 @@ def run(questions: list[Question], nodes: list[NodeCapabilities], strategy: Stra
         routed = router.route(message, at)
         answers = [ask(call, question) for call in routed.calls]
         reserves = list(routed.reserves) if routed.escalates else []
-        while reserves and not router.enough(routed, answers):
+        while reserves and not escalation.enough(routed, answers):
             answers.append(ask(reserves.pop(0), question))
         result = validate(message.body.view, answers, verifiers, affinities.votes("math", at))
         answered = Answered(routed, tuple(answers))

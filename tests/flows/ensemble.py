@@ -8,6 +8,7 @@ import msgspec
 from connectors.topics import RETRY, TASKS
 from flows.affinity import Affinities
 from flows.calls import Answered
+from flows.escalation import Escalation
 from flows.lane import Sealer
 from flows.policies import SimpleThresholdPolicy
 from flows.settings import Settings
@@ -33,6 +34,7 @@ class Ensemble:
         self.calls: Counter[str] = Counter()
         """By node, since it was last cleared."""
         self.router = Router(lambda: (1, nodes), built_in_verifiers(), self.affinities, strategy)
+        self._escalation = Escalation(built_in_verifiers(), self.affinities, lambda: (1, nodes), strategy.agree)
         self._planner = Planner(SimpleThresholdPolicy(Settings()), Limits(1, 3, 3, 16))
         self._supervision = Supervision(built_in_supervisor(), 3)
         self._offset = 0
@@ -47,7 +49,7 @@ class Ensemble:
             routed = self.router.route(message, now)
             answers = [ask(call) for call in routed.calls]
             reserves = list(routed.reserves) if routed.escalates else []
-            while reserves and not self.router.enough(routed, answers):
+            while reserves and not self._escalation.enough(routed, answers):
                 answers.append(ask(reserves.pop(0)))
             self.calls.update(a.node for a in answers)
             known = self.affinities.votes(topic, now)

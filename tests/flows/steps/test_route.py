@@ -15,7 +15,6 @@ from flows.budget import expected
 from flows.judgement import BUDGET_SPENT
 from flows.lane import Message, Sealer
 from flows.orders import Orders
-from flows.policies import Value
 from flows.steps import route
 from flows.steps.intake import Reading, classify
 from flows.steps.route import LEARNING, MAX_ROUTING, Routed, Router, Strategy, read_strategy
@@ -145,53 +144,6 @@ def test_a_cascade_asks_all_while_the_topic_is_new_and_then_the_cheap_ones_first
     assert {(names(r.calls), names(r.reserves)) for r in climbing} == {("b", "ca")}
     assert len(climbing) >= 90
     assert climbing[0].routing == "cascade, 1 of 3: b/m 0.60; then c/m 0.60, a/m 0.60"
-
-
-def answers(**texts: str) -> list[Answer]:
-    """What each node said."""
-    return [Answer(node=node, model="m", text=text) for node, text in texts.items()]
-
-
-def test_a_cascade_stops_where_several_agree_and_not_at_one_models_word() -> None:
-    """With the confidence that it is told."""
-    asked = past_learning(router(Strategy("cascade", 1, 0.9)))
-    round_ = asked.route(message(), 100.0)
-    assert not asked.enough(round_, [])
-    assert not asked.enough(round_, answers(a="42"))
-    assert not asked.enough(round_, answers(a="42", b="7"))
-    assert asked.enough(round_, answers(a="42", b="42"))
-
-
-def test_a_cascade_stops_at_what_the_verifier_accepts() -> None:
-    """One answer is enough then; several that it refuses are not."""
-    asked = past_learning(router(Strategy("cascade", 1, 0.9)))
-    round_ = asked.route(message(verifier="product"), 100.0)
-    assert asked.enough(round_, answers(a="42"))
-    assert not asked.enough(round_, answers(a="7", b="7"))
-
-
-def test_a_cascade_does_not_stop_at_one_models_word_in_good_form() -> None:
-    """That it is a number makes it no better; that it is none makes it worthless."""
-    asked = past_learning(router(Strategy("cascade", 1, 0.9)))
-    round_ = asked.route(message(verifier="number"), 100.0)
-    assert not asked.enough(round_, answers(a="42"))
-    assert asked.enough(round_, answers(a="42", b="42"))
-    assert not asked.enough(round_, answers(a="no idea", b="no idea"))
-
-
-def test_a_cascade_under_the_policy_of_value_asks_while_an_answer_is_worth_its_price() -> None:
-    """One more is worth more to who pays more for a right answer, and less the surer one is already."""
-
-    def stops(worth: float, *texts: str) -> bool:
-        asked = past_learning(
-            Router(lambda: (1, NODES), VERIFIERS, None, Strategy("cascade", 1), pays=Value(worth).pays)
-        )
-        return asked.enough(asked.route(message(), 100.0), answers(**dict(zip("bca", texts, strict=False))))
-
-    assert not stops(0.1, "42")
-    assert stops(0.001, "42")
-    assert not stops(0.1, "42", "7")
-    assert stops(0.01, "42", "42")
 
 
 def test_what_a_cascade_stops_at_is_what_is_accepted() -> None:
