@@ -44,7 +44,7 @@ this way (Choudhury and Hahne, Dynamic Queue Length Thresholds, 1998)."""
 
 CauseName = tuple[int, int, int]
 """(lane, offset of the decision, index among what follows from it)."""
-Verdict = Literal["bad_input", "moved", "id_conflict", "poison", "cancelled"]
+IntakeVerdict = Literal["bad_input", "moved", "id_conflict", "poison", "cancelled"]
 """What intake already knows of a message that no model has to be asked about."""
 
 
@@ -66,7 +66,7 @@ class Message(Struct, kw_only=True, gc=False):
     """Not handed out before this time, in seconds since the epoch; rises with the offset."""
     size: int = 0
     """In bytes."""
-    verdict: Verdict | None = None
+    verdict: IntakeVerdict | None = None
     level: int = 0
     """How it runs after an unclean end; it is told by its mark."""
     lane: int = 0

@@ -38,7 +38,7 @@ MAX_ALERTS = 1000
 _ALERTS = {Stage.QUARANTINED: "quarantined", Stage.PROBATION: "probation", Stage.FREE: "returned"}
 
 
-class TopicFigures(Struct, kw_only=True):
+class TopicEnds(Struct, kw_only=True):
     """How a topic fares of late: decisions, each counting less the longer ago it was."""
 
     topic: str
@@ -70,7 +70,7 @@ class RootState(Struct, kw_only=True):
     version: int = STATE_VERSION
     affinities: bytes
     kept: list[Kept]
-    topics: list[TopicFigures]
+    topics: list[TopicEnds]
     cells: list[CellState]
     nodes: list[NodeState]
     known_cells: list[Known]
@@ -120,7 +120,7 @@ class Root:
         self.affinities = Affinities()
         self.kept: dict[tuple[str, str], Kept] = {}
         """By topic and node."""
-        self.topics: OrderedDict[str, TopicFigures] = OrderedDict()
+        self.topics: OrderedDict[str, TopicEnds] = OrderedDict()
         self._published: dict[str, int] = {}
         """By topic, how many rounds had taught when its affinities were published."""
         self._published_at = self._noted_at = 0.0
@@ -175,7 +175,7 @@ class Root:
             if topic is None:
                 if len(self.topics) >= MAX_TOPICS:
                     self.topics.popitem(last=False)
-                topic = self.topics[decision.topic] = TopicFigures(topic=decision.topic)
+                topic = self.topics[decision.topic] = TopicEnds(topic=decision.topic)
             self.topics.move_to_end(decision.topic)
             topic.count(decision)
 

@@ -20,9 +20,9 @@ def main(options: argparse.Namespace) -> int:
     lines = options.verbose or sys.stderr.isatty()
     with prepared(settings) as (cell, interrupts):
         say(start_line(cell))
-        heartbeat = Heartbeat(cell, lines=lines, until_idle_s=options.until_idle)
+        line = StatusLine(cell, lines=lines, until_idle_s=options.until_idle)
         is_looked_at = lines or options.until_idle is not None
-        run_cell(cell, interrupts, Watch(cell, heartbeat) if is_looked_at else contextlib.nullcontext())
+        run_cell(cell, interrupts, Watch(cell, line) if is_looked_at else contextlib.nullcontext())
         reused, repeated = cell.runner().told_twice()
         if reused or repeated:
             say(
@@ -44,7 +44,7 @@ def start_line(cell: Cell) -> str:
     )
 
 
-class Heartbeat:
+class StatusLine:
     """A line every few seconds, and the end of a run that has nothing left to do.
 
     Args:

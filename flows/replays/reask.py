@@ -31,7 +31,7 @@ from flows.replays.parts import Done, Past, as_file, empty_row
 from flows.replays.redecide import IMPOSSIBLE
 from flows.rules import Rules
 from flows.settings import Settings, import_object
-from flows.steps.derive import Entry, round_row
+from flows.steps.derive import LoggedDecision, round_row
 from flows.steps.intake import Work
 from flows.steps.plan import Limits
 from flows.steps.route import Router
@@ -279,7 +279,7 @@ class Reasking:
 
 
 def _row(named: _Named, decision: Decision) -> RunRow:
-    row = round_row(Entry(named.cluster or "", named.lane, named.decision_offset, decision, ""))
+    row = round_row(LoggedDecision(named.cluster or "", named.lane, named.decision_offset, decision, ""))
     told = {name: getattr(row, name) for name in RunRow.__struct_fields__ if hasattr(row, name)}
     return RunRow(**{**told, "cluster": named.cluster}, outcome=ASKED, note="")
 

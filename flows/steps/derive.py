@@ -42,7 +42,7 @@ class Derived(Struct, frozen=True, gc=False):
     """The lane comes to this process with it."""
 
 
-class Entry(Struct, frozen=True, gc=False):
+class LoggedDecision(Struct, frozen=True, gc=False):
     """A winning decision, and where it is on the log."""
 
     cluster: str
@@ -62,7 +62,7 @@ def derive(decided: Decided, sealer: Sealer, cluster: str) -> Derived:
             messages.append(_message(lane, offset, index, decision, follow_up, sealer, decision_hash))
         if decision.kind is DecisionKind.DEAD:
             messages.append(_dead_letter(lane, offset, decision))
-        _rows(Entry(cluster, lane, offset, decision, decision_hash), rows)
+        _rows(LoggedDecision(cluster, lane, offset, decision, decision_hash), rows)
     return Derived(messages, rows, lane, decided.begins)
 
 
@@ -102,7 +102,7 @@ def _history(decision: Decision) -> tuple[str, ...]:
     return (*before, decision.detail) if decision.reason == "attempts_spent" else before
 
 
-def _rows(entry: Entry, rows: list[Row]) -> None:
+def _rows(entry: LoggedDecision, rows: list[Row]) -> None:
     """Which table a row goes to depends on the decision alone; `rounds` gets one of every decision."""
     decision = entry.decision
     if decision.kind is DecisionKind.CONVERGED:
@@ -125,7 +125,7 @@ def _previous(decision: Decision) -> tuple[int | None, int | None]:
     return decision.cause.lane, decision.cause.offset
 
 
-def _record(entry: Entry) -> Record:
+def _record(entry: LoggedDecision) -> Record:
     decision = entry.decision
     result, origin = decision.result, decision.origin
     if result is None:
@@ -199,7 +199,7 @@ def _provenance(decision: Decision, result: RoundResult) -> Provenance:
     )
 
 
-def _branch(entry: Entry, index: int, follow_up: FollowUp) -> BranchRow:
+def _branch(entry: LoggedDecision, index: int, follow_up: FollowUp) -> BranchRow:
     decision = entry.decision
     branch = read_head(follow_up.task)
     ancestors = branch.origin.ancestors if branch.origin is not None else ()
@@ -225,7 +225,7 @@ def _branch(entry: Entry, index: int, follow_up: FollowUp) -> BranchRow:
     )
 
 
-def _dead_row(entry: Entry) -> DeadLetterRow:
+def _dead_row(entry: LoggedDecision) -> DeadLetterRow:
     decision = entry.decision
     return DeadLetterRow(
         lane=entry.lane,
@@ -283,7 +283,7 @@ def _inputs(decision: Decision) -> str | None:
     return encode(inputs).decode()
 
 
-def round_row(entry: Entry) -> RoundRow:
+def round_row(entry: LoggedDecision) -> RoundRow:
     """The row of `rounds` of a decision."""
     decision = entry.decision
     result, cause = decision.result, decision.cause

@@ -11,7 +11,7 @@ from random import Random
 
 from msgspec import Struct
 
-from flows.lane import CauseName, Lane, Sealer, Verdict, id_key
+from flows.lane import CauseName, IntakeVerdict, Lane, Sealer, id_key
 from schemas.decision import DecisionKind
 from schemas.ids import Owner, home_lane
 
@@ -78,7 +78,7 @@ class Parsed(Struct):
     task_id: str
     cause: CauseName | None
     key: bytes | None
-    verdict: Verdict | None
+    verdict: IntakeVerdict | None
 
 
 class Record(Struct):

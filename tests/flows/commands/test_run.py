@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flows.cell import Cell
-from flows.commands.run import Heartbeat
+from flows.commands.run import StatusLine
 from flows.engine import muffled_engine
 from flows.figures import LakeCounts
 from flows.running import Interrupts, Watch, locked, recovery_folder, running_pid
@@ -214,7 +214,7 @@ def test_figures_that_cannot_be_had_end_nothing(
     """The next second may have them; before there are any, nothing is idle."""
     cell = Cell(Settings(home=str(tmp_path), brokers=own_broker.brokers))
     cell.connect()
-    Heartbeat(cell, lines=True, until_idle_s=0.0)(None, LakeCounts())
+    StatusLine(cell, lines=True, until_idle_s=0.0)(None, LakeCounts())
     assert not cell.stopping.asked
     seen: list[object] = []
 
