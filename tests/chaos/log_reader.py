@@ -23,16 +23,15 @@ class LogReader:
     """
 
     def __init__(self, brokers: str) -> None:
-        self._consumer = Consumer(
-            {
-                **client_config(brokers),
-                "group.id": "chaos-audit",
-                "auto.offset.reset": "error",
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "fetch.wait.max.ms": 10,
-            }
-        )
+        self._config = {
+            **client_config(brokers),
+            "group.id": "chaos-audit",
+            "auto.offset.reset": "error",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "fetch.wait.max.ms": 10,
+        }
+        self._consumer = Consumer(self._config)
         self._limit_s = READ_LIMIT_S
 
     def ends(self, places: Sequence[Place]) -> list[int]:
@@ -65,5 +64,8 @@ class LogReader:
                 elif error.code() == KafkaError._PARTITION_EOF:
                     unread.discard(place)
         self._consumer.unassign()
+        if unread:  # for good, it may be: after a broker was away, one client read nothing more for the rest of an hour
+            self._consumer.close()
+            self._consumer = Consumer(self._config)
         self._limit_s = min(PATIENCE_S, 2 * self._limit_s) if unread and not found else READ_LIMIT_S
         return found

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import logging
 import random
 import threading
 import time
@@ -21,6 +22,8 @@ from tests.chaos.load import Load, send_many
 from tests.chaos.nodes import HISTORY
 from tests.chaos.timeline import Happened, Timeline
 from tests.chaos.vitals import Vitals
+
+log = logging.getLogger(__name__)
 
 WARM_UP_S = 10.0
 """So long every lane has decided something before the first fault, which is compared with that."""
@@ -227,9 +230,12 @@ class Watch:
     def _run(self) -> None:
         looked = 0.0
         while not self._over.wait(LISTEN_EVERY_S):
-            with self._lock, contextlib.suppress(Exception):
-                self.follower.poll()
-                self._tell()
+            try:
+                with self._lock:
+                    self.follower.poll()
+                    self._tell()
+            except Exception as error:  # noqa: BLE001 - it is looked at again
+                log.warning("Kafka could not be read: %s: %s", type(error).__name__, error)
             if time.monotonic() - looked > LOOK_EVERY_S:
                 self._reader.look()
                 self.vitals.look(self._timeline.now, self._cluster.alive())
