@@ -52,8 +52,6 @@ class Charges:
 
     def spent_today(self) -> Spent:
         """What the lanes of this cell have spent of the day's budget; nothing where that is not limited. Any thread."""
-        if not self._has_day:
-            return NOTHING
         today = _today()
         of_lane = {lane: Spent(*before) for lane, before in self._spent_before.items() if today == self._started_on}
         of_lane |= {lane: day.purse.spent for lane, day in dict(self._days).items() if day.name == today}

@@ -124,6 +124,7 @@ def test_what_stands_on_kafka_is_newer_than_a_snapshot() -> None:
     assert not Root(cluster.root.encoded(), standing=[free]).kept
     on_probation = Root(cluster.root.encoded(), standing=[probation])
     begun = on_probation.kept["math", "n2"]
+    assert Root(cluster.root.encoded(), standing=[quarantined]).kept == cluster.root.kept
     assert (begun.order.stage, begun.taught) == (Stage.PROBATION, 30)
     later = Cluster(on_probation)
     later.judge(rounds(lies=False, count=10))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 
 from one_lake import notes, tables
 from one_lake.notes import NoteWriter, last_number, view
@@ -54,3 +55,17 @@ def test_a_lake_that_cannot_be_written_is_an_error_of_the_disk(tmp_path: Path) -
     log.write_text("no folder")
     with pytest.raises(OSError, match=notes.TABLE):
         writer.add([noted(2)])
+
+
+def test_what_the_library_says_of_the_log_is_an_error_of_the_disk_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has errors of its own."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise DeltaError("no commit")
+
+    writer = NoteWriter(tmp_path)
+    monkeypatch.setattr(notes, "write_deltalake", fails)
+    with pytest.raises(OSError, match=r"supervision: no commit$"):
+        writer.add([noted(1)])

@@ -9,8 +9,12 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from flows import cli
+from flows.calls import Answered
 from flows.commands import eval_ask
 from flows.evaluation import plain_answer
+from flows.lane import Message
+from flows.steps.route import Routed
+from schemas.node import Answer
 from schemas.task import AnswerKind
 from tests.openai_server import OpenAIServer
 
@@ -229,3 +233,11 @@ def test_a_question_on_a_topic_that_no_model_serves_is_refused(
     assert cli.main(["eval", "--splits", "2", "--nodes", str(nodes), str(file)]) == 2
     assert "question 'x': " in (told := capsys.readouterr().err)
     assert "`topic` names another" in told
+
+
+def test_a_call_that_fails_is_told_with_its_task(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever waits for an evaluation learns why a model has no answers."""
+    message = Message(kafka_topic="t", offset=0, task_id="sum-1:r0")
+    said = Answer(node="n", model="a", text="42"), Answer(node="n", model="b", status="failed", error="timed out")
+    assert eval_ask._told(Answered(Routed(message, 0.0, ()), said)) == said
+    assert capsys.readouterr().err == "sum-1:r0: n/b: timed out\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from flows.commands.examiner import Examiner, Marking
+from flows.commands.examiner import Examiner, Marking, _score
 from schemas.errors import OutcomeUnknownError, RefusedError
 from tests.aureon_command import environment
 
@@ -59,3 +59,17 @@ def test_without_the_generators_it_says_what_to_install(tmp_path: Path, monkeypa
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with Examiner(2, 0) as examiner, pytest.raises(RefusedError, match="reasoning-gym"):
         list(examiner.tasks())
+
+
+def test_a_verifier_that_cannot_work_is_no_wrong_answer() -> None:
+    """One that stumbles over an answer has not accepted it."""
+
+    def cannot(_metadata: object, _answer: str) -> float:
+        raise RefusedError("what it needs is missing")
+
+    def stumbles(_metadata: object, _answer: str) -> float:
+        raise KeyError("a fault of the library's")
+
+    with pytest.raises(RefusedError, match="what it needs is missing"):
+        _score(cannot, Marking({}, "42"))
+    assert _score(stumbles, Marking({}, "42")) == 0.0

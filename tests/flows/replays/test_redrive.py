@@ -13,8 +13,10 @@ from connectors.checked_producer import CheckedProducer
 from connectors.kafka import client_config
 from connectors.topics import TASKS
 from flows.cluster import cluster_key
+from flows.commands import replay
 from flows.lane import Sealer
 from flows.replays.redrive import Redriving, _Dead, _next_life
+from flows.replays.report import RedriveReport
 from flows.settings import Settings
 from flows.steps.intake import Reading, classify, seal_redrive
 from one_lake.verify import verify
@@ -197,3 +199,16 @@ def test_the_next_life_begins_with_what_its_branches_may_be_and_nothing_else() -
     again = _next_life(dead(task=encode(head).decode()), '{"prompt": "?"}')
     assert (again.task_id, again.generation) == ("x:r0", 1)
     assert again.origin == Origin(introduces=True, ancestors=origin.ancestors, branches_left=3)
+
+
+def test_what_is_left_is_told_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever redrives learns what was not sent again."""
+    told = RedriveReport(run="again", is_complete=True, redriven=3, left={"no task": 2}, records=1, dead=1, open=1)
+    monkeypatch.setattr(replay, "redrive_report", lambda *_: told)
+    run: Any = None
+    assert replay._tell_redrive(Settings(home=str(tmp_path)), "again", run, as_json=False) == 0
+    assert capsys.readouterr().out == (
+        "run again: 3 dead letters redriven\n  2 left: no task\nof these by now: 1 records, 1 dead again, 1 to come\n"
+    )

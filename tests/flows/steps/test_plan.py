@@ -423,6 +423,15 @@ def text_of(store: BlobStore, text: str | None) -> str:
     return store.get(reference).decode()
 
 
+def test_an_answer_that_nobody_else_gave_travels_as_its_reference_too(store: BlobStore, overflow: Overflow) -> None:
+    """Where the question and the answer that counts are small."""
+    decision = decide(message(), said("a", "42"), said("b", "42"), said("c", "7" * 5000), overflow=overflow)
+    assert decision.kind is DecisionKind.CONVERGED
+    all_is_small(decision)
+    assert decision.result is not None
+    assert [text_of(store, c.text) for c in decision.result.candidates if c.node == "c"] == ["7" * 5000]
+
+
 def test_what_is_large_travels_as_its_reference_through_all_rounds(store: BlobStore, overflow: Overflow) -> None:
     """Payload and answers; each round is asked with all of them, and the record's hash is over them."""
     answers = [said("a", "1" * 5000), said("b", "2" * 5000)]
