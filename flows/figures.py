@@ -15,7 +15,7 @@ from deltalake import DeltaTable
 from msgspec import Struct
 
 import one_lake
-from connectors.kafka import ClientConfig, admin_client, library_log, preflight
+from connectors.kafka import ClientConfig, admin_client, library_log, patiently, preflight
 from connectors.topics import RESULTS
 from flows.budget import Spent
 from flows.cluster import INPUTS
@@ -120,10 +120,12 @@ class KafkaLook:
         return {(place.topic, place.partition): future.result(2 * LIMIT_S).offset for place, future in asked.items()}
 
     def _committed(self, places: list[TopicPartition]) -> dict[tuple[str, int], int]:
-        asked = self._client.list_consumer_group_offsets(
-            [ConsumerGroupTopicPartitions(self._group, places)], request_timeout=LIMIT_S
-        )
-        found = asked[self._group].result(2 * LIMIT_S).topic_partitions or []
+        def ask(left: float) -> list[TopicPartition]:
+            groups = [ConsumerGroupTopicPartitions(self._group, places)]
+            asked = self._client.list_consumer_group_offsets(groups, request_timeout=left)
+            return asked[self._group].result(2 * LIMIT_S).topic_partitions or []
+
+        found: list[TopicPartition] = patiently(ask, LIMIT_S)  # a broker that has just started loads them first
         return {(p.topic, p.partition): p.offset for p in found if p.offset >= 0}
 
 
