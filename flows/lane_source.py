@@ -43,6 +43,8 @@ DORMANT_PAUSE_S = 0.05
 OPENERS = 4
 """Lanes that are opened or closed at a time, beside those that work."""
 OPEN_AGAIN_S = 1.0
+TELL_AGAIN_S = 30.0
+"""What keeps a lane from being opened is told so often while it stays the same."""
 AT_FIRST = 8
 """So many messages at a time a lane begins with where others work already, and doubles that with each time that calls
 take, so that what has waited for it does not keep the others waiting; TCP's slow start (RFC 5681) does the same."""
@@ -285,6 +287,7 @@ class LanePartition(StatefulSourcePartition[Item, bytes]):
         self._tenure = 0
         self._opening: Future[OpenLane] | None = None
         self._open_again_at = 0.0
+        self._refused, self._refused_at = "", 0.0
         self._lane: OpenLane | None = None
         self._opened_at = 0.0
         self._leaves_by: float | None = None
@@ -360,8 +363,10 @@ class LanePartition(StatefulSourcePartition[Item, bytes]):
         try:
             lane = opening.result()
         except TryAgainError as error:
-            log.warning("lane %d: %s; trying again", self._number, error)
             self._open_again_at = time.monotonic() + OPEN_AGAIN_S
+            if str(error) != self._refused or time.monotonic() - self._refused_at >= TELL_AGAIN_S:
+                self._refused, self._refused_at = str(error), time.monotonic()
+                log.warning("lane %d: %s; trying again", self._number, error)
             return []
         self._lane, self._opened_at, self._leaves_by = lane, time.monotonic(), None
         if tenure != self._tenure:

@@ -33,7 +33,7 @@ from flows.refine import cell_flow
 from flows.settings import Settings
 from flows.stopping import Stopping
 from flows.telemetry import shown
-from flows.terminal import say
+from flows.terminal import say, say_in_handler
 from schemas.errors import AureonError, RefusedError
 
 log = logging.getLogger(__name__)
@@ -197,10 +197,12 @@ class Interrupts:
         self._asked += 1
         if not self._graceful or self._asked > 2:  # the third time
             raise KeyboardInterrupt
+        self._stopping.ask()
         if self._asked == 1:
             limit = self._stopping.drain_s
-            say(f"stopping: waiting up to {limit:g} s for the calls in flight; again to stop without waiting")
-        self._stopping.ask()
+            say_in_handler(
+                f"stopping: waiting up to {limit:g} s for the calls in flight; again to stop without waiting"
+            )
 
 
 # -- beside the flow -----------------------------------------------------------------------------------------------

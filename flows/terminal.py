@@ -6,6 +6,7 @@
 130  Ctrl-C, where that is no graceful stop
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -93,6 +94,12 @@ def say(text: str) -> None:
         return
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
+
+
+def say_in_handler(text: str) -> None:
+    """The same from a signal's handler: one that came in the middle of such a line cannot, and must not fail."""
+    with contextlib.suppress(RuntimeError):
+        say(text)
 
 
 def command_name() -> str:

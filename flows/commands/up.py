@@ -39,7 +39,7 @@ from connectors.processes import bound, read_pid, write_pid
 from connectors.whole_files import replace
 from flows.commands.arguments import flags_of, settings_of
 from flows.settings import CELLS, PREFIX, Settings
-from flows.terminal import INTERRUPTED, OK, REFUSED, say
+from flows.terminal import INTERRUPTED, OK, REFUSED, say, say_in_handler
 from schemas.errors import AureonError, RefusedError
 
 BROKER: Final = "broker"
@@ -433,8 +433,8 @@ class Supervised:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(watched.pid, signal.SIGTERM)
             return
-        say("stopping: cells wait for their calls in flight; again to stop without waiting")
         self._stop()
+        say_in_handler("stopping: cells wait for their calls in flight; again to stop without waiting")
 
     def _stop(self) -> None:
         self._stopping = True

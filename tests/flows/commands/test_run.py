@@ -1,5 +1,6 @@
 """`aureon run`: what it refuses, how it stops, and that it does its work."""
 
+import io
 import json
 import os
 import signal
@@ -194,6 +195,20 @@ def test_a_process_that_a_library_takes_down_says_where(tmp_path: Path) -> None:
     assert done.returncode == -signal.SIGSEGV
     assert "Segmentation fault" in done.stderr
     assert "string_at" in done.stderr
+
+
+def test_a_signal_in_the_middle_of_a_line_stops_it_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is being written to cannot be written to then: Python says so by an error, which loses no stop."""
+
+    class Busy(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise RuntimeError("reentrant call inside <_io.BufferedWriter name=2>")
+
+    stopping = Stopping(30.0)
+    with Interrupts(stopping) as interrupts, interrupts.graceful():
+        monkeypatch.setattr(sys, "stderr", Busy())
+        signal.raise_signal(signal.SIGTERM)
+    assert stopping.asked
 
 
 def test_the_second_signal_waits_for_nothing_and_the_third_ends_at_once() -> None:
