@@ -63,13 +63,27 @@ class Escalation:
         return ask_verifier(work.view, answers, self._verifiers, known, self._by, before)
 
     def enough(self, routed: Routed, answers: Sequence[Answer], checks: Checks | None = None) -> bool:
-        """Tell whether a cascade may stop with these answers."""
+        """Tell whether a cascade may stop: a verifier accepted, or several agree that are right with this confidence.
+
+        One that looks at the form alone may only refuse.
+
+        Args:
+            routed: the round.
+            answers: those there are, failures and abstentions included.
+            checks: what the verifier said, where it was asked ahead.
+        """
         work: Work = routed.message.body
+        view = work.view
         known = self._affinities.votes(work.task.topic, routed.handed_at)
         asked = len(answers) - len(routed.calls)
-        if self._pays is not None and work.view.verifier is None and 0 <= asked < len(routed.reserves):
-            return not self._is_worth(routed.reserves[asked : asked + 2], work.view, answers, known, routed.handed_at)
-        return enough(work.view, answers, self._verifiers, known, self._agree, self._by, checks)
+        if self._pays is not None and view.verifier is None and 0 <= asked < len(routed.reserves):
+            return not self._is_worth(routed.reserves[asked : asked + 2], view, answers, known, routed.handed_at)
+        result = validate(view, answers, self._verifiers, known, self._by, checks)
+        if result.verified is not None and (not result.verified or result.verifier not in FORM_CHECKS):
+            return result.verified
+        if result.verified:
+            result = validate(msgspec.structs.replace(view, verifier=None), answers, self._verifiers, known, self._by)
+        return result.evidence == "cross-model" and result.confidence >= self._agree
 
     def _is_worth(
         self, later: Sequence[Call], view: PayloadView, answers: Sequence[Answer], known: Votes | None, now: float
@@ -88,33 +102,3 @@ class Escalation:
             if self._pays(gain_of_answers(given, reliabilities[:count], alternatives), price):
                 return True
         return False
-
-
-def enough(
-    view: PayloadView,
-    answers: Sequence[Answer],
-    verifiers: Mapping[str, Verifier],
-    known: Votes | None,
-    agree: float,
-    by: Comparison = EXACT,
-    checks: Checks | None = None,
-) -> bool:
-    """Tell whether a cascade may stop: a verifier accepted, or several agree that are right with this confidence.
-
-    One that looks at the form alone may only refuse.
-
-    Args:
-        view: the payload.
-        answers: those there are, failures and abstentions included.
-        verifiers: the registered checks by name.
-        known: what each model's vote counts on this topic.
-        agree: the confidence.
-        by: how answers are compared.
-        checks: what the verifier said, where it was asked ahead.
-    """
-    result = validate(view, answers, verifiers, known, by, checks)
-    if result.verified is not None and (not result.verified or result.verifier not in FORM_CHECKS):
-        return result.verified
-    if result.verified:
-        result = validate(msgspec.structs.replace(view, verifier=None), answers, verifiers, known, by)
-    return result.evidence == "cross-model" and result.confidence >= agree

@@ -124,9 +124,8 @@ class Rules:
     ) -> Planner:
         """Knows the policy and the limits."""
         overflow.keep(self.supervisor.encoded)  # before any decision names it
-        plain = isinstance(
-            self.policy, SimpleThresholdPolicy
-        )  # which does not look at it, in each of thousands a second
+        # which does not look at it, in each of thousands a second
+        plain = isinstance(self.policy, SimpleThresholdPolicy)
         return Planner(
             self.policy,
             limits,

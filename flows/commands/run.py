@@ -11,7 +11,7 @@ from flows.figures import KafkaFigures, LakeCounts, Rate
 from flows.running import Watch, prepared, run_cell
 from flows.terminal import OK, say
 
-HEARTBEAT_S = 5.0
+LINE_EVERY_S = 5.0
 
 
 def main(options: argparse.Namespace) -> int:
@@ -68,7 +68,7 @@ class StatusLine:
             return
         now = time.monotonic()
         rate = self._rate.add(kafka.log_entries)
-        if self._lines and now - self._said >= HEARTBEAT_S:
+        if self._lines and now - self._said >= LINE_EVERY_S:
             self._said = now
             say(
                 f"{time.strftime('%H:%M:%S')}  {rate:,.0f} decided/s, {kafka.waiting:,} waiting or under way, "
