@@ -291,10 +291,7 @@ class CallRunner:
             self._settle(round_)
 
     def _ask_one(self, round_: OpenRound, call: Call) -> None:
-        place = len(round_.calls)
-        round_.calls.append(call)
-        round_.answers.append(None)
-        round_.missing += 1
+        place = round_.place(call)
         known = round_.known(call)
         if known is not None:
             self._ledger.reused += 1
@@ -311,7 +308,7 @@ class CallRunner:
                 self._ledger.give_back(round_.key, round_.past_now())
             return
         round_.answers[place] = answer
-        if answer.status == "failed" and round_.reserves and not round_.exceeded:
+        if answer.status == "failed" and round_.has_reserve_for(place) and not round_.exceeded:
             self._ask_next(round_)
         round_.missing -= 1
         if not round_.missing:

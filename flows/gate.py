@@ -45,6 +45,10 @@ class UnavailableError(NodeError):
     """The node is not asked now, and somebody else can serve."""
 
 
+class SlowerError(UnavailableError):
+    """Others serve far sooner."""
+
+
 class RetiredError(NodeError):
     """The node is no more, or another has come in its place."""
 
@@ -198,7 +202,7 @@ class NodeGate:
         if wait_s > SLOWER_BY_S:
             others_s = others_wait(VOTES)
             if others_s is not None and is_far_slower(wait_s, others_s):
-                raise UnavailableError(f"{ahead} calls go before it, and others serve sooner")
+                raise SlowerError(f"{ahead} calls go before it, and others serve sooner")
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.put(topic, future)
         try:

@@ -39,6 +39,7 @@ class OpenRound:
         "purse",
         "reserves",
         "routed",
+        "spared",
     )
 
     def __init__(self, routed: Routed, lane: int, key: bytes) -> None:
@@ -49,6 +50,8 @@ class OpenRound:
         self.answers: list[Answer | None] = []
         """One for each of the calls, which a call knows by its place."""
         self.reserves: Sequence[Call] = routed.reserves
+        self.spared: list[Call] = []
+        """Calls that were given back, unasked."""
         self.missing = 0
         """So many calls are not answered."""
         self.past: Past | None = None
@@ -83,6 +86,29 @@ class OpenRound:
         chosen = {call_name(c) for c in first}
         self.reserves = tuple([c for c in every if call_name(c) not in chosen])
         return first
+
+    def place(self, call: Call) -> int:
+        """Make a place for the answer to a call; one that was given back has it already."""
+        self.missing += 1
+        if call in self.spared:
+            place = self.calls.index(call)
+            self.answers[place] = None
+        else:
+            place = len(self.calls)
+            self.calls.append(call)
+            self.answers.append(None)
+        return place
+
+    def give_back(self, place: int) -> None:
+        """A call was not asked, since others serve sooner: where those fail, or become slower, it comes last; once."""
+        call = self.calls[place]
+        if call not in self.spared:
+            self.spared.append(call)
+            self.reserves = (*self.reserves, call)
+
+    def has_reserve_for(self, place: int) -> bool:
+        """Tell whether some other call is left to be asked in the place of one."""
+        return any(call is not self.calls[place] for call in self.reserves)
 
     def known(self, call: Call) -> Answer | None:
         """Tell what an earlier life was answered."""

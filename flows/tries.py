@@ -4,6 +4,7 @@
                                      ▲                            │
                                      └────────── pause ◄──────────┘ a failure that may pass
 
+A call that was not asked at all, since others serve sooner, is one more reserve of its round.
 A try ends with an answer, with what the node raises, at its deadline, or when its node has become silent. A call that
 fails in the end is an answer that says so.
 """
@@ -22,7 +23,7 @@ from connectors.ledger import Begun, CallLedger, Ended, call_name
 from connectors.nodes import NodeError
 from flows.charges import Charged, Charges
 from flows.fair import FairQueue
-from flows.gate import SLOWER_BY_S, NodeGate, RetiredError
+from flows.gate import SLOWER_BY_S, NodeGate, RetiredError, SlowerError
 from flows.node_watch import NodeWatch
 from flows.open_round import OpenRound
 from schemas.node import Answer, Call
@@ -236,6 +237,8 @@ class Tries:
             except RetiredError:
                 continue  # another node may have its name
             except _Refused as refused:
+                if isinstance(refused.__cause__, SlowerError) and not tries:
+                    round_.give_back(asked.place)
                 return None, tries, text or str(refused)
             except Exception as error:  # noqa: BLE001 - whatever a node raises, the round goes on without it
                 tries += 1
@@ -311,7 +314,7 @@ class Tries:
         except RetiredError:
             raise
         except NodeError as error:
-            raise _Refused(_told(error)) from None
+            raise _Refused(_told(error)) from error
 
     def _failure(self, asked: _Asked, error: BaseException) -> Exception:
         """Say why a try failed; what ends the call altogether goes on its way.

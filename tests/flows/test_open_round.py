@@ -54,6 +54,25 @@ def test_after_a_restart_what_was_paid_for_is_asked_first_and_nothing_is_lost(
     assert len(round_.abandoned) == len(begun)
 
 
+def test_a_call_that_was_given_back_keeps_its_place_and_comes_last_once() -> None:
+    """Another one is asked before it, and it is no reserve for itself."""
+    round_ = round_of(2, 1)
+    first, _, reserve = *round_.calls, round_.reserves[0]
+    round_.answers[0] = Answer(node="0", model="m", status="failed")
+    round_.give_back(0)
+    assert round_.reserves == (reserve, first)
+    round_.reserves = (first,)
+    assert not round_.has_reserve_for(0)
+    assert round_.has_reserve_for(1)
+    round_.reserves = ()
+    assert round_.place(first) == 0
+    assert round_.answers == [None, None]
+    assert round_.place(reserve) == 2
+    assert round_.missing == 2
+    round_.give_back(0)
+    assert round_.reserves == ()
+
+
 def test_what_a_round_has_taken_counts_all_tries_and_those_in_flight_at_a_kill() -> None:
     """Where something is limited, its purse knows."""
     round_ = round_of(2)

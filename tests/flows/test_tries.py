@@ -330,6 +330,23 @@ def test_a_backlog_leaves_no_round_with_one_vote_alone() -> None:
     assert nodes[2].tries < 750
 
 
+def test_a_call_that_was_not_asked_since_others_serve_sooner_is_asked_when_they_do_not() -> None:
+    """A round that did without one node does not wait for another that has become far slower than that one."""
+    busy = ScriptedNode(takes(4), answers, name="busy", model="busy", max_concurrency=1, timeout_s=60)
+    slow = ScriptedNode(hangs, name="slow", model="slow", max_concurrency=1, timeout_s=60)
+    free = ScriptedNode(answers, name="free", model="free", timeout_s=60)
+    with runner_of(busy, slow, free, tries=1) as runner:
+        lane = runner.new_lane()
+        runner.submit(lane, [routed(call(1, "busy", "busy"))])
+        time.sleep(2.5)
+        runner.submit(lane, [routed(call(1, "slow", "slow"))])
+        time.sleep(0.2)
+        found = answered(runner, routed(*(call(0, n, n) for n in ("busy", "slow", "free"))))
+    assert [(a.node, a.status) for a in found[0].answers] == [("busy", "ok"), ("slow", "failed"), ("free", "ok")]
+    assert "others serve sooner" in found[0].answers[1].error
+    assert (busy.tries, slow.tries, free.tries) == (2, 1, 1)
+
+
 @pytest.mark.parametrize("others", [1, 2])
 def test_a_node_that_asks_to_be_left_alone_again_and_again_keeps_no_round_waiting(others: int) -> None:
     """Nobody does without the others because they have a queue, and then waits for this one at a call a second."""
