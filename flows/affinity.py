@@ -30,7 +30,6 @@ from flows.counts import (
     DECAY_EVERY_S,
     MAX_EXAMPLES,
     MAX_MODELS,
-    VOTE_WEIGHT,
     Topic,
     TopicCounts,
     left_after,
@@ -73,17 +72,6 @@ class AffinityState(Struct, kw_only=True):
     """By lane: the first decision that was not learned from yet."""
     topics: list[TopicCounts] = []
     """Those seen longest ago first."""
-
-
-class Figures(Struct, frozen=True, gc=False):
-    """One model on one topic, for whoever wants to look."""
-
-    node: str
-    model: str
-    quality: float
-    reliability: float
-    outcomes: float
-    """What the quality rests on besides the prior."""
 
 
 class Affinities(Memory):
@@ -250,26 +238,6 @@ class Affinities(Memory):
         """Tell how many rounds of a topic had answers."""
         known = self._topics.get(topic)
         return known.seen if known is not None else 0
-
-    def figures(self, topic: str, now: float) -> list[Figures]:
-        """Tell what is known of each model on a topic."""
-        with self._lock:
-            known = self._topics.get(topic)
-            counted = [msgspec.structs.replace(c) for c in known.models.values()] if known is not None else []
-            left = left_after(now - known.at) if known is not None else 1.0
-        found = []
-        for c in counted:
-            prior = self._prior(topic, c.node)
-            of_late, votes = (c.right + c.wrong + c.none) * left, (c.vote_right + c.vote_wrong) * left
-            quality = (c.right * left + QUALITY_WEIGHT * prior) / (of_late + QUALITY_WEIGHT)
-            reliability = (c.vote_right * left + VOTE_WEIGHT * prior) / (votes + VOTE_WEIGHT)
-            found.append(Figures(c.node, c.model, round(quality, 4), round(reliability, 4), round(of_late, 2)))
-        return found
-
-    def topics(self) -> list[str]:
-        """Name the topics of which something is known, those seen longest ago first."""
-        with self._lock:
-            return list(self._topics)
 
     def _priors(self, topic: str) -> dict[Name, float]:
         serving = [n for n in self._nodes.values() if n.serves(topic)]

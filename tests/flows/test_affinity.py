@@ -16,7 +16,7 @@ from flows.counts import HALF_LIFE_S
 from flows.lessons import lesson_of
 from flows.steps.route import Strategy
 from flows.steps.validate import posterior, validate
-from flows.votes import RELIABILITY
+from flows.votes import RELIABILITY, weight_of
 from schemas.blob import BlobReference
 from schemas.decision import Decision, DecisionKind, RoundResult
 from schemas.node import Answer, Call, NodeCapabilities
@@ -54,6 +54,13 @@ def quality(affinities: Affinities, node: str, topic: str = "math", now: float =
     return right / (right + wrong)
 
 
+def weight(affinities: Affinities, node: str) -> float:
+    """What its vote counts."""
+    votes = affinities.votes("math", 100.0)
+    assert votes is not None
+    return next(m.weight for m in votes.parameters.models if m.node == node)
+
+
 DISSENT = (said("a"), said("b"), said("c", "7"))
 
 
@@ -61,8 +68,7 @@ def test_agreement_of_several_models_teaches_who_was_right() -> None:
     """Those who led gain, the outvoted one loses."""
     affinities = taught(*[decided(*DISSENT)] * 5)
     assert quality(affinities, "a") == quality(affinities, "b") > RELIABILITY > quality(affinities, "c")
-    figures = {f.node: f for f in affinities.figures("math", 100.0)}
-    assert figures["a"].reliability > RELIABILITY > figures["c"].reliability
+    assert weight(affinities, "a") > weight_of(RELIABILITY) > weight(affinities, "c")
     assert quality(affinities, "a", "logic") == pytest.approx(RELIABILITY)
 
 
@@ -113,9 +119,9 @@ def test_that_an_answer_has_the_right_form_teaches_nothing() -> None:
 def test_failures_and_abstentions_lower_quality_and_not_the_weight_of_a_vote() -> None:
     """Whom to ask is another question than whom to believe."""
     silent = said("c", "", status="abstained")
-    (figures,) = [f for f in taught(*[decided(*DISSENT[:2], silent)] * 10).figures("math", 100.0) if f.node == "c"]
-    assert figures.quality < 0.25
-    assert figures.reliability == RELIABILITY
+    affinities = taught(*[decided(*DISSENT[:2], silent)] * 10)
+    assert quality(affinities, "c") < 0.25
+    assert weight(affinities, "c") == pytest.approx(weight_of(RELIABILITY), abs=0.001)
 
 
 def test_the_round_that_converges_tells_who_was_right_in_those_before() -> None:
@@ -214,7 +220,7 @@ def test_topics_are_forgotten_that_were_not_seen_for_longest() -> None:
     """They are the users' to invent."""
     affinities = taught(*[decided(*DISSENT, topic=f"t{i}") for i in range(MAX_TOPICS)])
     affinities.learn(0, [(MAX_TOPICS, decided(*DISSENT, topic="t0")), (MAX_TOPICS + 1, decided(*DISSENT, topic="new"))])
-    topics = affinities.topics()
+    topics = [counts.topic for counts in affinities.state().topics]
     assert len(topics) == MAX_TOPICS
     assert topics[-2:] == ["t0", "new"]
     assert "t1" not in topics
@@ -368,9 +374,9 @@ def test_what_a_root_knew_that_is_long_gone_replaces_nothing() -> None:
     (of_root,) = taught(*[decided(*DISSENT)] * 5).state().topics
     late = 100.0 + OLDER_S
     behind, since = taught(decided(*DISSENT, at=late)), taught(decided(*DISSENT, at=late + 1))
-    known = since.figures("math", late)
+    known = since.state()
     since.adopt(of_root)
-    assert since.figures("math", late) == known
+    assert since.state() == known
     behind.adopt(of_root)
     (adopted,) = behind.state().topics
     assert adopted.models == of_root.models
@@ -379,11 +385,11 @@ def test_what_a_root_knew_that_is_long_gone_replaces_nothing() -> None:
 def test_a_root_that_knows_less_replaces_nothing_till_it_knows_enough() -> None:
     """One without a memory begins with the last decisions, and of a rare topic there are few among them."""
     cell = taught(*[decided(*DISSENT)] * 2 * ENOUGH_TAUGHT)
-    known = cell.figures("math", 100.0)
+    known = cell.state()
     (of_root,) = taught(*[decided(*DISSENT)] * 5).state().topics
     for count, is_adopted in ((5, False), (ENOUGH_TAUGHT - 1, False), (ENOUGH_TAUGHT, True)):
         cell.adopt(msgspec.structs.replace(of_root, taught=count))
-        assert (cell.figures("math", 100.0) != known) is is_adopted
+        assert (cell.state() != known) is is_adopted
 
 
 def test_time_that_has_not_gone_by_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
