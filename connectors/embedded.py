@@ -9,7 +9,6 @@ It is `noida-db` (extra `embedded`), listening on 127.0.0.1 only.
 - **Replay:** nothing; started again it goes on with the same messages, offsets and port.
 """
 
-import fcntl
 import importlib.util
 import logging
 import os
@@ -24,6 +23,7 @@ from typing import Self
 
 import msgspec
 
+from connectors.file_lock import try_lock
 from connectors.kafka import answers
 from connectors.whole_files import ANYBODY, replace
 from schemas.errors import UNREADABLE, RefusedError, TryAgainError
@@ -308,12 +308,9 @@ def _try_lock(path: Path, tries: int = 1) -> int | None:
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     for _ in range(tries):
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.01)
-        else:
+        if try_lock(descriptor):
             return descriptor
+        time.sleep(0.01)
     os.close(descriptor)
     return None
 
@@ -324,12 +321,9 @@ def _is_locked(path: Path) -> bool:
         return False
     descriptor = os.open(path, os.O_RDWR)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not try_lock(descriptor, shared=True)
     finally:
         os.close(descriptor)
-    return False
 
 
 def _listens(port: int) -> bool:

@@ -1,7 +1,6 @@
 """The index of ids of one lane: who owns which id, in one SQLite file of the state folder, with a copy for others."""
 
 import contextlib
-import fcntl
 import logging
 import os
 import sqlite3
@@ -11,6 +10,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from connectors import whole_files
+from connectors.file_lock import try_lock
 from schemas.errors import RefusedError
 from schemas.ids import Owner
 from schemas.software import check_version
@@ -63,13 +63,9 @@ class OwnerIndex:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path, self._copy = path, copy
         self._lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not try_lock(self._lock):
             os.close(self._lock)
-            raise RefusedError(
-                f"{path}: another process works on this lane; each cell needs its own state folder"
-            ) from None
+            raise RefusedError(f"{path}: another process works on this lane; each cell needs its own state folder")
         self._copying: threading.Thread | None = None
         self._copied = 0
         """For which part of the log the copy stands."""

@@ -10,7 +10,6 @@ reads the log again. Of several processes of a cell the first one keeps them. Wi
 read, the last rounds in the lake teach.
 """
 
-import fcntl
 import logging
 import os
 import threading
@@ -21,6 +20,7 @@ from typing import IO
 import msgspec
 from msgspec import Struct
 
+from connectors.file_lock import try_lock
 from flows.accepted import AcceptedRecords
 from flows.affinity import Affinities
 from flows.branched import BranchedContents
@@ -118,9 +118,7 @@ class Learning:
         """Of the processes of a cell the first one keeps the files; what the others learned ends with them."""
         if self._owned is None:
             lock = (self._folder / "learned.lock").open("wb")
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not try_lock(lock):
                 lock.close()
                 return False
             self._owned = lock

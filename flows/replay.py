@@ -9,7 +9,6 @@ Run it with `aureon replay`, or by itself; the settings are those of a cell, and
 
 import atexit
 import contextlib
-import fcntl
 import shutil
 import signal
 import time
@@ -27,6 +26,7 @@ from bytewax.operators import StatefulBatchLogic
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.run import cli_main
 
+from connectors.file_lock import try_lock
 from connectors.told_errors import step_log, tells_errors
 from flows.engine import muffled_engine
 from flows.progress import bars
@@ -236,10 +236,8 @@ def _alone(settings: Settings, name: str) -> Iterator[None]:
         raise tables.no_lake(settings.lake_dir)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "run.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TryAgainError(f"another process is at the run {name}; it goes on") from None
+        if not try_lock(lock):
+            raise TryAgainError(f"another process is at the run {name}; it goes on")
         try:
             yield
         finally:

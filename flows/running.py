@@ -5,7 +5,6 @@ signals are turned into a graceful stop.
 """
 
 import contextlib
-import fcntl
 import logging
 import shutil
 import signal
@@ -22,6 +21,7 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.run import cli_main
 
 from connectors.embedded import EmbeddedBroker
+from connectors.file_lock import try_lock
 from connectors.processes import read_pid, write_pid
 from connectors.told_errors import step_log
 from flows.cell import Cell
@@ -134,13 +134,11 @@ def locked(state_dir: Path) -> Iterator[None]:
             f"the state folder {state_dir} cannot be made: {error.strerror}; set AUREON_STATE or AUREON_HOME to another"
         ) from None
     with (state_dir / LOCK).open("a+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(file):
             raise RefusedError(
                 f"the state folder {state_dir} is in use by process {read_pid(file)}: stop that one, "
                 "or set AUREON_STATE to another folder"
-            ) from None
+            )
         write_pid(file)
         yield
         file.truncate(0)
@@ -150,9 +148,7 @@ def running_pid(state_dir: Path) -> int | None:
     """Tell which process holds the lock of a state folder; None if nobody does."""
     try:
         with (state_dir / LOCK).open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not try_lock(file, shared=True):
                 return read_pid(file)
     except OSError:
         pass

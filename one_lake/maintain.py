@@ -9,7 +9,6 @@ process that is killed leaves files that no entry names.
 """
 
 import contextlib
-import fcntl
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,6 +21,7 @@ from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction
 from msgspec import Struct
 
+from connectors.file_lock import try_lock
 from one_lake import tables
 from one_lake.keys import SigningKey, publish
 from one_lake.query import rows_of, session
@@ -117,10 +117,8 @@ def alone(lake: Path) -> Iterator[None]:
         TryAgainError: another one does.
     """
     with (lake / "maintain.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TryAgainError(f"lake {lake}: another process maintains it, or merges another one into it") from None
+        if not try_lock(lock):
+            raise TryAgainError(f"lake {lake}: another process maintains it, or merges another one into it")
         yield
 
 
@@ -299,14 +297,11 @@ def _is_free(path: Path) -> bool:
     """Whether no writer holds it: one that was stopped for long may log it yet when it goes on."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return try_lock(descriptor)
     except OSError:
         return True  # a file system without locks
     finally:
         os.close(descriptor)
-    return True
 
 
 def _removed_since(table: SealedTable, since: float) -> set[str]:

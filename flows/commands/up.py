@@ -13,7 +13,6 @@ programs in order; killed itself, supervisord leaves nothing.
 import argparse
 import configparser
 import contextlib
-import fcntl
 import io
 import math
 import os
@@ -35,6 +34,7 @@ from msgspec import Struct
 from supervisor.xmlrpc import SupervisorTransport
 
 from connectors.embedded import STOP_LIMIT_S, EmbeddedBroker
+from connectors.file_lock import try_lock
 from connectors.processes import bound, read_pid, write_pid
 from connectors.whole_files import replace
 from flows.commands.arguments import flags_of, settings_of
@@ -184,7 +184,7 @@ def alone(home: Path) -> Iterator[int]:
     home.mkdir(parents=True, exist_ok=True)
     with (home / LOCK).open("a+b") as file:
         waits = False
-        while not _try_lock(file.fileno()):
+        while not try_lock(file.fileno()):
             pid = read_pid(file)
             if pid and Path(f"/proc/{pid}").exists():
                 raise RefusedError(
@@ -197,14 +197,6 @@ def alone(home: Path) -> Iterator[int]:
         write_pid(file)
         yield file.fileno()
         file.truncate(0)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 # -- supervisord's configuration -----------------------------------------------------------------------------------
