@@ -70,7 +70,7 @@ class RunnerParts(Struct, frozen=True, kw_only=True):
     """How long a verifier may take."""
     is_cancelled: Callable[[TaskDescriptor], bool] = lambda _task: False
     may_ask: Callable[[], bool] = lambda: True
-    """Whether this process may spend calls now: one that was stopped, or cut off, may have lost its lanes."""
+    """Whether this process may spend calls now: not while it stops; one that was cut off may have lost its lanes."""
     publish: Callable[[Sequence[NodeState]], None] = lambda _states: None
     """Takes the states of all nodes, every two seconds, in the loop's thread."""
     cell: str = ""
@@ -196,6 +196,13 @@ class CallRunner:
         self.check()
         assert self._loop is not None  # noqa: S101 - start() has set it
         self._loop.call_soon_threadsafe(self._open_all, lane, rounds)
+
+    def stuck(self, lane: int) -> int:
+        """Tell how many rounds of a lane wait for calls of which none may begin; 0 while any call is under way."""
+        if self._loop is None or self._tries.moving or self._judging:
+            return 0
+        lanes = tuple(self._lanes.values())
+        return sum(round_.routed.message.lane == lane for each in lanes for round_ in list(each.open))
 
     def told_twice(self) -> tuple[int, int]:
         """Tell how many calls of earlier lives were taken from the ledger, and how many in flight were asked again."""

@@ -115,6 +115,7 @@ class Cell:
             reading=self._reading,
             opened=self._opened,
             drop=self._drop,
+            stuck=self._stuck,
             inputs=INPUTS,
             results_topic=RESULTS,
             stopping=self.stopping,
@@ -197,6 +198,9 @@ class Cell:
         if self._runner is not None:
             self._runner.drop(lane)
 
+    def _stuck(self, lane: int) -> int:
+        return self._runner.stuck(lane) if self._runner is not None else 0
+
     @cached_property
     def overflow(self) -> Overflow:
         """Where large payloads and answers go. The store is made once: one that is gone later is not made anew, empty.
@@ -238,7 +242,7 @@ class Cell:
                         check=escalation.check,
                         check_s=settings.verifier_s,
                         is_cancelled=connected.is_cancelled,
-                        may_ask=lambda: connected.ownership.is_sure,
+                        may_ask=lambda: connected.ownership.is_sure and not self.stopping.asked,
                         publish=connected.heartbeats.publish,
                         cell=process_name(),
                         silence_s=settings.node_silence_s,

@@ -219,6 +219,8 @@ class LaneParts(Struct, frozen=True):
     """Told of a lane that was opened here, before anything of it is handed out."""
     drop: Callable[[int], None]
     """Abandons the calls of a lane."""
+    stuck: Callable[[int], int]
+    """Tells at a stop how many messages of a lane wait for calls that do not begin any more."""
     inputs: Mapping[str, int]
     results_topic: str
     stopping: Stopping
@@ -604,7 +606,8 @@ class OpenLane:
     def _is_drained(self) -> bool:
         """At a graceful stop: wait for the calls in flight, then read all that was decided of them."""
         if self._final_end is None:
-            if self._lane.under_way and not self._parts.stopping.drained:
+            waits = self._lane.under_way > self._parts.stuck(self._number)
+            if waits and not self._parts.stopping.drained:
                 return False
             self._connections.flush()
             try:

@@ -51,7 +51,7 @@ class RetryPolicy(Struct, frozen=True, gc=False):
 class _Asked:
     """One call under way."""
 
-    __slots__ = ("call", "corrected", "cut", "deadline", "gate", "limit_s", "place", "round", "task")
+    __slots__ = ("call", "corrected", "cut", "deadline", "gate", "limit_s", "moves", "place", "round", "task")
 
     task: asyncio.Task[None]
     """That of the worker which asks it."""
@@ -65,6 +65,8 @@ class _Asked:
         """Of the present try, by `time.monotonic`."""
         self.cut: NodeError | TimeoutError | None = None
         """Why the present try was ended."""
+        self.moves = False
+        """It is being asked, or its answer is about to be taken; else it waits for a seat, or for another try."""
         self.corrected = (0, 0.0)
         """What its tries took beyond what they were charged: tokens, money."""
 
@@ -121,6 +123,8 @@ class Tries:
         the rest here, 4 of 10 microseconds a call."""
         self._looking = False
         self._ending = False
+        self.moving = 0
+        """How many calls are being asked, or have an answer that is about to be taken; for any thread to look at."""
 
     def ask(self, round_: OpenRound, place: int, call: Call) -> None:
         """Ask one call of a round, when it is its turn."""
@@ -200,12 +204,14 @@ class Tries:
         try:
             answer, tries, text = await self._try_often(asked)
         except asyncio.CancelledError:
+            self._move(asked, moves=False)
             if not round_.cancelled:
                 raise
             return
         finally:
             self._under_way.discard(asked)
         if round_.cancelled:
+            self._move(asked, moves=False)
             return
         if answer is None:
             answer = Answer(node=call.node, model=call.model, status="failed", error=text)
@@ -214,11 +220,18 @@ class Tries:
             answer, node=call.node, model=call.model, sample=call.sample, tries=tries, latency_s=latency
         )
         if tries:
-            self._ledger.end(
-                Ended(round_.key, answer, *asked.corrected), partial(self._take, round_, asked.place, answer)
-            )
+            self._ledger.end(Ended(round_.key, answer, *asked.corrected), partial(self._taken, asked, answer))
         else:
-            self._take(round_, asked.place, answer)
+            self._taken(asked, answer)
+
+    def _taken(self, asked: _Asked, answer: Answer) -> None:
+        self._take(asked.round, asked.place, answer)
+        self._move(asked, moves=False)
+
+    def _move(self, asked: _Asked, *, moves: bool) -> None:
+        if asked.moves is not moves:
+            asked.moves = moves
+            self.moving += 1 if moves else -1
 
     async def _try_often(self, asked: _Asked) -> tuple[Answer | None, int, str]:
         """Try until there is an answer or no use in it: the answer, how many tries it took, why there is none."""
@@ -234,7 +247,7 @@ class Tries:
                 continue
             try:
                 return await self._try(asked, gate), tries + 1, ""
-            except RetiredError:
+            except (RetiredError, _NotNow):
                 continue  # another node may have its name
             except _Refused as refused:
                 if isinstance(refused.__cause__, SlowerError) and not tries:
@@ -248,6 +261,7 @@ class Tries:
                 pause = self._retry.pause(tries, random.random())  # noqa: S311
                 if (after_s := getattr(error, "retry_after_s", None) or 0.0) <= SLOWER_BY_S:
                     pause = max(pause, after_s)  # where it is longer, the gate tells whether to wait for that
+                self._move(asked, moves=False)
                 await asyncio.sleep(pause)
         return None, tries, text
 
@@ -256,6 +270,7 @@ class Tries:
 
         Raises:
             RetiredError: the node is no more.
+            _NotNow: it was not asked: while it waited for the seat, this process lost the right to.
             _Refused: it was not asked: somebody else can, or a budget is spent.
             TimeoutError: it took too long.
             NodeError: the node gave up the call, or what it returned is no answer.
@@ -266,6 +281,9 @@ class Tries:
         counted = False
         charged: Charged | None = None
         try:
+            if not self._may_ask():
+                raise _NotNow  # noqa: TRY301 - what follows gives the seat back
+            self._move(asked, moves=True)
             if purse is None:
                 self._ledger.begin(Begun(round_.key, call_name(call)))
             elif (charged := await self._charges.charge(round_, purse, call, gate.capabilities)) is None:
@@ -281,7 +299,7 @@ class Tries:
             if probe:
                 self._watch.note_states()
             self._correct(asked, charged, answer.tokens_in + answer.tokens_out, answer.cost)
-        except _Refused:
+        except (_Refused, _NotNow):
             raise
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - `_ask` goes on whatever it was
             failure = self._failure(asked, error)
@@ -341,6 +359,10 @@ class Tries:
 
 class _Refused(Exception):  # noqa: N818 - it never leaves this module
     """A call was not asked."""
+
+
+class _NotNow(Exception):  # noqa: N818 - it never leaves this module
+    """A call is not asked as long as this process may not."""
 
 
 def _checked(answer: object) -> Answer:

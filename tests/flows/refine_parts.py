@@ -30,9 +30,14 @@ class ScriptedNode:
     """Answers after a while; two of them agree from a round on. Notes every call that it answers."""
 
     def __init__(
-        self, name: str, delay_s: tuple[float, float] = (0.0, 0.0), agrees_from: int = 0, text: str = ANSWER
+        self,
+        name: str,
+        delay_s: tuple[float, float] = (0.0, 0.0),
+        agrees_from: int = 0,
+        text: str = ANSWER,
+        seats: int = 100_000,
     ) -> None:
-        self.capabilities = NodeCapabilities(node=name, models=(name,), max_concurrency=100_000)
+        self.capabilities = NodeCapabilities(node=name, models=(name,), max_concurrency=seats)
         self._delay_s = delay_s
         self._agrees_from = agrees_from
         self._text = text
@@ -153,6 +158,11 @@ def long_winded_nodes() -> list[Node]:
 def slow_nodes() -> list[Node]:
     """Two nodes that take a while for each call, and agree in the second round."""
     return [ScriptedNode(name, (0.1, 0.5), agrees_from=1) for name in ("one", "two")]
+
+
+def busy_nodes() -> list[Node]:
+    """Two nodes that agree, and take one call at a time."""
+    return [ScriptedNode(name, (0.5, 0.5), seats=1) for name in ("one", "two")]
 
 
 def dissenting_nodes() -> list[Node]:

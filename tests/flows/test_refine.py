@@ -276,6 +276,26 @@ def test_a_graceful_stop_in_the_middle_repeats_no_call(own_broker: Broker, tmp_p
     assert DecisionKind.STARTED not in {read_decision(message.value() or b"").kind for message in log}
 
 
+def test_a_graceful_stop_begins_no_call_and_waits_for_none_that_waits(own_broker: Broker, tmp_path: Path) -> None:
+    """Only what is being asked is paid for and waited for, however much is handed out, and all is there in the end."""
+    sent = tasks(60)
+    with cell_on(own_broker, tmp_path, "busy_nodes", drain_s=60) as run:
+        send(own_broker, TASKS, sent)
+        run.cell.start("w1")
+        run.wait_for_calls(4)
+        began, answered = time.monotonic(), len((tmp_path / "calls.txt").read_bytes().splitlines())
+        assert run.cell.terminate() == [0], run.cell.tail()
+        took = time.monotonic() - began
+        after = len((tmp_path / "calls.txt").read_bytes().splitlines()) - answered
+        assert after <= 4, f"{after} calls were answered after the stop, of two nodes with a seat each"
+        assert took < 20, "all of them take 30 s"
+        run.cell.start("w1")
+        run.wait_for_ends(ids(sent), 90)
+        run.stop_and_audit()
+    calls = Counter((tmp_path / "calls.txt").read_text().splitlines())
+    assert (len(calls), max(calls.values())) == (2 * len(sent), 1)
+
+
 @pytest.mark.slow
 def test_urgent_tasks_overtake_the_backlog_and_do_not_starve_it(own_broker: Broker, tmp_path: Path) -> None:
     """They are decided while at most 5,000 of 100,000 low ones are; and those go on being decided meanwhile."""

@@ -500,6 +500,23 @@ def test_a_cell_that_is_not_sure_of_its_lanes_asks_nothing_until_it_is() -> None
         assert lane.outbox[0].answers[0].status == "ok"
 
 
+def test_calls_that_wait_for_a_seat_do_not_begin_once_the_process_may_not_ask() -> None:
+    """What is being asked is answered, and then it can be told how many rounds wait for nothing more."""
+    may = [True]
+    node = ScriptedNode(takes(0.3), max_concurrency=2, timeout_s=5)
+    with runner_of(node, tries=1, may_ask=lambda: bool(may)) as runner:
+        lane = runner.new_lane()
+        runner.submit(lane, [routed(call(i)) for i in range(10)])
+        until(lambda: node.tries == 2)
+        may.clear()
+        assert runner.stuck(0) == 0
+        until(lambda: runner.stuck(0))
+        assert (node.tries, len(lane.outbox), runner.stuck(0), runner.stuck(1)) == (2, 2, 8, 0)
+        may.append(True)
+        until(lambda: len(lane.outbox) == 10)
+        assert (node.tries, runner.stuck(0)) == (10, 0)
+
+
 def test_a_model_that_its_node_has_not_got_is_no_call() -> None:
     """The file may have changed since the call was chosen."""
     with runner_of(ScriptedNode(answers), tries=1) as runner:
