@@ -112,6 +112,20 @@ class Bin(Struct, frozen=True, kw_only=True):
     accuracy: float
 
 
+class Fared(Struct, frozen=True, kw_only=True):
+    """One model by itself, of all questions measured: shares, and means by question."""
+
+    model: str
+    """`node/model`; its name alone where answers were recorded."""
+    accuracy: float
+    """Its answer read as in `Figures.best_single`."""
+    reread: float
+    """Its answer read as Aureon reads it."""
+    answered: float
+    tokens: float
+    cost: float
+
+
 class Figures(Struct, frozen=True, kw_only=True):
     """What a measurement came to; shares are 0 to 1."""
 
@@ -141,6 +155,8 @@ class Figures(Struct, frozen=True, kw_only=True):
     """By question, as are tokens and cost."""
     tokens: float
     cost: float
+    models: tuple[Fared, ...]
+    """The best first."""
     reliability: tuple[Bin, ...]
     agreement: tuple[Bin, ...]
     """By the number of models that gave the leading answer."""
@@ -267,14 +283,13 @@ def figures_of(measured: Sequence[Measured]) -> Figures:
         for m, right in zip(measured, rights, strict=True)
         if m.decision.kind is DecisionKind.CONVERGED and not m.decision.forced
     ]
-    plain, reread = _by_model(measured)
-    best = max(plain, key=lambda model: plain[model], default="")
+    models = _by_model(measured)
     return Figures(
         questions=n,
         accuracy=sum(rights) / n,
-        best_single=plain[best] / n if best else 0.0,
-        best_single_model=best,
-        best_single_reread=max(reread.values(), default=0) / n,
+        best_single=models[0].accuracy if models else 0.0,
+        best_single_model=models[0].model if models else "",
+        best_single_reread=max((model.reread for model in models), default=0.0),
         plurality=sum(m.question.is_right(_plurality(m)) for m in measured) / n,
         ece=_ece(measured, rights),
         confident_share=len(confident) / n,
@@ -286,6 +301,7 @@ def figures_of(measured: Sequence[Measured]) -> Figures:
         calls=sum(m.calls for m in measured) / n,
         tokens=sum(m.tokens for m in measured) / n,
         cost=sum(m.cost for m in measured) / n,
+        models=models,
         reliability=_bins(measured, rights, [min(int(m.confidence * BINS), BINS - 1) / BINS for m in measured]),
         agreement=_bins(measured, rights, [float(_votes(m)) for m in measured]),
     )
@@ -298,11 +314,12 @@ def mean_of(every: Sequence[Figures]) -> Figures:
         for f in Figures.__struct_fields__
         if isinstance(getattr(every[0], f), float)
     }
-    models = Counter([each.best_single_model for each in every])
+    best = Counter([each.best_single_model for each in every])
     return msgspec.structs.replace(
         every[0],
         **numbers,
-        best_single_model=models.most_common(1)[0][0],
+        best_single_model=best.most_common(1)[0][0],
+        models=_averaged([each.models for each in every]),
         reliability=_pooled([each.reliability for each in every]),
         agreement=_pooled([each.agreement for each in every]),
     )
@@ -318,9 +335,10 @@ def plain_answer(kind: AnswerKind, text: str) -> str:
     return every[-1].rstrip(".").replace(",", "") if every else ""
 
 
-def _by_model(measured: Sequence[Measured]) -> tuple[Counter[str], Counter[str]]:
-    """Count how often each model is right by itself: read plainly, and as Aureon reads it."""
-    plain, reread = Counter[str](), Counter[str]()
+def _by_model(measured: Sequence[Measured]) -> tuple[Fared, ...]:
+    """Tell how each model fared by itself, the best first."""
+    plain, reread, given, tokens = (Counter[str]() for _ in range(4))
+    money: dict[str, float] = {}
     for m in measured:
         kind = m.question.view.answer_kind
         for answer in _answers(m):
@@ -329,7 +347,34 @@ def _by_model(measured: Sequence[Measured]) -> tuple[Counter[str], Counter[str]]
             reads = plain_answer(kind, said) if said is not None else answer.text
             plain[name] += m.question.is_right(reads)
             reread[name] += answer.status == "ok" and m.question.is_right(answer.text)
-    return plain, reread
+            given[name] += answer.status == "ok"
+            tokens[name] += answer.tokens_in + answer.tokens_out
+            money[name] = money.get(name, 0.0) + answer.cost
+    n = len(measured)
+    fared = [
+        Fared(
+            model=name,
+            accuracy=plain[name] / n,
+            reread=reread[name] / n,
+            answered=given[name] / n,
+            tokens=tokens[name] / n,
+            cost=money[name] / n,
+        )
+        for name in plain
+    ]
+    return tuple(sorted(fared, key=lambda model: -model.accuracy))
+
+
+def _averaged(every: Sequence[tuple[Fared, ...]]) -> tuple[Fared, ...]:
+    """Average how models fared in several measurements; one that was in none of the questions of one had none right."""
+    numbers = [f for f in Fared.__struct_fields__ if f != "model"]
+    names = dict.fromkeys(fared.model for models in every for fared in models)
+    averaged = []
+    for name in names:
+        of = [fared for models in every for fared in models if fared.model == name]
+        means = {f: round(sum(getattr(fared, f) for fared in of) / len(every), 6) for f in numbers}
+        averaged.append(Fared(model=name, **means))
+    return tuple(sorted(averaged, key=lambda model: -model.accuracy))
 
 
 def _answers(measured: Measured) -> Sequence[Answer]:

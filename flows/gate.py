@@ -182,10 +182,9 @@ class NodeGate:
                 self._blocked.append(blocked)
                 await blocked.future
             elif now < self._quiet_until:
-                quiet_s = self._quiet_until - now
                 if others_wait(0) is not None:
-                    raise UnavailableError(f"it asked to be left alone for {quiet_s:.1f} s more")
-                await asyncio.sleep(min(quiet_s, LOOK_AGAIN_S))
+                    raise UnavailableError("it asked to be left alone for a while")
+                await asyncio.sleep(min(self._quiet_until - now, LOOK_AGAIN_S))
             elif self.active < self.limit.value:
                 self._quiet_until = 0.0
                 self._sit()
@@ -202,7 +201,7 @@ class NodeGate:
         if wait_s > SLOWER_BY_S:
             others_s = others_wait(VOTES)
             if others_s is not None and is_far_slower(wait_s, others_s):
-                raise SlowerError(f"{ahead} calls go before it, and others serve sooner")
+                raise SlowerError("others serve sooner")
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.put(topic, future)
         try:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from connectors.nodes import CheckedNode, Node, NodeError
 from flows.gate import NodeGate, is_far_slower
+from flows.terminal import printable
 from schemas.node import Call, NodeState
 
 log = logging.getLogger(__name__)
@@ -19,6 +20,8 @@ log = logging.getLogger(__name__)
 BEAT_EVERY_S = 2.0
 CHECK_LIMIT_S = 5.0
 CLOSE_LIMIT_S = 5.0
+TELL_AGAIN_S = 60.0
+"""A model that fails again and again is told so often."""
 
 
 class Nodes(Protocol):
@@ -66,6 +69,8 @@ class NodeWatch:
         self._tasks: set[asyncio.Task[None]] = set()
         """The beat, and nodes being checked or closed."""
         self._retiring: list[Node] = []
+        self._told_at: dict[tuple[str, str], float] = {}
+        """When it was last said of a model that it fails, by node and model."""
 
     def begin(self) -> None:
         """Begin, on the running loop."""
@@ -83,6 +88,14 @@ class NodeWatch:
         """Sum up how the nodes are now."""
         now = time.monotonic()
         self.states = {name: gate.state(now) for name, gate in self.gates.items()}
+
+    def tell_failing(self, node: str, model: str, error: str) -> None:
+        """Say that a model is not asked for a while, and why; once in a while of one that comes and goes."""
+        now = time.monotonic()
+        if now - self._told_at.get((node, model), -math.inf) >= TELL_AGAIN_S:
+            self._told_at[node, model] = now
+            told = "%s: %s failed too often, and is asked again now and then; the last time: %s"
+            log.warning(told, node, model, printable(error))
 
     def wait_s(self, call: Call) -> float | None:
         """Say how long a call would wait for a seat, at most; None where its node is not asked now."""

@@ -303,12 +303,10 @@ class Tries:
             raise
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - `_ask` goes on whatever it was
             failure = self._failure(asked, error)
-            gate.failed(model, time.monotonic(), failure, probe=probe)
+            self._note_failure(call, gate, failure, probe=probe)
             counted = True
             if not _may_have_cost(failure):
                 self._correct(asked, charged, 0, 0.0)
-            if not gate.is_open(model):
-                self._watch.note_states()
             raise failure from None
         finally:
             asked.over()
@@ -349,6 +347,15 @@ class Tries:
         if asked.task.cancelling():
             raise error
         return NodeError("the node cancelled the call")
+
+    def _note_failure(self, call: Call, gate: NodeGate, failure: Exception, *, probe: bool) -> None:
+        """Tell the gate; and whoever reads the log, where it closes to the model."""
+        was_open = gate.is_open(call.model)
+        gate.failed(call.model, time.monotonic(), failure, probe=probe)
+        if not gate.is_open(call.model):
+            self._watch.note_states()
+            if was_open:
+                self._watch.tell_failing(call.node, call.model, _told(failure))
 
     def _correct(self, asked: _Asked, charged: Charged | None, tokens: int, cost: float) -> None:
         """Charge what a try took in the place of what was expected."""

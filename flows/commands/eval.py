@@ -10,13 +10,14 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from flows.commands.arguments import settings_of
 from flows.commands.eval_ask import ask_models
 from flows.commands.eval_picture import picture_of
-from flows.evaluation import Bin, Figures, Question, Trial, figures_of, mean_of, read_line
+from flows.evaluation import Bin, Fared, Figures, Question, Trial, figures_of, mean_of, read_line
 from flows.settings import Settings
-from flows.terminal import FAILED, OK, say, show
+from flows.terminal import FAILED, OK, printable, say, show
 from schemas.errors import BadRecordError, RefusedError
 
 FEWEST = 4
@@ -170,8 +171,21 @@ def _print(report: Report) -> None:
     for row in rows:
         table.add_row(*row)
     say_plain(table)
+    say_plain(_models(report.models))
     say_plain(_bins("confidence", report.reliability, "from {:.2f}"))
     say_plain(_bins("agree", report.agreement, "{:.0f} models"))
+
+
+def _models(models: Sequence[Fared]) -> Table:
+    table = Table(box=None, pad_edge=False, title="", title_justify="left")
+    table.add_column("model")
+    for column in ("right", "answered", "tokens a question", "money a question"):
+        table.add_column(column, justify="right")
+    for each in models:
+        name = Text(printable(each.model))
+        shares = f"{each.accuracy:.2%}", f"{each.answered:.2%}"
+        table.add_row(name, *shares, f"{each.tokens:,.0f}", f"{each.cost:.6g}")
+    return table
 
 
 def _bins(title: str, bins: Sequence[Bin], name: str) -> Table:

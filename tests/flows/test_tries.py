@@ -176,8 +176,10 @@ class ListedNode(ScriptedNode):
         return NodeReport(models=("m",), loaded=("m",))
 
 
-def test_a_node_that_fails_again_and_again_costs_nobody_anything_while_others_can_serve() -> None:
-    """After a row of failures it is not asked; a probe finds out when it is back."""
+def test_a_node_that_fails_again_and_again_costs_nobody_anything_while_others_can_serve(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """After a row of failures it is not asked, which is said; a probe finds out when it is back."""
     broken = True
 
     async def sometimes() -> Answer:
@@ -204,6 +206,11 @@ def test_a_node_that_fails_again_and_again_costs_nobody_anything_while_others_ca
         answered(runner, routed(call(90), call(90, node="bad")))
         (mended,) = answered(runner, routed(call(91), call(91, node="bad")))
         assert [a.status for a in mended.answers] == ["ok", "ok"]
+        broken = True
+        answered(runner, *[routed(call(100 + i), call(100 + i, node="bad")) for i in range(10)])
+        assert not runner.gates["bad"].is_open("m")
+    told = "bad: m failed too often, and is asked again now and then; the last time: NodeError: 500"
+    assert caplog.messages == [told], "once in a while is enough"
 
 
 def test_where_nobody_else_can_serve_calls_wait_for_the_node() -> None:

@@ -191,6 +191,12 @@ def test_where_nothing_is_recorded_the_models_are_asked(tmp_path: Path, capsys: 
     assert found["best_single"] == 1.0
     assert 2.0 < found["calls"] <= 3.0  # the circuit breaker of the one that is down opens
     assert found["tokens"] > 0
+    first, second, third = found["models"]
+    assert [m["model"] for m in (first, second, third)] == ["here/good", "here/bad", "away/none"]
+    assert (first["accuracy"], first["answered"]) == (1.0, 1.0)
+    assert (third["accuracy"], third["answered"], third["tokens"]) == (0.0, 0.0, 0.0)
+    assert 0 < first["tokens"] <= found["tokens"] / 2
+    assert second["accuracy"] == pytest.approx(8 / 12, abs=0.2)
 
 
 @pytest.mark.parametrize(
