@@ -45,9 +45,10 @@ OPENERS = 4
 OPEN_AGAIN_S = 1.0
 TELL_AGAIN_S = 30.0
 """What keeps a lane from being opened is told so often while it stays the same."""
-AT_FIRST = 8
+AT_FIRST = 16
 """So many messages at a time a lane begins with where others work already, and doubles that with each time that calls
-take, so that what has waited for it does not keep the others waiting; TCP's slow start (RFC 5681) does the same."""
+take, so that what has waited for it does not keep the others waiting; TCP's slow start (RFC 5681) does the same. One
+topic leaves a place to others where there are so many (`flows.lane.SHARE`): calls that hang hold up only their own."""
 SETTLED_S = 2.0
 """So long after its opening a lane counts as one that works already: those of a start open at about the same time."""
 LET_GO_LIMIT_S = 10.0

@@ -28,7 +28,7 @@ KNOWS: Mapping[str, set[str]] = {
     "flows": {"schemas", "connectors", "one_lake"},
     "tests": {"schemas", "connectors", "one_lake", "flows"},
 }
-LAKE_USES = {"blobs", "embeddings", "processes", "told_errors", "whole_files"}
+LAKE_USES = {"blobs", "embeddings", "file_lock", "processes", "told_errors", "whole_files"}
 """Of the connectors: files, and nothing of Kafka or nodes."""
 
 STEPS = ("intake", "route", "infer", "validate", "supervise", "plan", "derive")

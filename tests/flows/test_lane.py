@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from flows.cut import Cut, TopicCut
 from flows.lane import ALONE, APART, FEW, TOGETHER, Lane, Message, Sealer, Window, id_key
+from flows.lane_source import AT_FIRST
 from schemas.decision import Decision, DecisionKind
 from schemas.errors import LogMismatchError
 from schemas.ids import Owner
@@ -162,6 +163,20 @@ def test_a_lane_that_begins_with_few_has_one_more_with_each_decided() -> None:
         for number in range(decided, decided + at_a_time):
             lane.log(number, entry(DecisionKind.CONVERGED, number))
         decided += at_a_time
+
+
+def test_a_lane_that_has_just_come_goes_on_though_all_calls_of_a_topic_hang() -> None:
+    """What was under way before is handed out first, and may be hanging ones alone; those that come find a place."""
+    lane = reading(*[("hangs", 0)] * 500, at_first=AT_FIRST)
+    assert len(lane.hand_out(0.0)[0]) < AT_FIRST
+    for number in range(500, 550):
+        lane.read(Message(kafka_topic=INPUT, offset=number, task_id=f"t{number}", topic="goes"))
+    decided = 0
+    while handed := [m for m in lane.hand_out(0.0)[0] if m.topic == "goes"]:
+        for message in handed:
+            lane.log(decided, entry(DecisionKind.CONVERGED, message.offset))
+            decided += 1
+    assert decided == 50
 
 
 @given(
