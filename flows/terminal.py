@@ -10,6 +10,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import shutil
 import signal
 import sys
@@ -26,6 +27,9 @@ FAILED: Final = 1
 REFUSED: Final = 2
 INTERRUPTED: Final = 128 + signal.SIGINT
 PIPE_CLOSED: Final = 128 + signal.SIGPIPE
+
+FULL = re.compile("database or disk is full|DiskFull")
+"""What SQLite says of the ledger and the index of ids, and Bytewax of its recovery store."""
 
 
 def ended(program: Callable[[], int]) -> int:
@@ -62,6 +66,9 @@ def _report(error: BaseException) -> int:
         full = cause.errno in (errno.ENOSPC, errno.EDQUOT)
         cure = "; make room and start again: nothing that was decided is lost" if full else ""
         say(f"aureon: {_os_error(cause)}{cure}")
+        return FAILED
+    if any(FULL.search(str(e)) for e in chain):
+        say("aureon: the disk of the state folder (AUREON_STATE) is full; make room and start again: nothing is lost")
         return FAILED
     failed = f"failed: {type(chain[-1]).__name__}: {chain[-1]}"
     if logs.writes_json():

@@ -17,7 +17,7 @@ from flows.cluster import config_of
 from flows.commands.arguments import settings_of
 from flows.figures import reach
 from flows.overflow import Overflow
-from flows.sending import TaskSender, too_large
+from flows.sending import BATCH_MESSAGES, TaskSender, too_large
 from flows.settings import Settings
 from flows.terminal import FAILED, INTERRUPTED, OK, say, show
 from schemas.errors import UNREADABLE, AureonError, BadRecordError, RefusedError
@@ -44,7 +44,8 @@ def main(options: argparse.Namespace) -> int:
             if not settings.blobs:
                 store.create()
             overflow = Overflow(store, settings.blob_bytes)
-        with TaskSender(config, lanes, settings.max_task_bytes, overflow=overflow) as sender:
+        batch = 1 if options.file == "-" else BATCH_MESSAGES  # who writes into a pipe now and then waits for no batch
+        with TaskSender(config, lanes, settings.max_task_bytes, batch, overflow) as sender:
             try:
                 bad = _send_all(sender, name, lines, options.topic)
                 sender.flush()

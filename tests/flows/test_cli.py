@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,24 @@ def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert main(["schema"]) == FAILED
     said = capsys.readouterr().err
     assert said.startswith("aureon: /lake/x: No space left on device; make room")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        sqlite3.OperationalError("database or disk is full"),
+        RuntimeError("called `Result::unwrap()` on an `Err` value: SqliteFailure(Error { code: DiskFull }, None)"),
+    ],
+)
+def test_a_full_disk_under_the_state_folder_is_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither SQLite nor the engine says which file it is."""
+    failing(monkeypatch, error)
+    assert main(["schema"]) == FAILED
+    said = capsys.readouterr().err
+    assert said.startswith("aureon: the disk of the state folder (AUREON_STATE) is full; make room")
     assert said.count("\n") == 1
 
 

@@ -26,12 +26,12 @@ OF_THE_PROCESS = {"process_resident_memory_bytes", "process_cpu_seconds_total"}
 OF_PROMETHEUS = {"instance", "job"}
 """Labels that each series gets when it is scraped."""
 WORDS = {
-    *("sum", "min", "max", "by", "on", "and", "or", "time", "rate", "increase", "delta", "deriv"),
-    "histogram_quantile",
+    *("sum", "min", "max", "count", "by", "on", "and", "or", "unless", "time", "rate", "increase", "delta", "deriv"),
+    *("histogram_quantile", "count_over_time"),
 }
 
 TOKEN = re.compile(
-    r"""(?P<space>\s+)|(?P<duration>\[(?:\d+[smh]|\$__rate_interval)(?::\d+[smh])?])|(?P<matchers>\{[^{}]*\})
+    r"""(?P<space>\s+)|(?P<duration>offset\s\d+[smh]|\[(?:\d+[smh]|\$__rate_interval)(?::\d+[smh])?])|(?P<matchers>\{[^{}]*\})
     |(?P<labels>(?<=by\s)\([^()]*\)|(?<=on\s)\([^()]*\))|(?P<name>[a-z_][a-z0-9_]*)|(?P<number>\d+(?:\.\d+)?)
     |(?P<operator>[-+*/]|==|!=|>=|<=|>|<)|(?P<open>\()|(?P<close>\))|(?P<comma>,)""",
     re.VERBOSE,
@@ -179,7 +179,13 @@ def test_a_query_that_is_wrong_is_found(query: str) -> None:
 @pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed")
 def test_prometheus_itself_takes_the_alerts(tmp_path: Path) -> None:
     """Where its tool is there."""
-    done = subprocess.run(
-        [str(PROMTOOL), "check", "rules", str(ALERTS)], cwd=tmp_path, capture_output=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    configuration = ALERTS.with_name("prometheus.yml")
+    for command in (["rules", str(ALERTS)], ["config", str(configuration)]):
+        done = subprocess.run([str(PROMTOOL), "check", *command], cwd=tmp_path, capture_output=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_all_alerts_are_loaded_by_the_configuration() -> None:
+    """That which is handed out beside them."""
+    configuration = YAML(typ="safe").load(ALERTS.with_name("prometheus.yml"))
+    assert configuration["rule_files"] == [ALERTS.name]

@@ -4,7 +4,6 @@ import io
 import json
 import signal
 import subprocess
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from schemas.blob import BlobReference, read_reference
 from schemas.errors import BadRecordError
 from schemas.ids import content_id, home_lane
 from schemas.task import encode
-from tests.aureon_command import AUREON, aureon, environment
+from tests.aureon_command import AUREON, aureon, environment, until
 from tests.brokers import Broker
 
 LANES = 4
@@ -284,7 +283,7 @@ def test_what_is_sent_before_ctrl_c_is_confirmed(own_broker: Broker, tmp_path: P
         submit.stdin.flush()
         assert submit.stderr is not None
         assert b"`topic`" in submit.stderr.readline()
-        time.sleep(0.3)
+        until(lambda: sent(own_broker))  # at once, though the pipe is open and there may be more
         submit.send_signal(signal.SIGINT)
         told = submit.stderr.read().decode()
         assert submit.wait(20) == 130
