@@ -35,8 +35,8 @@ Name = Annotated[str, Meta(min_length=1)]
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a run of Aureon can be told."""
 
-    home: Annotated[Name, Meta(description="folder that holds all below")] = ".aureon"
-    brokers: Annotated[str, Meta(description="bootstrap servers of Kafka, host:port,…; empty: the embedded one")] = ""
+    home: Annotated[Name, Meta(description="folder that holds all below unless said otherwise")] = ".aureon"
+    brokers: Annotated[str, Meta(description="Kafka bootstrap servers, host:port,…; empty: the embedded broker")] = ""
     kafka_config: Annotated[
         str, Meta(description="more client properties for librdkafka: key=value;key=value, or @FILE with one a line")
     ] = ""
@@ -79,11 +79,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = "all"
     cascade_first: Annotated[Positive, Meta(description="how many models a cascade asks at first")] = 3
     cascade_agree: Annotated[
-        Share, Meta(description="a cascade stops where models agree with this confidence, or score_threshold if higher")
+        Share,
+        Meta(
+            description="a cascade stops where models agree with this confidence, or AUREON_SCORE_THRESHOLD if higher"
+        ),
     ] = 0.98
     policy: Annotated[
         str,
-        Meta(description="when a task has converged: threshold, value, verifier, stability, any(…), all(…), or own"),
+        Meta(description="when a task has converged: threshold, value, verifier, stability, any(…), all(…), or yours"),
     ] = "threshold"
     answer_value: Annotated[
         float,

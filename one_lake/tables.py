@@ -178,7 +178,7 @@ def open_table(lake_dir: str | Path, table: str) -> DeltaTable:
         different = sorted({name for name, _, _ in present ^ wanted})
         raise RefusedError(
             f"lake {lake_dir}: table `{table}` is of another version of Aureon (columns that differ: "
-            f"{', '.join(different)}); set AUREON_LAKE to a new folder"
+            f"{', '.join(different)}); use that one, or set AUREON_LAKE to another folder"
         )
     return opened
 

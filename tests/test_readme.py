@@ -12,10 +12,11 @@ from typing import Any, get_type_hints
 
 import duckdb
 import jsonschema  # type: ignore[import-untyped] # it comes with Great Expectations, without types
+import msgspec
 import pytest
 
 import one_lake
-from connectors.nodes.nodes_file import parse_nodes
+from connectors.nodes.nodes_file import KINDS, parse_nodes
 from flows.branching import make_planner
 from flows.commands.arguments import make_parser
 from flows.commands.from_one import tasks_of
@@ -108,11 +109,24 @@ def test_the_table_of_commands_is_whole() -> None:
     assert set(re.findall(r"^\| `aureon (\w+)", guide("commands"), re.MULTILINE)) == set(choices)
 
 
+def test_the_kinds_of_nodes_are_told() -> None:
+    """Where users write them."""
+    assert {kind for kind in KINDS if f'kind = "{kind}"' not in guide("models")} == set()
+
+
+def described_settings() -> dict[str, dict[str, str]]:
+    """The settings as their JSON Schema has them."""
+    (schema,) = msgspec.json.schema_components([Settings])[1].values()
+    return dict(schema["properties"])
+
+
 def test_the_table_of_settings_is_whole() -> None:
-    """In their order, each with its default."""
-    rows = re.findall(r"^\| `AUREON_(\w+)` \| (?:`(.*?)`)? \|", guide("settings"), re.MULTILINE)
+    """In their order, each with its default and what it says of itself."""
+    rows = re.findall(r"^\| `AUREON_(\w+)` \| (?:`(.*?)`)? \| (.*?) \|$", guide("settings"), re.MULTILINE)
     defaults = zip(Settings.__struct_fields__, Settings.__struct_defaults__, strict=True)
-    assert rows == [(name.upper(), str(default)) for name, default in defaults]
+    described = {name: schema["description"].replace("`", "") for name, schema in described_settings().items()}
+    expected = [(name.upper(), str(default), described[name]) for name, default in defaults]
+    assert [(name, default, told.replace("`", "")) for name, default, told in rows] == expected
 
 
 @pytest.mark.parametrize("path", ALL_PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -238,7 +252,7 @@ def test_the_table_of_criteria_is_whole() -> None:
     rows = re.findall(r"^\| (`.*?) \|", guide("convergence").split("\n\n## ")[0], re.MULTILINE)
     assert {name for row in rows for name in re.findall(r"`(\w+)", row)} == {*named, "module"}
     (meta,) = get_type_hints(Settings, include_extras=True)["policy"].__metadata__
-    assert set(re.findall(r"[a-z]+", meta.description.partition(": ")[2])) == {*named, "or", "own"}
+    assert set(re.findall(r"[a-z]+", meta.description.partition(": ")[2])) == {*named, "or", "yours"}
 
 
 def test_the_table_of_policies_is_whole() -> None:

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.policies import (
+    CRITERIA,
     ConvergencePolicy,
     CriterionPolicy,
     Outlook,
@@ -273,7 +274,7 @@ def test_a_policy_that_is_none_is_refused(text: str, said: str) -> None:
     with pytest.raises(RefusedError) as refused:
         policy(text)
     assert said in str(refused.value)
-    assert "there are: threshold, value, verifier, stability, any(…, …), all(…, …)" in str(refused.value)
+    assert f"there are: {', '.join(CRITERIA)}, any(…, …), all(…, …)" in str(refused.value)
 
 
 @given(st.text(alphabet="anyltheshodvu(),.0123 ", max_size=40))
