@@ -10,6 +10,7 @@ from email.utils import formatdate
 from typing import Any, TypeVar
 
 import pytest
+import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,7 +56,7 @@ def use(url: str, work: Callable[[OpenAINode], Awaitable[T]], *, key: str = "", 
         finally:
             await node.close()
 
-    return asyncio.run(run())
+    return uvloop.run(run())
 
 
 def ask(server: OpenAIServer, question: Call | None = None, **differently: Any) -> Answer:
@@ -374,7 +375,7 @@ def test_what_speaks_no_http_is_garbage() -> None:
         other.close()
         return failed.value
 
-    failed = asyncio.run(run())
+    failed = uvloop.run(run())
     assert failed.failure == "garbage"
     assert "no HTTP" in str(failed)
 
