@@ -83,7 +83,7 @@ WITH spawned AS (
 ),
 ours AS (FROM asked UNION FROM spawned),
 ends AS (
-    SELECT (topic, logical_id) AS task, kind FROM rounds SEMI JOIN ours USING (topic, logical_id)
+    SELECT (topic, logical_id) AS task, kind, forced FROM rounds SEMI JOIN ours USING (topic, logical_id)
     WHERE kind IN ('converged', 'dead', 'cancelled')
 )
 SELECT
@@ -91,6 +91,7 @@ SELECT
     (SELECT count(*) FROM ours),
     (SELECT count(*) FROM spawned),
     (SELECT count(DISTINCT task) FROM ends WHERE kind = 'converged'),
+    (SELECT count(DISTINCT task) FROM ends WHERE kind = 'converged' AND forced),
     (SELECT count(DISTINCT task) FROM ends WHERE kind = 'dead')
 """
 # All of `rounds`, which comes last: what it tells to have ended, has its record and its branches in the other tables.
@@ -182,12 +183,13 @@ class Batch:
             self._last, self._moved_at = (entries, lake.rounds), time.monotonic()
         sent, has_ended = self._sent, False
         if lake.rounds:
-            ended, ours, branches, converged, dead = self._how_far()
+            ended, ours, branches, converged, forced, dead = self._how_far()
             has_ended = ended == ours
             total = ours if sent else ours + self._count - self._known
             self.told = f"{ended:,} of {total:,} tasks and branches ended"
-            told = f"{converged:,} converged, {dead:,} dead, {branches:,} branches, {rate:,.0f} rounds/s"
-            self._show(ended, total, told if sent else f"{told}, {self._known:,} sent")
+            told = f"{converged:,} converged ({forced:,} forced), {dead:,} dead, {branches:,} branches"
+            told += f", {rate:,.0f} rounds/s" if sent else f", {rate:,.0f} rounds/s, {self._known:,} sent"
+            self._show(ended, total, told, now=sent and has_ended)
         if not sent or self._cell.stopping.asked:
             return
         if has_ended:
@@ -197,7 +199,7 @@ class Batch:
             self._cell.stopping.ask()
 
     def _how_far(self) -> Sequence[Any]:
-        """Count, by the lake, of the tasks so far and their branches: ended, all, branches, records, dead letters."""
+        """Count, by the lake, of the tasks so far and their branches: ended, all, branches, records, forced, dead."""
         if self._lake is None:
             self._lake = one_lake.connect(self._cell.settings.lake_dir)
         else:
@@ -208,9 +210,9 @@ class Batch:
         (counts,) = self._lake.execute(_HOW_FAR).fetchall()
         return counts
 
-    def _show(self, ended: int, total: int, text: str) -> None:
+    def _show(self, ended: int, total: int, text: str, *, now: bool) -> None:
         if self._bar is not None:
             self._bar.update(self._bar_task, completed=ended, total=total, description=text)
-        elif time.monotonic() - self._said >= LINE_EVERY_S:
+        elif now or time.monotonic() - self._said >= LINE_EVERY_S:
             self._said = time.monotonic()
             say(f"{ended:,} of {total:,} ended: {text}")

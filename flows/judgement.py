@@ -77,6 +77,7 @@ def judge(
             result,
             answer=before.answer,
             score=before.score,
+            confidence=before.confidence,
             evidence="self",
             warnings=(*result.warnings, warning),
         )

@@ -110,6 +110,7 @@ def test_where_nobody_answers_in_the_end_an_earlier_answer_counts() -> None:
     taken = judged(FORCED, NO_RESULT, 2, before=BEFORE)
     assert (taken.kind, taken.forced) == (DecisionKind.CONVERGED, True)
     assert (taken.result.answer, taken.result.score, taken.result.evidence) == ("7", 0.3, "self")
+    assert taken.result.confidence == BEFORE.confidence
     assert taken.result.warnings == ("no answer in round 2; the record has that of an earlier round",)
     warned = msgspec.structs.replace(NO_RESULT, warnings=("first",))
     assert judged(FORCED, warned, 2, before=BEFORE).result.warnings[0] == "first"
