@@ -127,4 +127,5 @@ def latest_states(config: ClientConfig, since: float) -> tuple[list[CellState], 
         reader.close()
     fresh = [s for s in found.values() if s.at >= since]
     nodes = sorted((s for s in fresh if isinstance(s, NodeState)), key=lambda s: (s.node, s.cell))
-    return sorted((s for s in fresh if isinstance(s, CellState)), key=lambda s: s.cell), nodes
+    cells = [s for s in fresh if isinstance(s, CellState) and not s.ended]
+    return sorted(cells, key=lambda s: s.cell), nodes

@@ -172,7 +172,7 @@ class Cell:
             connected = self.connect()
             ownership = connected.ownership
             if self._beat is None:
-                self._beat = Beat(self._state, connected.heartbeats.publish).start()
+                self._beat = Beat(self._state, connected.heartbeats.publish, lambda: self.stopping.asked).start()
                 self._clock = ClockGuard().start()
                 self.learning()  # read while the group hands out the lanes
             return ownership

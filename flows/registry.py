@@ -49,7 +49,7 @@ class Registry:
                     self.nodes[state.cell, state.node] = state
 
     def look(self, now: float) -> list[Alert]:
-        """Note who has fallen silent, or is back; forget who has long been away.
+        """Note who has fallen silent, or is back; forget who was stopped in order, or has long been away.
 
         A word from later than now, of a clock that was ahead, counts as one of now: it would otherwise be the last till
         then, also of one that is dead.
@@ -58,7 +58,8 @@ class Registry:
             now: seconds since the epoch.
         """
         alerts: list[Alert] = []
-        self.cells = {n: _capped(s, now) for n, s in self.cells.items() if now - s.at < FORGOTTEN_AFTER_S}
+        there = {n: s for n, s in self.cells.items() if not s.ended and now - s.at < FORGOTTEN_AFTER_S}
+        self.cells = {n: _capped(s, now) for n, s in there.items()}
         self.nodes = {n: _capped(s, now) for n, s in self.nodes.items() if now - s.at < FORGOTTEN_AFTER_S}
         for name, cell in self.cells.items():
             silent_s = now - cell.at
@@ -82,8 +83,8 @@ class Registry:
             self._note(
                 self.known_nodes, name, len(bad) < len(fresh), ("node_unhealthy", "node_back"), told, now, alerts
             )
-        for known, there in ((self.known_cells, self.cells), (self.known_nodes, by_node)):
-            for name in known.keys() - there.keys():
+        for known, present in ((self.known_cells, self.cells), (self.known_nodes, by_node)):
+            for name in known.keys() - present.keys():
                 del known[name]
         return alerts
 

@@ -20,6 +20,8 @@ class CellState(Struct, frozen=True, gc=False, kw_only=True):
     """Decisions that it has read back, since the process began."""
     at: float
     """When this was said, in seconds since the epoch."""
+    ended: bool = False
+    """It was stopped in order: this is its last word, and nobody is to miss it."""
 
 
 class Stage(enum.StrEnum):

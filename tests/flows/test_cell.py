@@ -1,6 +1,7 @@
 """What a cell makes of its settings before anything is connected."""
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from flows.comparing.equivalence import Comparison
 from flows.comparing.symbolic import Prover
 from flows.settings import Settings
 from schemas.errors import RefusedError, TryAgainError
+from schemas.supervision import CellState
 from tests.aureon_command import until
 from tests.flows.voters import independent, taught_by
 
@@ -51,6 +53,19 @@ def test_a_heartbeat_that_fails_is_told_and_followed_by_the_next(
     begun.close()
     assert published[0] == ["well"]
     assert [record.getMessage() for record in caplog.records] == ["how the cell is"]
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_the_last_word_of_a_cell_that_was_asked_to_stop_says_so(*, asked: bool) -> None:
+    """One that fails is missed."""
+    state = CellState(cell="one", process="one:1", lanes=(0, 1), under_way=3, decided=7, at=100.0)
+    published: list[Sequence[CellState]] = []
+    begun = beat.Beat(lambda: state, published.append, lambda: asked).start()
+    until(lambda: published)
+    begun.close()
+    (said,) = published[-1]
+    assert (said.ended, said.lanes, said.cell) == ((True, (), "one") if asked else (False, (0, 1), "one"))
+    assert len(published) == 1 + asked
 
 
 def test_a_cell_that_is_closed_connects_to_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import msgspec
+
 from flows.registry import SILENT_AFTER_S, Registry
 from schemas.node import NodeHealth, NodeState
 from schemas.supervision import CellState
@@ -35,6 +37,20 @@ def test_a_cell_that_falls_silent_and_comes_back_is_told_once_each() -> None:
     assert not told(registry, late + 1)
     registry.hear([cell("one", late + 2, 0)])
     assert told(registry, late + 2) == [("cell_back", "one")]
+
+
+def test_a_cell_that_was_stopped_in_order_is_not_missed() -> None:
+    """Until it is heard again."""
+    registry = Registry()
+    registry.hear([cell("one", 100.0, 0, 1)])
+    assert not told(registry, 101.0)
+    registry.hear([msgspec.structs.replace(cell("one", 102.0), ended=True)])
+    assert not told(registry, 103.0)
+    assert not registry.cells
+    assert not told(registry, 103.0 + 2 * SILENT_AFTER_S)
+    registry.hear([cell("one", 200.0, 0)])
+    assert not told(registry, 201.0)
+    assert told(registry, 200.0 + SILENT_AFTER_S) == [("cell_silent", "one")]
 
 
 def test_a_node_is_unhealthy_when_all_who_ask_it_say_so() -> None:
