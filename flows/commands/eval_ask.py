@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,10 +16,9 @@ from flows.evaluation import Question, message_of
 from flows.prompts import Prompts
 from flows.settings import Settings, import_object
 from flows.steps.route import Router
-from flows.terminal import say
+from flows.terminal import printable, say
 from flows.tries import RetryPolicy
 from schemas.errors import RefusedError
-from schemas.node import Answer
 
 TELL_EVERY_S = 2.0
 LOOK_EVERY_S = 0.01
@@ -59,7 +59,8 @@ def ask_models(settings: Settings, questions: Sequence[Question]) -> list[Questi
             answered = _collect(runner, lane.outbox, len(rounds))
         finally:
             runner.close()
-    found = {each.routed.message.offset: _told(each) for each in answered}
+    _tell_failed(answered)
+    found = {each.routed.message.offset: each.answers for each in answered}
     return [msgspec.structs.replace(q, answers=found.get(place, q.answers)) for place, q in enumerate(questions)]
 
 
@@ -75,9 +76,12 @@ def _collect(runner: CallRunner, outbox: Sequence[Answered], rounds: int) -> Seq
     return outbox
 
 
-def _told(answered: Answered) -> tuple[Answer, ...]:
-    failed = [a for a in answered.answers if a.status == "failed"]
-    if failed:
-        said = "; ".join(f"{a.node}/{a.model}: {a.error}" for a in failed)
-        say(f"{answered.routed.message.task_id}: {said}")
-    return answered.answers
+def _tell_failed(answered: Sequence[Answered]) -> None:
+    """Say of each model whose calls failed how many did, and why the last one."""
+    asked = Counter((a.node, a.model) for each in answered for a in each.answers)
+    failed = [a for each in answered for a in each.answers if a.status == "failed"]
+    errors = {(a.node, a.model): a.error for a in failed}
+    counts = Counter((a.node, a.model) for a in failed)
+    for (node, model), error in errors.items():
+        told = f"{counts[node, model]:,} of {asked[node, model]:,} calls failed; the last one: {printable(error)}"
+        say(f"{node}/{model}: {told}")

@@ -226,7 +226,7 @@ def test_questions_of_which_something_is_recorded_are_not_asked_again(
     assert cli.main(["eval", "--splits", "2", "--nodes", str(nodes), "--call-tries", "1", str(file)]) == 0
     told = capsys.readouterr().err
     assert "of 3 questions answered" in told
-    assert told.count("away/none: ") == 3
+    assert "away/none: 3 of 3 calls failed; the last one: " in told
 
 
 def test_a_question_on_a_topic_that_no_model_serves_is_refused(
@@ -241,9 +241,11 @@ def test_a_question_on_a_topic_that_no_model_serves_is_refused(
     assert "`topic` names another" in told
 
 
-def test_a_call_that_fails_is_told_with_its_task(capsys: pytest.CaptureFixture[str]) -> None:
+def test_calls_that_fail_are_told_in_a_line_for_each_model(capsys: pytest.CaptureFixture[str]) -> None:
     """Whoever waits for an evaluation learns why a model has no answers."""
     message = Message(kafka_topic="t", offset=0, task_id="sum-1:r0")
-    said = Answer(node="n", model="a", text="42"), Answer(node="n", model="b", status="failed", error="timed out")
-    assert eval_ask._told(Answered(Routed(message, 0.0, ()), said)) == said
-    assert capsys.readouterr().err == "sum-1:r0: n/b: timed out\n"
+    good = Answer(node="n", model="a", text="42")
+    bad = [Answer(node="n", model="b", status="failed", error=error) for error in ("no connection", "timed\nout")]
+    every = [Answered(Routed(message, 0.0, ()), (good, *failed)) for failed in (bad[:1], bad[1:], ())]
+    eval_ask._tell_failed(every)
+    assert capsys.readouterr().err == "n/b: 2 of 2 calls failed; the last one: timed out\n"
