@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
-import uvloop
 from msgspec import Struct
 
 from connectors.ledger import CallLedger, round_key
@@ -173,7 +172,7 @@ class CallRunner:
             self._watch = NodeWatch(parts.nodes(), parts.cell, parts.silence_s, parts.publish, self._move_calls)
             budgets, self._ledger = parts.budgets(), parts.ledger()
             self._charges = Charges(budgets, self._ledger)
-            self._loop = uvloop.new_event_loop()
+            self._loop = asyncio.new_event_loop()
             self._tries = Tries(
                 self._loop, self._watch, self._ledger, self._charges, parts.retry, parts.may_ask, self._take
             )

@@ -5,7 +5,6 @@ import asyncio
 import time
 
 import msgspec
-import uvloop
 from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
@@ -45,7 +44,7 @@ class NodeCheck(Struct, frozen=True, kw_only=True):
 def main(options: argparse.Namespace) -> int:
     """Ask all nodes at once, and print what they say."""
     registry = NodeRegistry(settings_of(options).nodes, import_object, Prompts)
-    checks = uvloop.run(_check_all(registry))
+    checks = asyncio.run(_check_all(registry))
     if options.json:
         show(msgspec.json.encode(checks).decode())
     else:

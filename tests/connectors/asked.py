@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-import uvloop
-
 from schemas.node import Call
 
 T = TypeVar("T")
@@ -29,5 +27,5 @@ def a_call(**differently: Any) -> Call:
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run to the end, within a time, on the loop that cells have."""
-    return uvloop.run(asyncio.wait_for(main, 90))
+    """Run to the end, within a time."""
+    return asyncio.run(asyncio.wait_for(main, 90))

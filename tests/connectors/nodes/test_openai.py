@@ -10,7 +10,6 @@ from email.utils import formatdate
 from typing import Any, TypeVar
 
 import pytest
-import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,7 +55,7 @@ def use(url: str, work: Callable[[OpenAINode], Awaitable[T]], *, key: str = "", 
         finally:
             await node.close()
 
-    return uvloop.run(run())
+    return asyncio.run(run())
 
 
 def ask(server: OpenAIServer, question: Call | None = None, **differently: Any) -> Answer:
@@ -375,7 +374,7 @@ def test_what_speaks_no_http_is_garbage() -> None:
         other.close()
         return failed.value
 
-    failed = uvloop.run(run())
+    failed = asyncio.run(run())
     assert failed.failure == "garbage"
     assert "no HTTP" in str(failed)
 
