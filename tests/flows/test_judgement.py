@@ -10,6 +10,7 @@ from flows.judgement import (
     Judgement,
     before_of,
     carried,
+    critique,
     has_failed,
     judge,
     situation_of,
@@ -177,3 +178,46 @@ def test_the_next_round_is_told_of_the_best_answer_so_far() -> None:
         assert carried(nothing, BEFORE) == BEFORE
     assert carried(NO_RESULT, None) == Before()
     assert carried(RESULT, None) == Before(answer="42", score=0.5, confidence=0.6)
+
+
+def said(text: str, **fields: Any) -> Answer:
+    """One answer."""
+    return Answer(node="n", model="m", text=text, **fields)
+
+
+@pytest.mark.parametrize(
+    "fields, told",
+    [
+        ({"answer": None}, "Nobody gave an answer."),
+        ({"flags": ("it is short", "it is late")}, "It was flagged: it is short. It was flagged: it is late."),
+        ({"verified": False, "verifier": "sums"}, "The check 'sums' does not accept it."),
+        ({"verified": True, "verifier": "sums"}, ""),
+        ({"candidates": (said("42"),), "leading": (0,)}, "Only one model gave an answer, so nothing confirms it."),
+        ({"candidates": (said("42"), said("42")), "leading": (0, 1)}, ""),
+        (
+            {
+                "candidates": (said("7"), said("42"), said("", status="abstained"), said("no", status="failed")),
+                "leading": (1,),
+            },
+            "1 of 2 answers say so. Others say: 7.",
+        ),
+        (
+            {"candidates": (said("42"), *map(said, ("1", "2\n 2", "1", "3", "4"))), "leading": (0,)},
+            "1 of 6 answers say so. Others say: 1; 2 2; 3.",
+        ),
+        (
+            {"candidates": (said("42"), said("x" * 80), said("y" * 81)), "leading": (0,)},
+            f"1 of 3 answers say so. Others say: {'x' * 80}; {'y' * 80}….",
+        ),
+    ],
+)
+def test_the_next_round_is_told_what_was_found_wrong(fields: dict[str, Any], told: str) -> None:
+    """At most three other answers, each cut; nothing of who failed or abstained."""
+    assert critique(msgspec.structs.replace(RESULT, **fields)) == told
+
+
+def test_what_may_not_be_quoted_is_counted_and_not_told() -> None:
+    """Nor does it take the place of one that may be."""
+    result = msgspec.structs.replace(RESULT, candidates=tuple(map(said, ("42", "bad", "1", "2", "3"))), leading=(0,))
+    assert critique(result, lambda text: text != "bad") == "1 of 5 answers say so. Others say: 1; 2; 3."
+    assert critique(result, lambda _text: False) == "1 of 5 answers say so."

@@ -257,6 +257,7 @@ def test_only_value_by_itself_weighs_calls() -> None:
         ("vote", "'vote' is none"),
         ("threshold(1.5)", "1.5 is more than 1"),
         ("threshold(x)", "'x' is no number"),
+        ("threshold(x1)", "')' is missing"),
         ("threshold(0.5", "')' is missing"),
         ("threshold(0.5,", "')' is missing"),
         ("any(value", "')' is missing"),
