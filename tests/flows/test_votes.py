@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 from typing import Any
 
 import msgspec
@@ -215,6 +216,9 @@ def test_the_version_of_parameters_does_not_depend_on_the_order_of_their_evidenc
     """It is that of what they say."""
     one, other = (Votes(Parameters(topic="math", evidence=e)) for e in ({"a": 1.0, "b": 2.0}, {"b": 2.0, "a": 1.0}))
     assert one.version == other.version
+    assert re.fullmatch("sha256-[0-9a-f]{64}", one.version)
+    assert one.version != Votes(Parameters(topic="logic", evidence={"a": 1.0, "b": 2.0})).version
+    assert Votes(one.parameters, 3.0).made_at == 3.0
 
 
 def test_a_chance_is_a_share_of_all_scores() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.comparing.equivalence import EXACT, Comparison, canonical, comparison_for, group, number
+from flows.comparing.equivalence import EXACT, Comparison, as_one, canonical, comparison_for, group, number
 from flows.steps.validate import validate
 from schemas.node import Answer
 from schemas.task import AnswerKind, PayloadView
@@ -336,3 +336,17 @@ def test_a_number_with_a_unit_that_is_near_several_goes_to_the_first() -> None:
     near = Comparison(tolerance=0.1)
     assert group(NUMBER, ["100", "115", "107 km"], near) == [0, 1, 0]
     assert group(NUMBER, ["100", "115", "107 km", "107 miles"], near) == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "groups, chosen, expected",
+    [
+        ([0, 1, 2, 3], [False, True, None, True], [0, 1, 2, 1]),
+        ([0, 1, 1, 0], [False, False, False, False], [0, 1, 1, 0]),
+        ([3, 1, 3], [True, None, False], [0, 1, 0]),
+        ([], [], []),
+    ],
+)
+def test_chosen_answers_become_one_group(groups: list[int], chosen: list[bool | None], expected: list[int]) -> None:
+    """Where the first of them is; the groups are numbered anew, in their order."""
+    assert as_one(groups, chosen) == expected

@@ -140,6 +140,7 @@ def test_prose_tables_programs_and_digits_are_no_repetition(answer: str, kind: A
         ("E", CHOICE, {"choices": ("A", "B")}),
         ("the answer is x squared", EXPRESSION, {}),
         ("2026-13", AnswerKind.TEXT, {"pattern": r"\d{4}-(0\d|1[0-2])"}),
+        ("in 2026-12", AnswerKind.TEXT, {"pattern": r"\d{4}-(0\d|1[0-2])"}),
         ("a" * 1001, AnswerKind.TEXT, {"pattern": "a*"}),
         ("1" * 1001, NUMBER, {"pattern": "1*"}),
         ("", NUMBER, {}),
