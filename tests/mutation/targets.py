@@ -19,7 +19,11 @@ TARGETS = (
         Target(f"flows/supervision/{name}.py", (f"tests/flows/supervision/test_{test}.py", *also))
         for name, test, also in (
             ("supervisor", "supervisor", (f"{_STEPS}/test_supervise.py",)),
-            ("case", "case", tuple(f"tests/flows/supervision/test_{t}.py" for t in ("course", "form", "insults", "supervisor"))),
+            (
+                "case",
+                "case",
+                tuple(f"tests/flows/supervision/test_{t}.py" for t in ("course", "form", "insults", "supervisor")),
+            ),
             ("file", "file", ()),
             ("form", "form", ()),
             ("course", "course", ()),
