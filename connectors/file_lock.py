@@ -1,22 +1,13 @@
 """Locks of files, which the kernel lets go of when the process ends, however it does (flock(2))."""
 
 import fcntl
-from typing import Protocol
 
 
-class HasDescriptor(Protocol):
-    """An open file."""
-
-    def fileno(self) -> int:
-        """Give its descriptor."""
-        ...
-
-
-def try_lock(file: int | HasDescriptor, *, shared: bool = False) -> bool:
-    """Take the lock of an open file for as long as its descriptor is open anywhere, children that inherit it included.
+def try_lock(descriptor: int, *, shared: bool = False) -> bool:
+    """Take the lock of an open file for as long as the descriptor is open anywhere, children that inherit it included.
 
     Args:
-        file: the file, or its descriptor.
+        descriptor: of the file.
         shared: beside others that share it, but for none who has it alone.
 
     Returns:
@@ -26,7 +17,7 @@ def try_lock(file: int | HasDescriptor, *, shared: bool = False) -> bool:
         OSError: the file system has no locks.
     """
     try:
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

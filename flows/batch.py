@@ -188,8 +188,8 @@ class Batch:
             total = ours if sent else ours + self._count - self._known
             self.told = f"{ended:,} of {total:,} tasks and branches ended"
             told = f"{converged:,} converged ({forced:,} forced), {dead:,} dead, {branches:,} branches"
-            told += f", {rate:,.0f} rounds/s" if sent else f", {rate:,.0f} rounds/s, {self._known:,} sent"
-            self._show(ended, total, told, now=sent and has_ended)
+            told += f", {rate:,.0f} rounds/s"
+            self._show(ended, total, told if sent else f"{told}, {self._known:,} sent", now=sent and has_ended)
         if not sent or self._cell.stopping.asked:
             return
         if has_ended:

@@ -118,7 +118,7 @@ class Learning:
         """Of the processes of a cell the first one keeps the files; what the others learned ends with them."""
         if self._owned is None:
             lock = (self._folder / "learned.lock").open("wb")
-            if not try_lock(lock):
+            if not try_lock(lock.fileno()):
                 lock.close()
                 return False
             self._owned = lock

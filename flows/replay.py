@@ -236,7 +236,7 @@ def _alone(settings: Settings, name: str) -> Iterator[None]:
         raise tables.no_lake(settings.lake_dir)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "run.lock").open("w") as lock:
-        if not try_lock(lock):
+        if not try_lock(lock.fileno()):
             raise TryAgainError(f"another process is at the run {name}; it goes on")
         try:
             yield

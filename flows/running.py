@@ -134,7 +134,7 @@ def locked(state_dir: Path) -> Iterator[None]:
             f"the state folder {state_dir} cannot be made: {error.strerror}; set AUREON_STATE or AUREON_HOME to another"
         ) from None
     with (state_dir / LOCK).open("a+b") as file:
-        if not try_lock(file):
+        if not try_lock(file.fileno()):
             raise RefusedError(
                 f"the state folder {state_dir} is in use by process {read_pid(file)}: stop that one, "
                 "or set AUREON_STATE to another folder"
@@ -148,7 +148,7 @@ def running_pid(state_dir: Path) -> int | None:
     """Tell which process holds the lock of a state folder; None if nobody does."""
     try:
         with (state_dir / LOCK).open("rb") as file:
-            if not try_lock(file, shared=True):
+            if not try_lock(file.fileno(), shared=True):
                 return read_pid(file)
     except OSError:
         pass

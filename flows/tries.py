@@ -248,7 +248,7 @@ class Tries:
             try:
                 return await self._try(asked, gate), tries + 1, ""
             except (RetiredError, _NotNow):
-                continue  # another node may have its name
+                continue  # another node may have its name, or it is to wait
             except _Refused as refused:
                 if isinstance(refused.__cause__, SlowerError) and not tries:
                     round_.give_back(asked.place)

@@ -117,7 +117,7 @@ def alone(lake: Path) -> Iterator[None]:
         TryAgainError: another one does.
     """
     with (lake / "maintain.lock").open("w") as lock:
-        if not try_lock(lock):
+        if not try_lock(lock.fileno()):
             raise TryAgainError(f"lake {lake}: another process maintains it, or merges another one into it")
         yield
 

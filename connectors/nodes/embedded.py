@@ -100,8 +100,8 @@ class _Worker(asyncio.SubprocessProtocol):
     def _write(self, data: bytes) -> None:
         if self.transport is not None:
             stdin = self.transport.get_pipe_transport(0)
-            if stdin is not None:
-                stdin.write(data)  # type: ignore[attr-defined] # declared as the base class of all transports
+            if isinstance(stdin, asyncio.WriteTransport):
+                stdin.write(data)
 
     def _watch(self) -> None:
         """Time the oldest call, which is the one that runs."""
