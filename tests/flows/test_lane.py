@@ -397,6 +397,20 @@ def test_a_message_that_was_decided_and_is_gone_stops_the_lane() -> None:
         assert offsets(gaps) == [4 - number]
 
 
+def test_offsets_at_the_end_of_an_input_are_passed_over_unless_one_was_decided() -> None:
+    """What a transaction leaves there is no message; what was decided is one."""
+    lane = opened()
+    lane.log(0, decided(3))
+    lane.begin_reading({})
+    lane.read(message(0))
+    lane.pass_over(INPUT, 3)
+    lane.pass_over(INPUT, 3)
+    with pytest.raises(LogMismatchError, match=r"@3 as task 't:r0', but that message is gone"):
+        lane.pass_over(INPUT, 4)
+    lane.read(message(3))
+    assert offsets(lane) == [0]
+
+
 def test_the_first_decision_wins_and_all_later_ones_are_counted() -> None:
     """Whoever wrote them; and what was decided is handed out no more."""
     lane = begun()

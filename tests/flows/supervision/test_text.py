@@ -22,6 +22,15 @@ def test_letters_that_cannot_be_seen_are_taken_out() -> None:
     assert folded("\U000dffff") == "\U000dffff"
 
 
+def test_letters_and_signs_that_look_alike_are_one() -> None:
+    """Each of them, by its own: curly quotes, dashes, a space that does not break, and letters of two other alphabets."""
+    assert folded("\u2018\u2019\u201c\u201d") == "''\"\""
+    assert folded("\u2010\u2011\u2013\u2014") == "----"
+    assert folded("a\u00a0b") == "a b"
+    assert folded("\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0455") == "aeopcyxis"
+    assert folded("\u03bf\u03b1") == "oa"
+
+
 def test_words_stand_between_signs() -> None:
     """The last sign of ASCII is one; what comes after it is not."""
     assert words("it's a-b c\x7fd e\x80f $g@h!") == {"it's", "a", "b", "c", "d", "e\x80f", "$g@h!"}
