@@ -23,7 +23,7 @@ def test_letters_that_cannot_be_seen_are_taken_out() -> None:
 
 
 def test_letters_and_signs_that_look_alike_are_one() -> None:
-    """Each of them, by its own: curly quotes, dashes, a space that does not break, and letters of two other alphabets."""
+    """Each by its own: curly quotes, dashes, a space that does not break, and letters of two other alphabets."""
     assert folded("\u2018\u2019\u201c\u201d") == "''\"\""
     assert folded("\u2010\u2011\u2013\u2014") == "----"
     assert folded("a\u00a0b") == "a b"
