@@ -197,16 +197,22 @@ def test_a_verifier_that_would_end_the_process_or_is_late_changes_nothing_else()
     def leaves() -> Checks:
         raise SystemExit("no more")
 
+    nobody_waits = threading.Event()
+
     def late() -> Checks:
-        time.sleep(0.2)
+        nobody_waits.wait(30)
         return Checks({"2": False})
 
     async def ask() -> list[Checks]:
         checking = Checking()
         found = [await checking.ask(leaves, 5.0, before), await checking.ask(late, 0.05, before)]
-        await asyncio.sleep(0.3)
-        assert checking._slots is not None
-        assert checking._slots._value == AT_A_TIME
+        slots = checking._slots
+        assert slots is not None
+        assert slots._value == AT_A_TIME - 1
+        nobody_waits.set()
+        async with asyncio.timeout(30):
+            while slots._value != AT_A_TIME:
+                await asyncio.sleep(0.001)
         return found
 
     failed, given_up = asyncio.run(ask())
