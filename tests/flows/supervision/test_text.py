@@ -17,6 +17,7 @@ def test_a_text_that_grows_by_being_folded_is_cut() -> None:
 
 def test_letters_that_cannot_be_seen_are_taken_out() -> None:
     """Tags too, and nothing beside them."""
+    assert folded("A Plain Text") == "a plain text"
     assert folded("A\u200bB\U000e0000\U000e007f") == "ab"
     assert folded("\U000e0080") == "\U000e0080"
     assert folded("\U000dffff") == "\U000dffff"
