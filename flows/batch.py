@@ -83,8 +83,8 @@ WITH spawned AS (
 ),
 ours AS (FROM asked UNION FROM spawned),
 ends AS (
-    SELECT (topic, logical_id) AS task, kind, forced FROM rounds SEMI JOIN ours USING (topic, logical_id)
-    WHERE kind IN ('converged', 'dead', 'cancelled')
+    SELECT (topic, logical_id) AS task, kind, forced FROM outcomes SEMI JOIN ours USING (topic, logical_id)
+    WHERE kind IN ('converged', 'dead', 'cancelled') AND reason <> 'id_conflict'
 )
 SELECT
     (SELECT count(DISTINCT task) FROM ends),

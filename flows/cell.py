@@ -331,7 +331,7 @@ class Cell:
             if branch is not None:
                 return f"it was branched already, as {branch}"
             record = memories.accepted.record_of(topic, digest)
-            return f"it has a record already, that of {record.logical_id}" if record is not None else None
+            return f"it was answered already, as {record.logical_id}" if record is not None else None
 
         return Branching(make_planner(self.settings), known)
 

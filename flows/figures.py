@@ -195,7 +195,7 @@ SELECT
     count(kind),
     coalesce(sum(calls), 0)::BIGINT,
     coalesce(sum(cost), 0)
-FROM rounds FULL JOIN spawned USING (topic) LEFT JOIN followed USING (topic)
+FROM outcomes FULL JOIN spawned USING (topic) LEFT JOIN followed USING (topic)
 GROUP BY topic ORDER BY topic
 """
 

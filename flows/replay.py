@@ -277,7 +277,7 @@ def flow(
         until: and before that.
         topics: of these topics, separated by commas.
         query: that a query over the lake gives, with the columns topic and logical_id.
-        dead: that ended as dead letters.
+        dead: that ended as dead letters; `redrive` is always of these.
 
     Raises:
         RefusedError: there is no lake, or what is chosen is none.
@@ -289,7 +289,7 @@ def flow(
         until=until,
         topics=tuple(filter(None, (t.strip() for t in topics.split(",")))),
         query=query,
-        dead=dead,
+        dead=dead or mode == REDRIVE,
     )
     there = begin(settings, name, mode, chosen, Options())
     again = again_of(settings, name, there, Options())

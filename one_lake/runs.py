@@ -26,6 +26,7 @@ import one_lake
 from connectors.whole_files import ANYBODY, make_once, replace
 from one_lake import tables
 from one_lake.query import quoted
+from schemas.decision import NO_OWNERS
 from schemas.errors import UNREADABLE, RefusedError
 from schemas.one import RunRow, arrow_schema
 
@@ -41,9 +42,10 @@ _PAYLOADS = f"""
 SELECT {_TASK}, any_value(payload) AS payload FROM (
     SELECT cluster, topic, logical_id, generation, payload FROM stored.records
     UNION ALL SELECT cluster, topic, logical_id, generation, payload FROM stored.superseded
-    UNION ALL SELECT cluster, topic, logical_id, generation, payload FROM stored.dead_letters WHERE payload IS NOT NULL
+    UNION ALL SELECT cluster, topic, logical_id, generation, payload FROM stored.dead_letters
+    WHERE payload IS NOT NULL AND reason NOT IN {NO_OWNERS}
 ) GROUP BY ALL
-"""  # noqa: S608 - columns of this module
+"""  # noqa: S608 - columns of this module, and reasons of the schema
 
 
 class Selection(Struct, frozen=True, kw_only=True, omit_defaults=True):

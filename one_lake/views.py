@@ -1,6 +1,7 @@
 """What people ask of the lake, as views and table functions over its tables; the guide tells each.
 
 one                 the records: exactly one a (topic, logical id)
+outcomes            every decision; what the gate refused is no record
 answers             every answer of every model, with what became of it
 nodes               how each model of each node did, by topic
 agreement           how often two models say the same, by topic
@@ -14,10 +15,21 @@ lineage(id)         what an id came from, and what came of it
 """
 
 from one_lake.criteria import CRITERIA
-from schemas.one import TABLES
+from schemas.one import QUALITY_GATE, TABLES
 from schemas.task import TaskStatus
 
 _ONE = "CREATE OR REPLACE VIEW one AS SELECT * FROM records"
+
+_OUTCOMES = f"""
+CREATE OR REPLACE VIEW outcomes AS
+WITH refused AS (
+    SELECT DISTINCT coalesce(cluster, '') AS cluster, lane, decision_offset
+    FROM stored.dead_letters WHERE reason = '{QUALITY_GATE}'
+)
+SELECT rounds.* REPLACE (CASE WHEN refused.lane IS NULL THEN rounds.kind ELSE 'dead' END AS kind)
+FROM rounds LEFT JOIN refused ON refused.cluster = coalesce(rounds.cluster, '')
+    AND refused.lane = rounds.lane AND refused.decision_offset = rounds.decision_offset
+"""  # noqa: S608 - a reason of the schema
 
 # A record's provenance tells, in the order of the round's candidates, who gave its answer.
 _ANSWERS = """
@@ -91,7 +103,7 @@ SELECT
     sum(tokens)::BIGINT AS tokens,
     sum(cost) AS cost,
     sum(cost) / nullif(count(*) FILTER (kind = 'converged'), 0) AS cost_a_record
-FROM stored.rounds GROUP BY ALL
+FROM outcomes GROUP BY ALL
 """
 
 _SOURCES = """
@@ -170,7 +182,7 @@ family_records AS MATERIALIZED (
     SELECT topic, logical_id, generation, answer, score, parent_topic, parent_id FROM {records}
 ),
 family_rounds AS MATERIALIZED (SELECT topic, logical_id, generation, kind FROM {rounds}),
-family_dead AS MATERIALIZED (SELECT topic, logical_id, generation FROM {dead_letters}),
+family_dead AS MATERIALIZED (SELECT topic, logical_id, generation, reason FROM {dead_letters}),
 edges AS MATERIALIZED (
     SELECT topic, logical_id, parent_topic, parent_id FROM {branches}
     UNION
@@ -202,7 +214,10 @@ reached AS MATERIALIZED (
     SELECT 'down', min(depth), topic, logical_id
     FROM down GROUP BY topic, logical_id HAVING min(depth) > 0
 ),
-ended AS MATERIALIZED (SELECT topic, logical_id, max(generation) AS generation FROM family_dead GROUP BY ALL),
+-- a message whose id another one has is not what the id ended with
+ended AS MATERIALIZED (
+    SELECT topic, logical_id, max(generation) AS generation FROM family_dead WHERE reason <> 'id_conflict' GROUP BY ALL
+),
 cancelled AS MATERIALIZED (
     SELECT topic, logical_id, max(generation) AS generation FROM family_rounds WHERE kind = 'cancelled' GROUP BY ALL
 ),
@@ -231,6 +246,7 @@ ORDER BY CASE direction WHEN 'up' THEN -depth ELSE depth END, topic, logical_id
 
 VIEWS = (
     _ONE,
+    _OUTCOMES,
     _ANSWERS,
     _NODES,
     _AGREEMENT,

@@ -27,6 +27,8 @@ WIRE_VERSION = 1
 FindingAction = Literal["accept", "flag", "more_reasoning", "cap", "reject", "stop_topic"]
 """What a supervision policy may do: nothing, a note, another round that reasons more, a bound to the score, keep the
 result out of ONE, and that with all further tasks of its topic for a while."""
+NO_OWNERS = ("bad_input", "id_conflict")
+"""Reasons of dead letters whose message owns no id: what they name may live, or be done, under another message."""
 NO_PAYLOAD = Raw(b"")
 """Left out."""
 

@@ -164,7 +164,7 @@ SELECT
     count(*) FILTER (kind = 'dead'),
     count(*) FILTER (kind = 'cancelled'),
     coalesce(sum(calls), 0)::BIGINT, coalesce(sum(cost), 0)::DOUBLE, epoch(min(decided_at))
-FROM stored.rounds WHERE kind <> 'moved' AND decided_at >= to_timestamp($since) GROUP BY topic, round_index
+FROM outcomes WHERE kind <> 'moved' AND decided_at >= to_timestamp($since) GROUP BY topic, round_index
 """
 _OVER_TIME = """
 SELECT topic, greatest(0, floor((epoch(decided_at) - $since) / $step))::BIGINT, count(*)
@@ -172,7 +172,7 @@ FROM stored.rounds WHERE kind <> 'moved' AND decided_at >= to_timestamp($since) 
 """
 _LATEST = """
 SELECT topic, logical_id, round_index, kind, epoch(decided_at)
-FROM stored.rounds WHERE kind <> 'moved' AND decided_at >= to_timestamp($since)
+FROM outcomes WHERE kind <> 'moved' AND decided_at >= to_timestamp($since)
 ORDER BY decided_at DESC, lane, decision_offset DESC LIMIT $limit
 """
 _NOTED = """

@@ -27,7 +27,7 @@ from flows.votes import Votes, read_parameters
 from one_lake.encode import values_of
 from one_lake.runs import Asked
 from schemas.blob import REFERENCE_START, reference_in
-from schemas.decision import Before, DecisionKind, Inputs, RoundResult
+from schemas.decision import NO_OWNERS, Before, DecisionKind, Inputs, RoundResult
 from schemas.errors import BadRecordError
 from schemas.node import Answer
 from schemas.one import RunRow
@@ -142,7 +142,7 @@ class Redecider:
                 else:
                     row = msgspec.structs.replace(row, **changes)
                     outcome = _outcome(past.row, row)
-            ended = ended or row.kind in _DECIDED
+            ended = ended or (row.kind in _DECIDED and row.reason not in NO_OWNERS)
             yield msgspec.structs.replace(row, outcome=outcome, note=note, original_hash=past.row_hash)
 
     def _round(self, past: PastRound, before: Before | None) -> tuple[dict[str, Any], Before]:

@@ -23,6 +23,7 @@ from flows.steps.intake import seal_redrive
 from flows.steps.plan import input_topic
 from one_lake.encode import values_of
 from one_lake.runs import Asked
+from schemas.decision import NO_OWNERS
 from schemas.errors import RefusedError
 from schemas.ids import RQMLRoundId, home_lane
 from schemas.one import RunRow
@@ -31,8 +32,6 @@ from schemas.task import Origin, TaskDescriptor, TaskHead, encode
 REDRIVEN = "redriven"
 LEFT = "left"
 """Not sent; the note says why."""
-NO_OWNERS = ("bad_input", "id_conflict")
-"""Reasons of messages that own no id: what they name may live, or be done, under another message."""
 
 _SAME_ID = "x.topic = r.topic AND x.logical_id = r.logical_id"
 

@@ -11,20 +11,23 @@ from msgspec import Struct
 import one_lake
 from flows.comparing.equivalence import comparison_for, group
 from one_lake.runs import Run, parts_done
+from schemas.decision import NO_OWNERS
 from schemas.errors import UNREADABLE, BadRecordError, RefusedError
 from schemas.task import read_payload
 
 _ROWS_AT_ONCE = 2000
 
-# Of each task, the last round that it came to; `reached` are those that a run did not end before.
-_LAST = """
+# Of each task, the last round that it came to; `reached` are those that a run did not end before. What another message
+# came to under the id of a task counts only where there is nothing else.
+_LAST = f"""
 SELECT coalesce(cluster, '') AS cluster, topic, logical_id, generation,
-    arg_max(struct_pack(kind, answer, forced, confidence), (round_index, attempt, decided_at, lane, decision_offset))
+    arg_max(struct_pack(kind, answer, forced, confidence),
+        (reason NOT IN {NO_OWNERS}, round_index, attempt, decided_at, lane, decision_offset))
         AS last,
     count(*) FILTER (kind NOT IN ('moved')) AS rounds, sum(calls)::BIGINT AS calls, sum(tokens)::BIGINT AS tokens,
     fsum(cost) AS cost
-FROM {rows} GROUP BY ALL
-"""
+FROM {{rows}} GROUP BY ALL
+"""  # noqa: S608 - reasons of the schema
 
 
 class Totals(Struct, kw_only=True):

@@ -99,6 +99,35 @@ def test_costs_are_those_of_all_rounds(lake: Path) -> None:
     assert ask(lake, query) == [(5, 3, 1, 10, 350, pytest.approx(2.04), pytest.approx(2.04 / 3))]
 
 
+def test_what_the_gate_refused_is_no_record(lake: Path) -> None:
+    """Its round says what was decided; what became of it is a dead letter."""
+    writer = lake_writer(lake)
+    writer.add([dead_letter(0, 5, reason="quality_gate"), round_row(0, 5)])
+    writer.add([dead_letter(0, 6, reason="rejected"), round_row(0, 6, kind="dead")])
+    writer.flush()
+    writer.close()
+    query = "SELECT rounds.kind, outcomes.kind FROM rounds JOIN outcomes USING (lane, decision_offset) "
+    assert ask(lake, f"{query} WHERE decision_offset >= 5 ORDER BY decision_offset") == [
+        ("converged", "dead"),
+        ("dead", "dead"),
+    ]
+    assert ask(lake, "SELECT records, dead_letters FROM costs") == [(3, 3)]
+
+
+def test_another_question_under_an_id_says_nothing_of_it(lake: Path) -> None:
+    """It is no end of the one that has the id, which goes on."""
+    named = {"logical_id": "asked"}
+    writer = lake_writer(lake)
+    writer.add([round_row(0, 5, kind="next_round", **named)])
+    writer.add([dead_letter(0, 6, reason="id_conflict", **named), round_row(0, 6, kind="dead", **named)])
+    writer.flush()
+    assert ask(lake, "SELECT status FROM lineage('asked')") == [("pending",)]
+    writer.add([dead_letter(0, 7, reason="rejected", **named), round_row(0, 7, kind="dead", **named)])
+    writer.flush()
+    writer.close()
+    assert ask(lake, "SELECT status FROM lineage('asked')") == [("dead",)]
+
+
 def test_the_weight_of_a_record_falls_with_what_it_rests_on(lake: Path) -> None:
     """And with descendants that failed."""
     writer = lake_writer(lake)
