@@ -7,11 +7,12 @@ while its answers do not suffice.
 """
 
 import asyncio
+import logging
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -32,6 +33,8 @@ from schemas.task import FORM_CHECKS, TaskDescriptor
 
 LEFT_S = 600.0
 """How long what was paid for a round is kept that was abandoned with its lane: by then another cell has decided it."""
+
+log = logging.getLogger(__name__)
 
 _NO_STATES: Mapping[str, NodeState] = {}
 _NO_GATES: Mapping[str, NodeGate] = {}
@@ -136,6 +139,8 @@ class CallRunner:
         """Those that have asked anything, by their numbers."""
         self._checking = Checking()
         self._judging: set[asyncio.Task[None]] = set()
+        self._failed: Exception | None = None
+        """What nobody expected in the loop: some round has ended by it, and would never be answered."""
 
     # -- from any thread -------------------------------------------------------------------------------------------
 
@@ -159,9 +164,9 @@ class CallRunner:
         """The ledger, to be looked at; None before the first call."""
         return None if self._loop is None else self._ledger
 
-    def spent_today(self) -> Spent:
-        """What the lanes of this cell have spent of the day's budget; nothing where that is not limited."""
-        return NOTHING if self._loop is None else self._charges.spent_today()
+    def spent_today(self, lanes: Iterable[int]) -> Spent:
+        """What some lanes of this cell have spent of the day's budget; nothing where that is not limited."""
+        return NOTHING if self._loop is None else self._charges.spent_today(lanes)
 
     def start(self) -> None:
         """Start the loop, once."""
@@ -174,7 +179,7 @@ class CallRunner:
             self._charges = Charges(budgets, self._ledger)
             self._loop = asyncio.new_event_loop()
             self._tries = Tries(
-                self._loop, self._watch, self._ledger, self._charges, parts.retry, parts.may_ask, self._take
+                self._loop, self._watch, self._ledger, self._charges, parts.retry, parts.may_ask, self._take, self._fail
             )
             self._thread = threading.Thread(target=self._run, args=(self._loop,), name="calls", daemon=True)
             self._thread.start()
@@ -216,6 +221,8 @@ class CallRunner:
         """
         if self._loop is not None and self._ledger.failed is not None:
             raise self._ledger.failed
+        if self._failed is not None:
+            raise self._failed
 
     def snapshot(self, lane: LaneCalls) -> None:
         """An epoch ends: what ended two epochs ago is decided on the log."""
@@ -255,6 +262,10 @@ class CallRunner:
         loop.call_soon(self._watch.begin)
         loop.run_forever()
 
+    def _fail(self, error: Exception) -> None:
+        log.error("the calls' loop", exc_info=error)
+        self._failed = self._failed or error
+
     async def _shut_down(self) -> None:
         tasks = [*self._tries.end(), *self._judging]
         for task in tasks:
@@ -273,23 +284,26 @@ class CallRunner:
         if lane.number not in self._lanes:
             self._lanes[lane.number] = lane
             self._ledger.keep_from(lane.number, self._ledger.position)
-        for routed in rounds:
-            self._open(routed, lane)
+        try:
+            for routed in rounds:
+                self._open(routed, lane)
+        except Exception as error:  # noqa: BLE001 - the others would never be opened
+            self._fail(error)
 
     def _open(self, routed: Routed, lane: LaneCalls) -> None:
         round_ = OpenRound(routed, lane.number, round_key(routed.calls[0]))
         left = lane.left.pop(round_.key, None)
         lane.open[round_] = self._ledger.position if left is None else left.position
+        past = self._ledger.past(round_.key) if self._ledger.has_past else None
+        first: Sequence[Call] = routed.calls if past is None else round_.resume(past)
+        round_.purse = self._charges.purse(routed.allowance, past)
         if self._parts.is_cancelled(round_.task):
             round_.cancelled = True
+            round_.answers = [answer for call in first if (answer := round_.known(call)) is not None]
             self._end(round_)
             return
-        past = self._ledger.past(round_.key) if self._ledger.has_past else None
-        first: Sequence[Call] = routed.calls
         if past is not None:
-            first = round_.resume(past)
             self._ledger.repeated += len(past.in_flight)
-        round_.purse = self._charges.purse(routed.allowance, past)
         round_.missing = 1  # so that it does not end before all are asked
         for call in first:
             self._ask_one(round_, call)
@@ -336,11 +350,14 @@ class CallRunner:
 
     async def _judge(self, round_: OpenRound, check: Check) -> None:
         """Have a verifier look at the answers, which may take its time, and go on with the round."""
-        round_.checks = await self._checking.ask(
-            partial(check, round_.routed, round_.given(), round_.checks), self._parts.check_s, round_.checks
-        )
-        if not round_.cancelled:
-            self._go_on(round_)
+        try:
+            round_.checks = await self._checking.ask(
+                partial(check, round_.routed, round_.given(), round_.checks), self._parts.check_s, round_.checks
+            )
+            if not round_.cancelled:
+                self._go_on(round_)
+        except Exception as error:  # noqa: BLE001 - the round would never end
+            self._fail(error)
 
     def _go_on(self, round_: OpenRound) -> None:
         """Ask more, or be done."""

@@ -67,7 +67,10 @@ class Checking:
         try:
             async with asyncio.timeout(limit_s):
                 await slots.acquire()
-                threading.Thread(target=work, name="verifier", daemon=True).start()
+                try:
+                    threading.Thread(target=work, name="verifier", daemon=True).start()
+                except RuntimeError as error:  # this process may have no more threads
+                    finish(None, error)
                 return await said
         except TimeoutError:
             return _with(before, f"the verifier gave no verdict within {limit_s:g} s")

@@ -51,7 +51,19 @@ class RetryPolicy(Struct, frozen=True, gc=False):
 class _Asked:
     """One call under way."""
 
-    __slots__ = ("call", "corrected", "cut", "deadline", "gate", "limit_s", "moves", "place", "round", "task")
+    __slots__ = (
+        "abandoned",
+        "call",
+        "corrected",
+        "cut",
+        "deadline",
+        "gate",
+        "limit_s",
+        "moves",
+        "place",
+        "round",
+        "task",
+    )
 
     task: asyncio.Task[None]
     """That of the worker which asks it."""
@@ -65,6 +77,8 @@ class _Asked:
         """Of the present try, by `time.monotonic`."""
         self.cut: NodeError | TimeoutError | None = None
         """Why the present try was ended."""
+        self.abandoned = False
+        """With its round."""
         self.moves = False
         """It is being asked, or its answer is about to be taken; else it waits for a seat, or for another try."""
         self.corrected = (0, 0.0)
@@ -95,6 +109,7 @@ class Tries:
         retry: how often a call is tried.
         may_ask: whether this process may spend calls now.
         take: takes an answer for the call of a round that has this place, in the loop's thread.
+        fail: hears of what should not have been raised here, and ends the process.
     """
 
     def __init__(
@@ -106,6 +121,7 @@ class Tries:
         retry: RetryPolicy,
         may_ask: Callable[[], bool],
         take: Callable[[OpenRound, int, Answer], None],
+        fail: Callable[[Exception], None],
     ) -> None:
         self._create_task, self._call_later = loop.create_task, loop.call_later
         self._watch = watch
@@ -114,6 +130,7 @@ class Tries:
         self._retry = retry
         self._may_ask = may_ask
         self._take = take
+        self._fail = fail
         self._to_ask: FairQueue[_Asked] = FairQueue()
         """Those that no worker has taken yet; some thousands come at once, which takes a while."""
         self._worker_comes = False
@@ -135,10 +152,11 @@ class Tries:
             self._call_later(LOOK_EVERY_S, self._look)
 
     def cancel(self) -> None:
-        """Abandon the calls of rounds that are cancelled."""
+        """Abandon the calls of rounds that are cancelled; once: a node that tidies up takes its time."""
         for asked in self._under_way:
-            if not asked.round.cancelled:
+            if not asked.round.cancelled or asked.abandoned:
                 continue
+            asked.abandoned = True
             if asked.deadline < math.inf:  # it is being asked, and is not going to tell what it took
                 asked.round.abandoned.append(call_name(asked.call))
             asked.task.cancel()
@@ -184,16 +202,19 @@ class Tries:
         self._worker_comes = False
         me = asyncio.current_task()
         assert me is not None  # noqa: S101 - it runs in one
-        while not self._ending and (asked := self._to_ask.take()) is not None:
-            if asked.round.cancelled:
-                continue
-            if self._to_ask:
-                self._call_worker()
-            asked.task = me
-            self._under_way.add(asked)
-            await self._ask(asked)
-            if me.cancelling():
-                return
+        try:
+            while not self._ending and (asked := self._to_ask.take()) is not None:
+                if asked.round.cancelled:
+                    continue
+                if self._to_ask:
+                    self._call_worker()
+                asked.task = me
+                self._under_way.add(asked)
+                await self._ask(asked)
+                if me.cancelling():
+                    return
+        except Exception as error:  # noqa: BLE001 - its round would never end
+            self._fail(error)
 
     # -- one call --------------------------------------------------------------------------------------------------
 

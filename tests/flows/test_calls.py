@@ -6,13 +6,14 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from flows.budget import NOTHING
 from flows.calls import CallRunner, LaneCalls
-from flows.checks import Checks
+from flows.checks import AT_A_TIME, Checks
 from flows.lane import Message
 from flows.steps.intake import Work
 from flows.steps.route import Routed
@@ -32,6 +33,8 @@ from tests.flows.call_parts import (
     routed,
     runner_of,
 )
+
+CHECKED = msgspec.structs.replace(MESSAGE, body=Work(TASK, msgspec.structs.replace(VIEW, verifier="own")))
 
 
 def test_a_call_that_fails_for_good_is_replaced_by_the_next_reserve() -> None:
@@ -294,6 +297,63 @@ def test_what_a_lane_left_is_forgotten_when_it_stays_away(monkeypatch: pytest.Mo
         assert not lane.left
 
 
+def test_what_was_paid_for_a_round_that_is_cancelled_before_the_next_life_is_told(tmp_path: Path) -> None:
+    """With the answers that there were; nothing more is asked."""
+    node = ScriptedNode(answers, hangs, timeout_s=60)
+    with runner_of(node, tries=1, folder=tmp_path) as runner:
+        lane = runner.new_lane()
+        runner.submit(lane, [routed(call(), call(1))])
+        until(lambda: node.tries == 2 and any(round_.given() for round_ in list(lane.open)))
+    with runner_of(node, tries=1, folder=tmp_path, is_cancelled=lambda _task: True) as runner:
+        (found,) = answered(runner, routed(call(), call(1)))
+    assert (node.tries, found.cancelled, found.spent.calls) == (2, True, 2)
+    assert [answer.text for answer in found.answers] == ["42"]
+
+
+def test_what_nobody_expects_ends_the_process_and_no_round_waits_for_ever() -> None:
+    """Wherever in the loop it is raised."""
+    escalating = Routed(MESSAGE, 0.0, (call(),), (call(1),), escalates=True)
+    checked = msgspec.structs.replace(escalating, message=CHECKED)
+
+    def breaks(*_: object) -> bool:
+        raise ValueError("a policy of one's own")
+
+    parts: dict[str, dict[str, Any]] = {
+        "opening": {"is_cancelled": breaks},
+        "judging": {"enough": breaks, "check": lambda *_: Checks()},
+        "answering": {"enough": breaks},
+    }
+    for where, given in parts.items():
+        with runner_of(ScriptedNode(answers), tries=1, **given) as runner:
+            runner.submit(runner.new_lane(), [checked if where == "judging" else escalating])
+
+            def is_told(runner: CallRunner = runner) -> bool:
+                try:
+                    runner.check()
+                except ValueError as error:
+                    return str(error) == "a policy of one's own"
+                return False
+
+            until(is_told)
+
+
+def test_a_verifier_that_cannot_be_begun_gives_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the process may have no more threads; the round goes on, and the next one has its turn."""
+    start = threading.Thread.start
+
+    def refused(thread: threading.Thread) -> None:
+        if thread.name == "verifier":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    rounds = [Routed(CHECKED, 0.0, (call(i),)) for i in range(2 * AT_A_TIME)]
+    with runner_of(ScriptedNode(answers), tries=1, check=lambda *_: Checks()) as runner:
+        found = answered(runner, *rounds)
+    failed = Checks(warnings=("the verifier failed: RuntimeError: can't start new thread",))
+    assert [each.checks for each in found] == [failed] * len(rounds)
+
+
 def test_before_its_first_call_a_runner_has_nothing_to_do_and_it_starts_once() -> None:
     """Whoever asks for what: the lanes of a process begin at the same time, and end an epoch without a round."""
     with runner_of(ScriptedNode(answers), tries=1) as runner:
@@ -301,7 +361,7 @@ def test_before_its_first_call_a_runner_has_nothing_to_do_and_it_starts_once() -
         runner.drop(0)
         runner.snapshot(runner.new_lane())
         assert (runner.gates, runner.ledger, runner.told_twice()) == ({}, None, (0, 0))
-        assert runner.spent_today() == NOTHING
+        assert runner.spent_today([0]) == NOTHING
         runner.start()
         first = runner._thread
         runner.start()
@@ -316,7 +376,6 @@ def test_a_round_that_is_cancelled_while_its_verifier_looks_is_not_gone_on_with(
 ) -> None:
     """It has ended by then, and it ends once."""
     looks, cancelled, has_looked = threading.Event(), threading.Event(), threading.Event()
-    checked = msgspec.structs.replace(MESSAGE, body=Work(TASK, msgspec.structs.replace(VIEW, verifier="own")))
 
     def check(*_: object) -> Checks:
         looks.set()
@@ -327,7 +386,7 @@ def test_a_round_that_is_cancelled_while_its_verifier_looks_is_not_gone_on_with(
         ScriptedNode(answers), tries=1, check=check, check_s=5.0, is_cancelled=lambda _task: cancelled.is_set()
     ) as runner:
         lane = runner.new_lane()
-        runner.submit(lane, [Routed(checked, 0.0, (call(),))])
+        runner.submit(lane, [Routed(CHECKED, 0.0, (call(),))])
         assert looks.wait(5)
         cancelled.set()
         runner.cancel()

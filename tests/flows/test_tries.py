@@ -137,6 +137,29 @@ def test_calls_that_are_answered_at_once_share_a_task_and_one_that_waits_holds_u
     assert all(one.answers[0].status == "ok" for one in at_once)
 
 
+def test_a_node_that_tidies_up_after_a_cancelled_call_is_left_to_it() -> None:
+    """Whatever else is cancelled meanwhile."""
+    cancelled = has_tidied_up = False
+
+    async def tidies_up() -> Answer:
+        nonlocal has_tidied_up
+        try:
+            return await hangs()
+        finally:
+            await asyncio.sleep(0.2)
+            has_tidied_up = True
+
+    node = ScriptedNode(tidies_up, timeout_s=60)
+    with runner_of(node, tries=1, is_cancelled=lambda _task: cancelled) as runner:
+        runner.submit(runner.new_lane(), [routed(call())])
+        until(lambda: node.tries == 1)
+        cancelled = True
+        for _ in range(3):
+            runner.cancel()
+            time.sleep(0.02)
+        until(lambda: has_tidied_up)
+
+
 def test_the_end_abandons_what_is_open() -> None:
     """Without waiting for its time-out, and without another try."""
     node = ScriptedNode(hangs, timeout_s=60)
