@@ -204,12 +204,13 @@ class CellStatus:
         if cell.connected is None or not cell.settings.day_budget:
             return
         budgets, runner = cell.budgets(), cell.running
+        held = [number for number, place in dict(cell.places).items() if place.tenure]
         if runner is not None:
-            spent = runner.spent_today()
+            spent = runner.spent_today(held)
             yield Sample("aureon_day_spent_calls", spent.calls)
             yield Sample("aureon_day_spent_tokens", spent.tokens)
             yield Sample("aureon_day_spent_money", spent.cost)
-        shares = [budgets.of_day(number) for number, place in dict(cell.places).items() if place.tenure]
+        shares = [budgets.of_day(number) for number in held]
         for name, limits in (
             ("calls", [share.calls for share in shares]),
             ("tokens", [share.tokens for share in shares]),

@@ -6,6 +6,7 @@ allowed, and what fits into it, `flows/budget.py` says.
 
 import asyncio
 import time
+from collections.abc import Iterable
 from functools import partial
 
 from msgspec import Struct
@@ -50,12 +51,15 @@ class Charges:
         if self._has_day and day == _today():
             self._day_of(lane).purse.at_least(spent)
 
-    def spent_today(self) -> Spent:
-        """What the lanes of this cell have spent of the day's budget; nothing where that is not limited. Any thread."""
+    def spent_today(self, lanes: Iterable[int]) -> Spent:
+        """What some lanes of this cell have spent of the day's budget; nothing where that is not limited. Any thread.
+
+        What it has spent for a lane that is another cell's by now, that one tells.
+        """
         today = _today()
         of_lane = {lane: Spent(*before) for lane, before in self._spent_before.items() if today == self._started_on}
-        of_lane |= {lane: day.purse.spent for lane, day in dict(self._days).items() if day.name == today}
-        parts = of_lane.values()
+        of_lane |= {lane: day.purse.spent for lane, day in dict(self._days).items() if day.name >= today}
+        parts = [of_lane.get(lane, NOTHING) for lane in lanes]
         return Spent(sum(p.calls for p in parts), sum(p.tokens for p in parts), sum(p.cost for p in parts))
 
     def purse(self, allowance: Allowance | None, past: Past | None) -> Purse | None:
@@ -123,7 +127,7 @@ class Charges:
     def _day_of(self, lane: int) -> "_Day":
         today = _today()
         known = self._days.get(lane)
-        if known is None or known.name != today:
+        if known is None or known.name < today:  # a clock may be put back a little; the day that was over stays so
             known_today = known is None and today == self._started_on
             before = Spent(*self._spent_before.get(lane, (0, 0, 0.0))) if known_today else NOTHING
             known = self._days[lane] = _Day(today, lane, Purse(self._budgets.of_day(lane), before))

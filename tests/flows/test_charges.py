@@ -145,6 +145,38 @@ def test_what_began_before_midnight_is_charged_to_that_day(tmp_path: Path, monke
     assert ledger.spent_on("2026-01-02")[0][:2] == (1, 0)
 
 
+def test_a_clock_that_goes_back_over_midnight_forgets_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was spent of either day stays spent."""
+    today = "2026-01-01"
+    monkeypatch.setattr("flows.charges._today", lambda: today)
+    node = ScriptedNode(answers)
+    asked = iter(range(100))
+    with runner_of(node, tries=1, folder=tmp_path, budgets=lambda: Budgets(day=Allowance(calls=5))) as runner:
+
+        def ask(count: int) -> int:
+            return sum(not f.exceeded for f in answered(runner, *[routed(call(next(asked))) for _ in range(count)]))
+
+        assert ask(9) == 5
+        today = "2026-01-02"
+        assert ask(3) == 3
+        today = "2026-01-01"
+        assert ask(1) == 1
+        assert runner.spent_today([home_lane("a", 1)]) == Spent(4)
+        today = "2026-01-02"
+        assert ask(5) == 1
+
+
+def test_what_was_spent_for_a_lane_is_told_by_the_cell_that_has_it(tmp_path: Path) -> None:
+    """What the cell before has spent of it is in what that one begins with."""
+    budgets = Budgets(day=Allowance(calls=9))
+    with runner_of(ScriptedNode(answers), tries=1, folder=tmp_path, budgets=lambda: budgets) as runner:
+        answered(runner, routed(call()))
+        mine = home_lane("a", 1)
+        assert runner.spent_today([mine]) == Spent(1)
+        assert runner.spent_today([mine, mine + 1]) == Spent(1)
+        assert runner.spent_today([]) == Spent()
+
+
 def test_a_call_that_is_given_up_while_its_charge_is_written_down_is_not_asked(tmp_path: Path) -> None:
     """The next one is: the ledger goes on."""
     cancelled = False
