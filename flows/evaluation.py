@@ -23,7 +23,7 @@ from flows.comparing.equivalence import comparison_for, group, number
 from flows.lane import Message, Sealer
 from flows.policies import SimpleThresholdPolicy
 from flows.settings import Settings
-from flows.steps.intake import Reading, classify
+from flows.steps.intake import Reading, Rejected, classify
 from flows.steps.plan import Limits, Planner
 from flows.steps.route import Routed
 from flows.steps.supervise import Supervision
@@ -192,6 +192,9 @@ def read_line(line: bytes, number_of_line: int) -> Question:
         truth=_text(truth),
         said={model: _text(said) for model, said in (read.responses or {}).items()},
     )
+    refused = message_of(question, number_of_line, 0.0).body
+    if isinstance(refused, Rejected):
+        raise BadRecordError(refused.error.partition(": ")[2])
     answers = tuple([answer_of(model, model, view.answer_kind, text) for model, text in question.said.items()])
     return msgspec.structs.replace(question, answers=answers)
 

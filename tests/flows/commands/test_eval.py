@@ -125,6 +125,7 @@ def test_values_need_not_be_texts(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_bad_lines_are_told_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """By their number; the exit code says that there were some."""
     bad = ["nonsense", {"question": "?"}, {"truth": "1"}, {"question": "?", "truth": "1", "answer_kind": "colour"}]
+    bad.append({"question": "?", "truth": "1", "logical_id": "a:r1"})
     rows = questions(20, {"a": 0.9, "b": 0.5})
     file = write(tmp_path / "q.jsonl", [*rows[:10], *bad, "", *rows[10:]])
     assert cli.main(["eval", "--splits", "2", str(file)]) == 1
@@ -135,6 +136,7 @@ def test_bad_lines_are_told_and_left_out(tmp_path: Path, capsys: pytest.CaptureF
     assert f"{file}:12: needs `truth`, the known answer - at `$.truth`" in told[1]
     assert f"{file}:13: empty: needs `prompt`" in told[2]
     assert f"{file}:14: Invalid enum value 'colour' - at `$.answer_kind`" in told[3]
+    assert f"{file}:15: 'a:r1' ends in `:r<n>`" in told[4]
 
 
 @pytest.mark.parametrize(
