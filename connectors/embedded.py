@@ -9,6 +9,7 @@ It is `noida-db` (extra `embedded`), listening on 127.0.0.1 only.
 - **Replay:** nothing; started again it goes on with the same messages, offsets and port.
 """
 
+import contextlib
 import importlib.util
 import logging
 import os
@@ -177,6 +178,8 @@ class EmbeddedBroker:
     def _spawn(self, binary: Path, broker_lock: int) -> subprocess.Popen[bytes]:
         port = self._free_port()
         command = [str(binary), "start", "--only", "kafka", "--kafka-port", str(port), "--host", HOST, "--data-dir"]
+        # the port is known before there is a process: whoever is killed in between leaves one that can be found
+        self._remember(_Running(port=port, pid=0))
         with self.log_path.open("ab") as output:
             try:
                 process = subprocess.Popen(
@@ -192,7 +195,7 @@ class EmbeddedBroker:
                 raise RefusedError(
                     f"{binary} does not run on this machine ({error}); set AUREON_BROKERS to the address of a Kafka"
                 ) from None
-        replace(self.folder / "broker.json", msgspec.json.encode(_Running(port=port, pid=process.pid)), ANYBODY)
+        self._remember(_Running(port=port, pid=process.pid))
         return process
 
     def _free_port(self) -> int:
@@ -232,16 +235,18 @@ class EmbeddedBroker:
             self._collect()
             return
         self._close_connections()
-        self._signal(running.pid, signal.SIGTERM)
-        deadline = time.monotonic() + STOP_LIMIT_S
-        while self.is_running():
-            if time.monotonic() > deadline:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if number is signal.SIGKILL:
                 log.error("the broker in %s does not stop, killing it: its last seconds may be lost", self.folder)
-                self._signal(running.pid, signal.SIGKILL)
-                deadline = float("inf")
-            self._reap()
-            time.sleep(POLL_S)
-        self._collect()
+            self._signal(running.pid, number)
+            deadline = time.monotonic() + STOP_LIMIT_S
+            while time.monotonic() < deadline:
+                if not self.is_running():
+                    self._collect()
+                    return
+                self._reap()
+                time.sleep(POLL_S)
+        log.error("the broker in %s does not end: `fuser %s/broker.lock` tells its process", self.folder, self.folder)
 
     def _close_connections(self) -> None:
         """Have it let go of its clients before it saves: what it acknowledges while it does so is lost."""
@@ -252,10 +257,18 @@ class EmbeddedBroker:
             log.warning("the broker in %s does not let go of its clients: %s", self.folder, error)
 
     def _signal(self, pid: int, number: signal.Signals) -> None:
-        # A pid may be somebody else's by now, if the machine was restarted or the folder was copied.
-        command = Path(f"/proc/{pid}/cmdline")
-        if not command.parent.parent.is_dir() or (command.is_file() and b"noida-db" in command.read_bytes()):
-            os.kill(pid, number)
+        # A pid may be somebody else's by now, if the machine was restarted or the folder was copied; and none is known
+        # where whoever started the broker was killed over it.
+        processes = Path("/proc")
+        if not processes.is_dir():
+            told = [pid] if pid else []
+        elif _is_broker(processes / str(pid), b""):
+            told = [pid]
+        else:
+            told = [int(p.name) for p in processes.glob("[0-9]*") if _is_broker(p, os.fsencode(self.folder))]
+        for each in told:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each, number)
 
     def _collect(self) -> None:
         """Wait for a child that has let go of its lock and has not quite ended."""
@@ -272,6 +285,9 @@ class EmbeddedBroker:
         if self._owner_lock is not None:
             os.close(self._owner_lock)
             self._owner_lock = None
+
+    def _remember(self, running: _Running) -> None:
+        replace(self.folder / "broker.json", msgspec.json.encode(running), ANYBODY)
 
     def _remembered(self) -> _Running | None:
         try:
@@ -324,6 +340,15 @@ def _is_locked(path: Path) -> bool:
         return not try_lock(descriptor, shared=True)
     finally:
         os.close(descriptor)
+
+
+def _is_broker(process: Path, data_folder: bytes) -> bool:
+    """Tell whether a process is a broker with a data folder; with any one, if that is empty."""
+    try:
+        command = (process / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return any(part.endswith(b"noida-db") for part in command) and (not data_folder or data_folder in command)
 
 
 def _listens(port: int) -> bool:

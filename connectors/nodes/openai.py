@@ -418,7 +418,7 @@ class OpenAINode:
         return Answer(
             node=call.node,
             model=call.model,
-            version=_version(call.model, completion),
+            version=self._version(call.model, completion),
             sample=call.sample,
             status="abstained" if abstained else "ok",
             text=found,
@@ -429,6 +429,14 @@ class OpenAINode:
             cost=self.capabilities.cost(tokens_in, tokens_out),
         )
 
+    def _version(self, asked: str, completion: _Completion) -> str:
+        """What the server says of its model beyond the name that was asked for."""
+        said = (completion.model, completion.system_fingerprint)
+        told = [text for text in said if isinstance(text, str) and text not in ("", asked)]
+        if self._key is not None:
+            told = [self._key.hide(text) for text in told]
+        return " ".join(text[:MAX_VERSION] for text in told)
+
 
 def _abstention(choice: _Choice, text: str) -> str:
     """Say why a completion is no answer; "" where it is one."""
@@ -437,13 +445,6 @@ def _abstention(choice: _Choice, text: str) -> str:
     if choice.message.refusal:
         return "refusal"
     return "" if text.strip() else "no content"
-
-
-def _version(asked: str, completion: _Completion) -> str:
-    """What the server says of its model beyond the name that was asked for."""
-    served, fingerprint = completion.model, completion.system_fingerprint
-    told = [text[:MAX_VERSION] for text in (served, fingerprint) if isinstance(text, str) and text not in ("", asked)]
-    return " ".join(told)
 
 
 def _count(told: int | None) -> int | None:

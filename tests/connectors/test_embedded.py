@@ -124,6 +124,47 @@ def test_broker_of_a_killed_owner_is_adopted_with_its_messages(tmp_path: Path) -
     assert not heir.is_running()
 
 
+def test_broker_whose_starter_was_killed_before_it_knew_the_process_is_adopted_and_ended(tmp_path: Path) -> None:
+    """At the first start of a folder, and at a later one."""
+    code = (
+        "import os, pathlib, sys; from connectors.embedded import EmbeddedBroker\n"
+        "remember = EmbeddedBroker._remember\n"
+        "def killed(broker, running): os.kill(os.getpid(), 9) if running.pid else remember(broker, running)\n"
+        "EmbeddedBroker._remember = killed\n"
+        "EmbeddedBroker(pathlib.Path(sys.argv[1])).start()"
+    )
+    for count in (0, 10):
+        done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+        assert done.returncode == -signal.SIGKILL
+        with EmbeddedBroker(tmp_path) as heir:
+            assert heir.owned
+            if count:
+                assert len(backlog(heir.brokers)) == count
+            else:
+                write(heir.brokers, 10)
+        assert not heir.is_running()
+
+
+def test_broker_that_cannot_be_ended_is_told_and_waited_for_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where its process is not to be found; the next owner, whom it does not answer any more, ends it."""
+    broker = EmbeddedBroker(tmp_path)
+    broker.start()
+    process = broker._process
+    assert process is not None
+    with monkeypatch.context() as without:
+        without.setattr("connectors.embedded.STOP_LIMIT_S", 0.2)
+        without.setattr(EmbeddedBroker, "_signal", lambda *_: None)
+        broker.stop()
+    assert "does not end: `fuser" in caplog.text
+    threading.Thread(target=process.wait).start()  # it is this process's child
+    monkeypatch.setattr("connectors.embedded.START_LIMIT_S", 0.3)
+    with pytest.raises(TryAgainError, match="did not answer"):
+        EmbeddedBroker(tmp_path).start()
+    assert not broker.is_running()
+
+
 def test_port_that_another_program_took_is_replaced(tmp_path: Path) -> None:
     """The folder's port is a habit, not a promise."""
     with EmbeddedBroker(tmp_path) as broker:

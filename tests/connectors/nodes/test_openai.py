@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from connectors.nodes import CheckedNode, Failure, NodeError
 from connectors.nodes import openai as client
-from connectors.nodes.openai import PIECE, Key, OpenAINode, retry_after, seed_of
+from connectors.nodes.openai import MAX_VERSION, PIECE, Key, OpenAINode, retry_after, seed_of
 from schemas.node import Answer, Call, NodeCapabilities, NodeReport
 from schemas.task import PromptMessage
 from tests.connectors.asked import a_call
@@ -427,6 +427,15 @@ def test_the_key_is_in_the_request_and_nowhere_else(server: OpenAIServer) -> Non
         pieces = [SECRET[i : i + 8] for i in range(len(SECRET) - 7)]
         assert not [piece for piece in pieces if piece in told]
     assert {served.headers["Authorization"] for served in server.served} == {f"Bearer {SECRET}"}
+
+
+def test_the_key_is_not_in_what_the_server_says_of_its_model(server: OpenAIServer) -> None:
+    """As in no answer: it goes into the lake."""
+    said = {"model": f"{SECRET} " * 2, "system_fingerprint": "x" * (MAX_VERSION - 10) + SECRET}
+    server.answer = lambda _question: completion({"content": "42"}) | said
+    version = ask(server, key=SECRET).version
+    assert version.startswith("[key] [key]")
+    assert SECRET[:4] not in version
 
 
 def test_the_key_hides() -> None:
