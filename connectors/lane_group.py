@@ -107,7 +107,7 @@ class LaneGroup:
         self._here: set[int] = set()
         self._elsewhere_since: float | None = None
         self._failed: AureonError | None = None
-        self._ticked_at = time.monotonic()
+        self._ticked_at = _now()
         self._over = threading.Event()
         self._consumer: Consumer = new_consumer(settings, group, committed_only=False)
         self._consumer.subscribe(
@@ -144,7 +144,7 @@ class LaneGroup:
     @property
     def is_sure(self) -> bool:
         """Tell whether this process may think that its lanes are its own: not if it has just woken."""
-        return time.monotonic() - self._ticked_at <= self._still_s
+        return _now() - self._ticked_at <= self._still_s
 
     def close(self) -> None:
         """Leave off; the group keeps the lanes for this cell until the session timeout is over."""
@@ -177,7 +177,7 @@ class LaneGroup:
         """Notice that the process stood still for as long as the group waits: others may have its lanes by now, and the
         library says so a moment too late. All are dropped, and opened anew if they are still here.
         """
-        now = time.monotonic()
+        now = _now()
         stood_s = now - self._ticked_at
         if stood_s > self._still_s:
             log.warning("this process stood still for %.1f s; it begins anew with the lanes that it still has", stood_s)
@@ -253,6 +253,11 @@ class LaneGroup:
                 self._tenures.pop(place.partition, None)
                 self._leaving.discard(place.partition)
         consumer.incremental_unassign(partitions)
+
+
+def _now() -> float:
+    """Seconds by a clock that goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _told(partitions: list[TopicPartition]) -> str:
