@@ -20,6 +20,7 @@ from connectors.checked_producer import CheckedProducer
 from connectors.kafka import ASK_LIMIT_S, MAX_MESSAGE_BYTES, ClientConfig, admin_client, patiently, read_to_end
 from schemas.errors import UNREADABLE, RefusedError, TryAgainError
 from schemas.software import check_version
+from schemas.task import URGENT_PRIORITY
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,11 @@ _MUST_BE: dict[str, dict[str, str]] = {
 
 NO_TOPIC_ID = "AAAAAAAAAAAAAAAAAAAAAA"
 """Sixteen zero bytes: a broker that gives its topics no ids."""
+
+
+def input_topic(priority: int) -> str:
+    """The Kafka topic on which a task of this priority goes in."""
+    return TASKS_HIGH if priority <= URGENT_PRIORITY else TASKS
 
 
 class Topics(Struct, frozen=True, kw_only=True):

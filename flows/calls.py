@@ -23,10 +23,9 @@ from flows.budget import NOTHING, Budgets, Spent
 from flows.charges import Charges
 from flows.checks import Checking, Checks
 from flows.gate import NodeGate
+from flows.items import Answered, Routed, Work
 from flows.node_watch import Nodes, NodeWatch
 from flows.open_round import OpenRound
-from flows.steps.intake import Work
-from flows.steps.route import Routed
 from flows.tries import RetryPolicy, Tries
 from schemas.node import Answer, Call, NodeState
 from schemas.task import FORM_CHECKS, TaskDescriptor
@@ -41,22 +40,6 @@ _NO_GATES: Mapping[str, NodeGate] = {}
 
 Check = Callable[[Routed, Sequence[Answer], Checks | None], Checks]
 """Asks a verifier, which may take its time; given what it said of answers before."""
-
-
-class Answered(Struct, frozen=True, gc=False):
-    """A round with the answers to its calls, in the order in which they were asked."""
-
-    routed: Routed
-    answers: tuple[Answer, ...]
-    spent: Spent = NOTHING
-    checks: Checks | None = None
-    """What the verifier said, where it takes its time and was asked ahead."""
-    exceeded: str = ""
-    """Which budget kept a call from being asked."""
-    cancelled: bool = False
-    """The task was cancelled while its calls were under way."""
-    dropped: bool = False
-    """Its lane is another cell's by now: nothing is to be decided of it here."""
 
 
 class RunnerParts(Struct, frozen=True, kw_only=True):

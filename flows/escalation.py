@@ -12,9 +12,8 @@ from flows.affinity import Affinities
 from flows.budget import expected
 from flows.checks import Checks
 from flows.comparing.equivalence import EXACT, Comparison
+from flows.items import Routed, Work
 from flows.outlook import gain_of_answers
-from flows.steps.intake import Work
-from flows.steps.route import Routed
 from flows.steps.validate import Verifier, ask_verifier, validate
 from flows.votes import ALTERNATIVES, Votes
 from schemas.node import Answer, Call, NodeCapabilities

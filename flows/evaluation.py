@@ -18,14 +18,13 @@ from connectors.nodes.final_answer import final_answer
 from connectors.nodes.signals import signals_of
 from connectors.topics import RETRY, TASKS
 from flows.affinity import Affinities
-from flows.calls import Answered
 from flows.comparing.equivalence import comparison_for, group, number
+from flows.items import Answered, Rejected, Routed
 from flows.lane import Message, Sealer
 from flows.policies import SimpleThresholdPolicy
 from flows.settings import Settings
-from flows.steps.intake import Reading, Rejected, classify
+from flows.steps.intake import Reading, classify
 from flows.steps.plan import Limits, Planner
-from flows.steps.route import Routed
 from flows.steps.supervise import Supervision
 from flows.steps.validate import Verifier, validate
 from flows.supervision import built_in_supervisor

@@ -26,8 +26,9 @@ from msgspec import Struct
 
 from connectors.told_errors import tells_errors
 from flows.cut import Cut, decode_cut, encode_cut, newest
+from flows.items import Decided, Handed, Rejected, Work
 from flows.lane import Lane, Owners, Window, id_key, log_start
-from flows.steps.intake import Decided, Handed, Reading, Rejected, Work, classify
+from flows.steps.intake import Reading, classify
 from flows.stopping import Stopping
 from schemas.decision import Decision, read_decision
 from schemas.errors import BadRecordError, LogMismatchError, RefusedError, TryAgainError

@@ -25,10 +25,10 @@ from flows.accepted import AcceptedRecords
 from flows.affinity import Affinities
 from flows.branched import BranchedContents
 from flows.comparing.equivalence import comparison_for, group
+from flows.items import Decided
 from flows.lessons import view_of
 from flows.memory import Memory
 from flows.outlook import Outlooks
-from flows.steps.intake import Decided
 from flows.supervision.health import TopicRecord
 from one_lake.query import RecentRound, recent_rounds
 from schemas.decision import Decision, DecisionKind, Finding, RoundResult

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from connectors.ledger import CallName, Past, call_name
 from flows.budget import Purse, Spent
 from flows.checks import Checks
-from flows.steps.intake import Work
-from flows.steps.route import Routed
+from flows.items import Routed, Work
 from schemas.node import Answer, Call
 from schemas.task import TaskDescriptor
 

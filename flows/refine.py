@@ -31,19 +31,19 @@ from connectors.told_errors import tells_errors
 from connectors.topics import RESULTS
 from flows import logs
 from flows.budget import Budgets, is_unlimited
-from flows.calls import Answered
 from flows.cell import Cell
 from flows.cell_status import CellStatus
+from flows.items import Answered, Decided, Handed, Routed, Supervised, Work
 from flows.lane import Message
 from flows.lane_source import LaneSource
 from flows.learning import Learning
 from flows.settings import read_settings
 from flows.steps.derive import Derived, derive
 from flows.steps.infer import Inference
-from flows.steps.intake import Decided, Handed, Work, mark_of
+from flows.steps.intake import mark_of
 from flows.steps.plan import Planner
-from flows.steps.route import Routed, Router
-from flows.steps.supervise import Supervised, Supervision
+from flows.steps.route import Router
+from flows.steps.supervise import Supervision
 from flows.steps.validate import validate
 from flows.telemetry import Telemetry
 from flows.votes import Votes

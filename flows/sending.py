@@ -6,8 +6,8 @@ import msgspec
 
 from connectors.checked_producer import CheckedProducer
 from connectors.kafka import ClientConfig
+from connectors.topics import input_topic
 from flows.overflow import Overflow
-from flows.steps.plan import input_topic
 from schemas.errors import BadRecordError
 from schemas.ids import home_lane
 from schemas.task import AWAY, encode, read_task

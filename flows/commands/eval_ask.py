@@ -11,8 +11,9 @@ import msgspec
 from connectors.ledger import CallLedger
 from connectors.nodes.registry import NodeRegistry
 from flows.budget import Budgets
-from flows.calls import Answered, CallRunner, RunnerParts
+from flows.calls import CallRunner, RunnerParts
 from flows.evaluation import Question, message_of
+from flows.items import Answered
 from flows.prompts import Prompts
 from flows.settings import Settings, import_object
 from flows.steps.route import Router

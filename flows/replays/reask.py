@@ -22,7 +22,8 @@ from connectors.nodes.registry import NodeRegistry
 from connectors.topics import TASKS
 from flows.branching import Branching
 from flows.budget import Budgets, is_unlimited
-from flows.calls import Answered, CallRunner, RunnerParts
+from flows.calls import CallRunner, RunnerParts
+from flows.items import Answered, Supervised, Work
 from flows.lane import Message
 from flows.learning import Learning, Memories
 from flows.overflow import Overflow
@@ -32,10 +33,8 @@ from flows.replays.redecide import IMPOSSIBLE
 from flows.rules import Rules
 from flows.settings import Settings, import_object
 from flows.steps.derive import LoggedDecision, round_row
-from flows.steps.intake import Work
 from flows.steps.plan import Limits
 from flows.steps.route import Router
-from flows.steps.supervise import Supervised
 from flows.steps.validate import validate
 from flows.tries import RetryPolicy
 from one_lake.encode import values_of

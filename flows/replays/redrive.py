@@ -14,13 +14,12 @@ import msgspec
 from msgspec import Raw
 
 from connectors.checked_producer import CheckedProducer
-from connectors.topics import ensure_topics, establish_cluster
+from connectors.topics import ensure_topics, establish_cluster, input_topic
 from flows.cluster import belongs_to, cluster_key, config_of, fingerprint
 from flows.lane import Sealer
 from flows.replays.parts import Done, Past, as_file, empty_row
 from flows.settings import Settings
 from flows.steps.intake import seal_redrive
-from flows.steps.plan import input_topic
 from one_lake.encode import values_of
 from one_lake.runs import Asked
 from schemas.decision import NO_OWNERS

@@ -8,9 +8,9 @@ from msgspec import Raw, Struct
 
 from connectors.lane_sinks import Outgoing
 from connectors.topics import DEAD_LETTERS
+from flows.items import Decided
 from flows.judgement import before_of
 from flows.lane import Sealer
-from flows.steps.intake import Decided
 from schemas.decision import (
     NO_PAYLOAD,
     NOTHING_SEEN,

@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 from bytewax.operators import StatefulBatchLogic
 
 from connectors.told_errors import tells_errors
-from flows.calls import Answered, CallRunner
-from flows.steps.route import Routed
+from flows.calls import CallRunner
+from flows.items import Answered, Routed
 from flows.stopping import Stopping
 
 DRAIN_SOON, DRAIN_EVERY = timedelta(milliseconds=2), timedelta(milliseconds=5)

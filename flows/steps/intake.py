@@ -1,7 +1,7 @@
 """intake: is it a task at all, was it seen before, which goes next, how many may be under way.
 
-Here is what a message is, and what intake hands on; which goes next is for `flows.lane` to say, and the source that
-reads the lane's inputs and its log is `flows.lane_source`.
+Here is what a message is; which goes next is for `flows.lane` to say, and the source that reads the lane's inputs and
+its log is `flows.lane_source`.
 """
 
 import base64
@@ -11,6 +11,7 @@ import hmac
 import msgspec
 from msgspec import Struct
 
+from flows.items import Rejected, Work
 from flows.lane import REDRIVE, Message, Sealer, id_key
 from flows.overflow import Overflow
 from schemas.blob import REFERENCE_START
@@ -34,25 +35,6 @@ RAW_LIMIT = 64 * 1024
 
 
 # -- what a message is, without I/O --------------------------------------------------------------------------------
-
-
-class Work(Struct, frozen=True, gc=False):
-    """A task that is handed out."""
-
-    task: TaskDescriptor
-    view: PayloadView
-
-
-class Rejected(Struct, frozen=True, gc=False):
-    """A message that is no task: what is wrong, and its bytes."""
-
-    error: str
-    raw: str
-    """In base64, up to `RAW_LIMIT` bytes."""
-    task: TaskDescriptor | None = None
-    """The task that it would be, if what it refers to were there."""
-    is_own: bool = False
-    """The cluster itself wrote it: a newer Aureon, since this software cannot read it."""
 
 
 class Reading(Struct, frozen=True, gc=False):
@@ -206,29 +188,6 @@ def _check_redrive(reading: Reading, task: TaskDescriptor) -> None:
     is_ours = sealed is not None and hmac.compare_digest(sealed.seal.encode(), claimed.seal.encode())
     if task.cause is not None or not is_ours:
         raise BadRecordError("claims a redrive that this cluster has not sealed; leave it out - at `$.redrive`")
-
-
-# -- what the source hands on --------------------------------------------------------------------------------------
-
-
-class Handed(Struct, frozen=True, gc=False):
-    """Messages handed out, and those for which a `started` mark goes to the log first."""
-
-    messages: list[Message]
-    marks: list[Message]
-    at: float
-    """Seconds since the epoch."""
-
-
-class Decided(Struct, frozen=True, gc=False):
-    """Winning decisions as read back from the log of a lane, each with its offset, in order."""
-
-    lane: int
-    decisions: list[tuple[int, Decision]]
-    hashes: list[str]
-    """Of each, the sha256 of its bytes, in hex."""
-    begins: bool = False
-    """The lane is this cell's from now on; others may have written of it since it was last."""
 
 
 def mark_of(message: Message) -> Decision:

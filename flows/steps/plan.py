@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
-from connectors.topics import RETRY, TASKS, TASKS_HIGH, TASKS_NEXT
+from connectors.topics import RETRY, TASKS_NEXT, input_topic
 from flows.branching import Branching
 from flows.budget import Budgets, after, is_unlimited, spent_up, split
-from flows.calls import Answered
+from flows.items import Answered, Rejected, Supervised, Work
 from flows.judgement import (
     BUDGET_SPENT,
     NO_RESULT,
@@ -28,8 +28,6 @@ from flows.judgement import (
 )
 from flows.overflow import Overflow
 from flows.policies import ConvergencePolicy, Outlook, Situation
-from flows.steps.intake import Rejected, Work
-from flows.steps.supervise import Supervised
 from schemas.decision import (
     NOTHING_SEEN,
     WIRE_VERSION,
@@ -44,7 +42,6 @@ from schemas.ids import RQMLRoundId, branch_id, content_hash, home_lane
 from schemas.node import Answer, Call
 from schemas.software import software_version
 from schemas.task import (
-    URGENT_PRIORITY,
     Allowance,
     Ancestor,
     Origin,
@@ -59,11 +56,6 @@ MAX_DECISION_BYTES = 24 << 20
 """Everything that follows from a decision is a part of it, plus less than a kilobyte; Kafka takes 32 MiB."""
 _POISON = "the process ended uncleanly each time that this task was under way, at last with nothing beside it"
 _NO_ORIGIN = Origin()
-
-
-def input_topic(priority: int) -> str:
-    """The Kafka topic on which a task of this priority goes in."""
-    return TASKS_HIGH if priority <= URGENT_PRIORITY else TASKS
 
 
 class Limits(Struct, frozen=True, gc=False):

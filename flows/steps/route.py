@@ -21,10 +21,10 @@ from msgspec import Struct
 
 from flows.affinity import Affinities
 from flows.budget import Purse, expected
+from flows.items import Routed, Work
 from flows.judgement import BUDGET_SPENT
 from flows.lane import Message
 from flows.orders import Orders
-from flows.steps.intake import Work
 from flows.votes import Name
 from schemas.errors import RefusedError
 from schemas.node import Call, NodeCapabilities, NodeHealth, NodeState
@@ -55,23 +55,6 @@ TOPIC_STOPPED = "topic_stopped"
 
 Render = Callable[[str, PayloadView, str | None, str], tuple[PromptMessage, ...]]
 """Writes a question as a chat: (topic, payload, answer of the round before, what was wrong with it)."""
-
-
-class Routed(Struct, frozen=True, gc=False):
-    """A message with the calls of its round; none where intake or the router already knows what becomes of it."""
-
-    message: Message
-    handed_at: float
-    calls: tuple[Call, ...]
-    reserves: tuple[Call, ...] = ()
-    """Asked one by one: when a call fails for good, and while answers do not suffice where the round escalates."""
-    escalates: bool = False
-    routing: str = ""
-    """What is asked and why, and what is not."""
-    allowance: Allowance | None = None
-    """What the round may spend; None where nothing is limited."""
-    refusal: tuple[str, str] | None = None
-    """Why no model can be asked: reason and detail."""
 
 
 class Strategy(Struct, frozen=True, gc=False):

@@ -2,27 +2,15 @@
 
 from collections.abc import Callable
 
-from msgspec import Struct
-
 from flows.accepted import Accepted, AcceptedRecords
 from flows.budget import NOTHING, UNLIMITED, Spent
-from flows.calls import Answered
+from flows.items import Answered, Supervised, Work
 from flows.lane import Message
-from flows.steps.intake import Work
 from flows.supervision import Case, Health, Supervisor
 from flows.supervision.health import TopicRecord
-from schemas.decision import NOTHING_SEEN, RoundResult, Seen
+from schemas.decision import RoundResult, Seen
 from schemas.errors import BadRecordError
 from schemas.task import read_digest
-
-
-class Supervised(Struct, frozen=True, gc=False):
-    """A round with its result, as supervision lets it pass; no result where no model was asked."""
-
-    answered: Answered
-    result: RoundResult | None
-    seen: Seen = NOTHING_SEEN
-    """What the policies looked up."""
 
 
 class Supervision:

@@ -20,9 +20,9 @@ from msgspec import Struct
 from connectors.topics import RETRY, TASKS
 from flows.affinity import Affinities
 from flows.budget import expected
-from flows.calls import Answered
 from flows.comparing.equivalence import number
 from flows.escalation import Escalation
+from flows.items import Answered
 from flows.lane import Message, Sealer
 from flows.policies import SimpleThresholdPolicy
 from flows.settings import Settings

@@ -12,16 +12,16 @@ from collections.abc import Mapping
 from connectors.topics import RETRY, TASKS
 from flows.accepted import AcceptedRecords
 from flows.affinity import Affinities
-from flows.calls import Answered
 from flows.cluster import INPUTS
+from flows.items import Answered, Decided, Routed, Supervised
 from flows.lane import Lane, Sealer
 from flows.policies import SimpleThresholdPolicy
 from flows.settings import Settings
 from flows.steps.derive import derive
-from flows.steps.intake import Decided, Reading, classify
+from flows.steps.intake import Reading, classify
 from flows.steps.plan import Limits, Planner
-from flows.steps.route import Routed, Router
-from flows.steps.supervise import Supervised, Supervision
+from flows.steps.route import Router
+from flows.steps.supervise import Supervision
 from flows.steps.validate import Verifier, built_in_verifiers, validate
 from flows.supervision import built_in_supervisor
 from flows.supervision.health import TopicRecord

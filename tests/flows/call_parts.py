@@ -11,10 +11,9 @@ from typing import Any
 from connectors.ledger import CallLedger
 from connectors.nodes import Node, NodeError
 from flows.budget import Budgets
-from flows.calls import Answered, CallRunner, RunnerParts
+from flows.calls import CallRunner, RunnerParts
+from flows.items import Answered, Routed, Work
 from flows.lane import Message
-from flows.steps.intake import Work
-from flows.steps.route import Routed
 from flows.tries import RetryPolicy
 from schemas.node import Answer, Call, NodeCapabilities
 from schemas.task import read_task

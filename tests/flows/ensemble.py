@@ -7,8 +7,8 @@ import msgspec
 
 from connectors.topics import RETRY, TASKS
 from flows.affinity import Affinities
-from flows.calls import Answered
 from flows.escalation import Escalation
+from flows.items import Answered
 from flows.lane import Sealer
 from flows.policies import SimpleThresholdPolicy
 from flows.settings import Settings

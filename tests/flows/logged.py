@@ -3,9 +3,9 @@
 import hashlib
 from collections.abc import Iterable
 
+from flows.items import Decided
 from flows.lane import Sealer
 from flows.steps.derive import Derived, derive
-from flows.steps.intake import Decided
 from schemas.decision import Decision
 from schemas.task import encode
 

@@ -14,9 +14,8 @@ import pytest
 from flows.budget import NOTHING
 from flows.calls import CallRunner, LaneCalls
 from flows.checks import AT_A_TIME, Checks
+from flows.items import Routed, Work
 from flows.lane import Message
-from flows.steps.intake import Work
-from flows.steps.route import Routed
 from schemas.errors import TryAgainError
 from schemas.task import Allowance, read_task
 from tests.aureon_command import until

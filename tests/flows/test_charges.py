@@ -8,8 +8,8 @@ import pytest
 
 from connectors.ledger import CallLedger
 from flows.budget import Budgets, Spent, expected
-from flows.calls import Answered
 from flows.charges import day_of
+from flows.items import Answered
 from schemas.ids import home_lane
 from schemas.node import Answer
 from schemas.task import Allowance

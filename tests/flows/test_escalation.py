@@ -4,9 +4,10 @@ from typing import Any
 
 from flows.affinity import Affinities
 from flows.escalation import Escalation
+from flows.items import Routed
 from flows.lane import Message
 from flows.policies import Value
-from flows.steps.route import Routed, Strategy
+from flows.steps.route import Strategy
 from schemas.node import Answer
 from tests.flows.steps.test_route import NODES, VERIFIERS, message, past_learning, router
 

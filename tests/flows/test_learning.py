@@ -9,10 +9,10 @@ import msgspec
 import pytest
 
 from flows.affinity import Affinities
+from flows.items import Decided
 from flows.lane import Sealer
 from flows.learning import WRITE_EVERY_S, Learning, Memories
 from flows.outlook import Outlooks
-from flows.steps.intake import Decided
 from one_lake.merge import merge
 from schemas.decision import Decision, DecisionKind, Finding
 from schemas.ids import payload_digest

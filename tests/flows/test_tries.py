@@ -11,9 +11,8 @@ import pytest
 
 from connectors.nodes import NodeError
 from flows.calls import CallRunner
+from flows.items import Routed, Work
 from flows.lane import Message
-from flows.steps.intake import Work
-from flows.steps.route import Routed
 from schemas.node import Answer, Call, NodeHealth, NodeReport
 from schemas.task import TaskDescriptor, read_task
 from tests.aureon_command import until

@@ -46,6 +46,7 @@ from flows.commands.submit import read_lines, with_topic
 from flows.comparing.equivalence import canonical, group
 from flows.cut import decode_cut, encode_cut, joined, pieces_of
 from flows.evaluation import message_of, read_line
+from flows.items import Decided, Rejected, Work
 from flows.lane import Sealer
 from flows.orders import Orders
 from flows.outlook import Outlooks
@@ -56,7 +57,7 @@ from flows.replays.report import read_truths
 from flows.root import Root
 from flows.settings import Settings, read_settings
 from flows.steps.derive import derive
-from flows.steps.intake import Decided, Reading, Rejected, Work, classify
+from flows.steps.intake import Reading, classify
 from flows.steps.route import read_strategy
 from flows.supervision import Supervisor, built_in_supervisor
 from flows.supervision.case import Case

@@ -9,11 +9,10 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from flows import cli
-from flows.calls import Answered
 from flows.commands import eval_ask
 from flows.evaluation import plain_answer
+from flows.items import Answered, Routed
 from flows.lane import Message
-from flows.steps.route import Routed
 from schemas.node import Answer
 from schemas.task import AnswerKind
 from tests.openai_server import OpenAIServer

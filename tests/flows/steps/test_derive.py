@@ -6,14 +6,13 @@ import msgspec
 import pytest
 from msgspec import Raw
 
-from flows.calls import Answered
+from flows.items import Answered, Decided, Supervised
 from flows.policies import SimpleThresholdPolicy
 from flows.settings import Settings
 from flows.steps.derive import derive
-from flows.steps.intake import Decided
 from flows.steps.plan import Limits, Planner
 from flows.steps.route import Router
-from flows.steps.supervise import Supervised, Supervision
+from flows.steps.supervise import Supervision
 from flows.steps.validate import built_in_verifiers, validate
 from flows.supervision import Case, Supervisor
 from schemas.decision import Decision, DecisionKind, Dissent, Finding, RoundResult, Seen, read_decision

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from connectors.blobs import BlobStore
 from connectors.topics import RETRY, TASKS, TASKS_NEXT
+from flows.items import Rejected, Work
 from flows.lane import Message, Sealer
 from flows.overflow import Overflow
-from flows.steps.intake import Reading, Rejected, Work, classify
+from flows.steps.intake import Reading, classify
 from schemas.blob import BlobReference
 from schemas.errors import TryAgainError
 from schemas.ids import content_id, home_lane

@@ -13,7 +13,7 @@ from connectors.blobs import BlobStore
 from connectors.topics import DEAD_LETTERS, RETRY, TASKS, TASKS_HIGH, TASKS_NEXT
 from flows.accepted import AcceptedRecords
 from flows.budget import Spent
-from flows.calls import Answered
+from flows.items import Answered, Supervised
 from flows.lane import Message, Sealer
 from flows.overflow import Overflow
 from flows.policies import ConvergencePolicy, SimpleThresholdPolicy
@@ -22,7 +22,7 @@ from flows.steps.derive import Derived
 from flows.steps.intake import Reading, classify
 from flows.steps.plan import MAX_DECISION_BYTES, Limits, Planner
 from flows.steps.route import Router
-from flows.steps.supervise import Supervised, Supervision
+from flows.steps.supervise import Supervision
 from flows.steps.validate import built_in_verifiers, validate
 from flows.supervision import Supervisor, built_in_supervisor
 from flows.supervision.health import TopicRecord

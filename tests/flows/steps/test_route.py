@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from connectors.topics import RETRY, TASKS
 from flows.affinity import Affinities
 from flows.budget import expected
+from flows.items import Routed
 from flows.judgement import BUDGET_SPENT
 from flows.lane import Message, Sealer
 from flows.orders import Orders
 from flows.steps import route
 from flows.steps.intake import Reading, classify
-from flows.steps.route import LEARNING, MAX_ROUTING, Routed, Router, Strategy, read_strategy
+from flows.steps.route import LEARNING, MAX_ROUTING, Router, Strategy, read_strategy
 from flows.steps.validate import built_in_verifiers
 from schemas.errors import RefusedError
 from schemas.node import Answer, Call, NodeCapabilities, NodeHealth, NodeState
