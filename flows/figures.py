@@ -189,8 +189,9 @@ SELECT
     count(*) FILTER (kind = 'converged' AND forced),
     count(*) FILTER (kind = 'dead'),
     count(*) FILTER (kind = 'cancelled'),
-    count(*) FILTER (kind IN ('next_round', 'retry'))
-        + any_value(coalesce(spawned, 0)) - any_value(coalesce(followed, 0)),
+    -- what follows may be in the lake before what it follows from, which another lane decided
+    greatest(0, count(*) FILTER (kind IN ('next_round', 'retry'))
+        + any_value(coalesce(spawned, 0)) - any_value(coalesce(followed, 0))),
     any_value(coalesce(spawned, 0)),
     count(kind),
     coalesce(sum(calls), 0)::BIGINT,

@@ -11,6 +11,9 @@ from schemas.supervision import Alert, CellState
 
 SILENT_AFTER_S = 8.0
 """Cells say how they are every two seconds."""
+CELL_ALERTS = ("cell_silent", "cell_back")
+NODE_ALERTS = ("node_unhealthy", "node_back")
+"""Of the bad and the good."""
 FORGOTTEN_AFTER_S = 3600.0
 
 State = TypeVar("State", CellState, NodeState)
@@ -68,9 +71,7 @@ class Registry:
                 f"not heard of for {silent_s:.0f} s; it had the lanes {lanes}",
                 f"heard again, with the lanes {lanes}",
             )
-            self._note(
-                self.known_cells, name, silent_s < SILENT_AFTER_S, ("cell_silent", "cell_back"), told, now, alerts
-            )
+            self._note(self.known_cells, name, silent_s < SILENT_AFTER_S, CELL_ALERTS, told, now, alerts)
         by_node: dict[str, list[NodeState]] = {}
         for (_, node), state in self.nodes.items():
             by_node.setdefault(node, []).append(state)
@@ -80,9 +81,7 @@ class Registry:
                 continue  # nobody is there to tell
             bad = [s for s in fresh if s.health is NodeHealth.UNHEALTHY]
             told = f"unhealthy in all of {len(fresh)} cells", f"well in {len(fresh) - len(bad)} of {len(fresh)} cells"
-            self._note(
-                self.known_nodes, name, len(bad) < len(fresh), ("node_unhealthy", "node_back"), told, now, alerts
-            )
+            self._note(self.known_nodes, name, len(bad) < len(fresh), NODE_ALERTS, told, now, alerts)
         for known, present in ((self.known_cells, self.cells), (self.known_nodes, by_node)):
             for name in known.keys() - present.keys():
                 del known[name]

@@ -16,7 +16,7 @@ from connectors.topics import HEARTBEATS
 from flows.affinity import Affinities
 from flows.counts import DECAY_EVERY_S, TopicCounts
 from flows.quarantine import Kept, fared_of, judge
-from flows.registry import Known, Registry
+from flows.registry import CELL_ALERTS, NODE_ALERTS, Known, Registry
 from schemas.decision import Decision, DecisionKind
 from schemas.errors import UNREADABLE, RefusedError
 from schemas.node import NodeState
@@ -36,6 +36,7 @@ MAX_TOPICS = 1000
 MAX_ALERTS = 1000
 
 _ALERTS = {Stage.QUARANTINED: "quarantined", Stage.PROBATION: "probation", Stage.FREE: "returned"}
+_TOPIC_DYING = "topic_dying"
 
 
 class TopicEnds(Struct, kw_only=True):
@@ -132,8 +133,8 @@ class Root:
         """
         self._alerts: deque[Alert] = deque(maxlen=MAX_ALERTS)
         """Those not noted yet."""
-        self.alerted: Counter[str] = Counter()
-        """All of this life, by kind."""
+        self.alerted = Counter(dict.fromkeys((*CELL_ALERTS, *NODE_ALERTS, *_ALERTS.values(), _TOPIC_DYING), 0))
+        """All of this life, by kind; from 0 on, or the first one would be no increase."""
         if state is not None:
             try:
                 check_version(
@@ -233,7 +234,7 @@ class Root:
             if share > DYING and not topic.dying:
                 topic.dying = True
                 text = f"of the tasks that ended of late, {share:.0%} are dead letters"
-                alerts.append(Alert(kind="topic_dying", subject=topic.topic, text=text, at=now))
+                alerts.append(Alert(kind=_TOPIC_DYING, subject=topic.topic, text=text, at=now))
             elif share < DYING / 2:
                 topic.dying = False
         return alerts

@@ -125,6 +125,7 @@ def test_a_root_tells_which_cells_it_hears(own_broker: Broker, cell: tuple[Crash
         until(lambda: scraped.value("aureon_root_cells", state="heard") == 1, START_LIMIT_S)
         until(lambda: scraped.get("/readyz") == (HTTPStatus.OK, "ok\n"))
         assert scraped.get("/healthz") == (HTTPStatus.OK, "ok\n")
+        assert scraped.value("aureon_root_alerts_total", kind="cell_silent") == 0
         process.kill()
         until(lambda: scraped.value("aureon_root_cells", state="silent") == 1)
         assert scraped.value("aureon_root_alerts_total", kind="cell_silent") == 1
