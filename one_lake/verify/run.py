@@ -72,7 +72,7 @@ def verify(
     report.add(_missing_heads(logs["rounds"], heads))
     report.head = logs["rounds"].head
     report.heads = len(heads) - report.faults.get(Fault.HEAD_MISSING, 0)
-    report.add(itertools.chain.from_iterable(map(_not_sealed, logs.values())))
+    report.add(itertools.chain.from_iterable(_not_sealed(log, logs["rounds"]) for log in logs.values()))
     readable = _verify_files(logs, blobs, report, progress, differ=differ)
     progress("links", 0, 1)
     _verify_tables(lake, logs, readable, then, report, differ=differ)
@@ -164,14 +164,19 @@ def _missing_heads(rounds: TableLog, heads: Sequence[Head | str]) -> Iterator[Fi
         yield Finding(Fault.HEAD_MISSING, where, f"{head.hash[:12]}… of key {head.key}: {told}")
 
 
-def _not_sealed(log: TableLog) -> Iterator[Finding]:
-    """Files that came without a seal after the first one with a seal."""
-    first = min(log.hashes, default=None)
+def _not_sealed(log: TableLog, rounds: TableLog) -> Iterator[Finding]:
+    """Files without a seal, but for those from before commits were signed, of which `rounds` then has some too."""
+    is_old = any(_is_before_seals(rounds, version) for version in rounds.added_by.values())
     for path in log.files:
         name = Path(path).name
         version = log.added_by.get(name)
-        if first is not None and name not in log.digests and (version is None or version > first):
+        if name not in log.digests and not (is_old and _is_before_seals(log, version)):
             yield Finding(Fault.FILE_NOT_SEALED, f"{log.table}/{name}", f"added by version {version}")
+
+
+def _is_before_seals(log: TableLog, version: int | None) -> bool:
+    """Whether a version is older than the first seal; version 0 creates the table, and adds no file."""
+    return version is not None and 0 < version < min(log.hashes, default=version + 1)
 
 
 # -- files -----------------------------------------------------------------------------------------------------------
