@@ -276,21 +276,19 @@ def discard_unlogged(table: SealedTable, staged: list[StagedFile]) -> None:
 
 def _vacuum(table: SealedTable, retention_s: float) -> tuple[int, int]:
     """Delete what no version within the retention has, and no writer holds; returns how many files and bytes."""
-    now = time.time()
-    table.delta.update_incremental()
-    keep = set(_live(table)) | _removed_since(table, now - retention_s)
-    deleted = freed = 0
+    since = time.time() - retention_s
+    old: dict[Path, int] = {}
     for path in sorted(table.folder.glob("*.parquet")):
-        try:
+        with contextlib.suppress(FileNotFoundError):
             state = path.stat()
-            if path.name in keep or state.st_mtime > now - retention_s or not _is_free(path):
-                continue
-            path.unlink()
-        except FileNotFoundError:
-            continue
-        deleted += 1
-        freed += state.st_size
-    return deleted, freed
+            if state.st_mtime <= since and _is_free(path):
+                old[path] = state.st_size
+    table.delta.update_incremental()  # only now: what a writer has let go of meanwhile, he has logged
+    keep = set(_live(table)) | _removed_since(table, since)
+    unneeded = {path: size for path, size in old.items() if path.name not in keep}
+    for path in unneeded:
+        path.unlink(missing_ok=True)
+    return len(unneeded), sum(unneeded.values())
 
 
 def _is_free(path: Path) -> bool:
