@@ -6,6 +6,7 @@ import pytest
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
+import one_lake
 from one_lake import notes, tables
 from one_lake.notes import NoteWriter, last_number, view
 from one_lake.query import session
@@ -32,6 +33,15 @@ def test_a_look_that_is_there_already_is_left_out(tmp_path: Path) -> None:
     again.add([noted(2), noted(3)])
     assert numbers(tmp_path) == [1, 2, 3]
     assert DeltaTable(str(tables.folder(tmp_path, notes.TABLE))).version() == version + 1
+
+
+def test_a_lake_is_asked_wherever_it_is(tmp_path: Path) -> None:
+    """Also where addresses have to quote its path."""
+    lake = tmp_path / "it's a läke, 100%"
+    tables.create(lake)
+    NoteWriter(lake).add([noted(1)])
+    with one_lake.connect(lake) as connection:
+        assert connection.sql("SELECT number FROM supervision").fetchall() == [(1,)]
 
 
 def test_many_looks_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
