@@ -91,3 +91,5 @@ class NoteWriter:
         if table.version() % COMPACT_EVERY == 0:
             self._table = None  # opened anew: one that is only ever read on keeps every entry since it was opened
             table.optimize.compact()
+            # those that were put together a week ago; `full`, since a checkpoint forgets them at that age, too
+            table.vacuum(dry_run=False, full=True)

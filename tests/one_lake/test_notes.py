@@ -54,6 +54,19 @@ def test_many_looks_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert numbers(tmp_path) == [0, 1, 2]
 
 
+def test_files_that_were_put_together_are_deleted_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a week, which is set to none here; one comes a minute."""
+    monkeypatch.setattr(notes, "COMPACT_EVERY", 3)
+    writer = NoteWriter(tmp_path)
+    writer.add([noted(0)])
+    folder = tables.folder(tmp_path, notes.TABLE)
+    DeltaTable(str(folder)).alter.set_table_properties({"delta.deletedFileRetentionDuration": "interval 0 seconds"})
+    for number in range(1, 20):
+        writer.add([noted(number)])
+    assert numbers(tmp_path) == list(range(20))
+    assert len(list(folder.glob("*.parquet"))) < 6
+
+
 def test_a_lake_that_cannot_be_written_is_an_error_of_the_disk(tmp_path: Path) -> None:
     """Which whoever notes may wait for."""
     writer = NoteWriter(tmp_path)
