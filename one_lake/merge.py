@@ -163,7 +163,7 @@ class _Merging:
                 opened = tables.open_table(self._other, table)
                 rows = rows_of(table, tables.files(self._other, table, opened), differ=tables.differ(opened, table))
             self._db.execute(f"CREATE VIEW theirs_{table} AS {rows}")
-        self._db.execute("CREATE VIEW theirs_ever AS FROM theirs_records UNION ALL FROM theirs_superseded")
+        self._ever("theirs")
         self._check_named("theirs", self._other)
         self._ends = self._db.execute(
             "SELECT cluster, lane, max(decision_offset) FROM theirs_rounds GROUP BY ALL ORDER BY ALL"
@@ -176,11 +176,7 @@ class _Merging:
         rows = rows_of(table, tables.files(self._lake, table, mine.delta), differ=tables.differ(mine.delta, table))
         self._db.execute(f"CREATE OR REPLACE VIEW mine_{table} AS {rows}")
         if table == SUPERSEDED:
-            # after a merge that was killed between the two commits, a record is in both
-            self._db.execute(
-                "CREATE OR REPLACE VIEW mine_ever AS "
-                f"FROM mine_records UNION ALL FROM mine_superseded ANTI JOIN mine_records USING ({_NAME})"
-            )
+            self._ever("mine")
             return
         held = [(cluster, lane, self._held(mine, cluster, lane), end) for cluster, lane, end in self._ends]
         self._db.execute(
@@ -191,6 +187,13 @@ class _Merging:
         self._db.execute(
             f"CREATE OR REPLACE VIEW new_{table} AS SELECT t.* FROM {_theirs(table)} t JOIN held_{table} h "  # noqa: S608
             "ON h.cluster = t.cluster AND h.lane = t.lane WHERE decision_offset > last AND decision_offset <= theirs"
+        )
+
+    def _ever(self, whose: str) -> None:
+        """`…_ever`: all records that there were; between the two commits of a merge, one is in both tables."""
+        self._db.execute(
+            f"CREATE OR REPLACE VIEW {whose}_ever AS "
+            f"FROM {whose}_records UNION ALL FROM {whose}_superseded ANTI JOIN {whose}_records USING ({_NAME})"
         )
 
     def _held(self, table: SealedTable, cluster: str, lane: int) -> int:

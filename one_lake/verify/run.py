@@ -28,6 +28,8 @@ FEW_BYTES = 8 << 20
 """So many are read in the time in which a process starts."""
 MAX_PROCESSES = 8
 
+_NAME = "cluster, lane, decision_offset"
+
 Progress = Callable[[str, int, int], None]
 """What is done, how much of it, of how much."""
 
@@ -126,7 +128,13 @@ def _verify_tables(
             bound(connection, then)
         ever = {table: rows(table, files) for table, files in readable.items()}
         superseded = ever.get(SUPERSEDED, rows_of(SUPERSEDED, [], differ=False))
-        ever["records"] = f"{ever['records']} UNION ALL {superseded}"
+        # a merge commits `superseded` first: until it commits `records`, or for ever if it was killed, a row is in both
+        connection.execute(
+            f"CREATE TEMP TABLE in_both AS SELECT {_NAME} FROM ({superseded}) "  # noqa: S608
+            f"SEMI JOIN ({ever['records']}) USING ({_NAME})"
+        )
+        gone = f"FROM ({superseded}) ANTI JOIN in_both USING ({_NAME})"
+        ever["records"] = f"{ever['records']} UNION ALL {gone}"
         if then is not None and SUPERSEDED in readable:
             names = names_as_of(lake, SUPERSEDED, then.versions.get(SUPERSEDED, -1))
             superseded = rows(SUPERSEDED, [path for path in readable[SUPERSEDED] if Path(path).name in names])
@@ -143,7 +151,7 @@ def _verify_tables(
                 log,
                 set(readable[log.table]),
                 rows,
-                rows(SUPERSEDED, readable[SUPERSEDED]) if log.table == "records" and SUPERSEDED in readable else None,
+                gone if log.table == "records" and SUPERSEDED in readable else None,
             )
             for log in logs.values()
             if log.table != SUPERSEDED
