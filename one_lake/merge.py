@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from connectors.whole_files import ANYBODY, make_once
 from one_lake import tables
+from one_lake.as_of import moment
 from one_lake.criteria import CRITERIA, ROUND_COLUMNS, preference
 from one_lake.keys import SigningKey, publish
 from one_lake.lanes import application, held_in, taken
@@ -130,6 +131,8 @@ class _Merging:
         self._progress = progress
         self._merge = Merge(head=Link(head.version, head.hash), key=head.key, by=",".join(by))
         self._own = _own_cluster(lake)
+        verified = moment(other, str(head.version)).bounds
+        self._ends = [(cluster, lane, last) for (cluster, lane), last in sorted(verified.items())]
         self._tables = {name: SealedTable(lake, name, Signer(key, "")) for name in tables.present(lake)}
         self._done = Merged(head=head)
         self._db = session(MEMORY_LIMIT)
@@ -156,7 +159,7 @@ class _Merging:
     # -- what there is -----------------------------------------------------------------------------------------------
 
     def _look_at_the_other(self) -> None:
-        """`theirs_…`: the other lake as it is now, `rounds` first."""
+        """`theirs_…`: the other lake as it is now, `rounds` first; of it counts what was verified."""
         for table in (*reversed(TABLES), SUPERSEDED):
             rows = rows_of(table, [], differ=False)
             if table in tables.present(self._other):
@@ -165,9 +168,6 @@ class _Merging:
             self._db.execute(f"CREATE VIEW theirs_{table} AS {rows}")
         self._ever("theirs")
         self._check_named("theirs", self._other)
-        self._ends = self._db.execute(
-            "SELECT cluster, lane, max(decision_offset) FROM theirs_rounds GROUP BY ALL ORDER BY ALL"
-        ).fetchall()
 
     def _look_at(self, table: str) -> None:
         """`mine_…`, as it is now; and `held_…`: by cluster and lane, up to where its log holds theirs."""

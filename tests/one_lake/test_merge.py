@@ -336,6 +336,29 @@ def test_what_a_cell_commits_during_a_merge_is_looked_at(tmp_path: Path, monkeyp
     assert len(begun) > 2
 
 
+def test_what_comes_to_the_other_lake_after_it_was_verified_is_left_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head that the commits name is that of what they take."""
+    one = write(tmp_path / "one", "a", converged("a", 0, "x"))
+    other = write(tmp_path / "other", "b", converged("b", 0, "y"))
+    real = merging.verify
+
+    def overtaken(lake: Path) -> Any:
+        report = real(lake)
+        write(lake, "b", [*converged("b", 1, "z"), *died("b", 2, "w"), *converged("b", 0, "v", lane=1)])
+        return report
+
+    with monkeypatch.context() as patch:
+        patch.setattr(merging, "verify", overtaken)
+        done = merge(one, other, MERGING)
+    assert (done.head.version, done.rows) == (1, {"records": 1, "branches": 1, "rounds": 1})
+    assert answers(one) == [("x", "2", True), ("y", "2", True)]
+    done = merge(one, other, MERGING)
+    assert (done.head.version, done.rows["rounds"]) == (2, 3)
+    assert verify(one).is_sound, verify(one).first
+
+
 @pytest.mark.parametrize("file_bytes, files", [(1, 3), (1 << 30, 1)])
 def test_rows_of_any_size_are_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file_bytes: int, files: int
