@@ -88,6 +88,9 @@ def _read_logs(
     """Read what can be read of the tables' logs; also tell whether some files may lack columns."""
     logs, differ = {}, False
     for table in reversed(present):  # `rounds`, which is committed last, first
+        if tables.is_lake(lake) and not tables.is_table(lake, table):
+            report.add([Finding(Fault.LOG_GAP, table, "the table is gone")])
+            continue
         try:
             opened = tables.open_table(lake, table)
         except (DeltaError, BadRecordError) as error:
