@@ -165,7 +165,7 @@ class SearchIndex:
                 )
                 texts = (added.lastrowid, _question(payload), (answer or "")[:MAX_TEXT])
                 self._db.execute("INSERT INTO texts (rowid, question, answer) VALUES (?, ?, ?)", texts)
-            self._db.execute("INSERT OR REPLACE INTO bounds VALUES (?, ?, ?)", (cluster, lane, rows[-1][0]))
+            self._db.execute("INSERT OR REPLACE INTO bounds VALUES (?, ?, ?)", (cluster, lane, max(last, rows[-1][0])))
         return len(new)
 
     @contextlib.contextmanager

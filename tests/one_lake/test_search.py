@@ -5,7 +5,9 @@ import json
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -108,6 +110,22 @@ def test_several_processes_bring_it_up_to_date_at_once(lake: Path) -> None:
     command = [sys.executable, "-m", "flows.cli", "search", "--lake", str(lake), "so", "--limit", "100", "--json"]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(4)]
     assert [len(json.loads(process.communicate(timeout=60)[0])) for process in started] == [20] * 4
+
+
+def test_one_that_is_behind_sets_nothing_back(lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It opened the lake before, and waited while another one took up more."""
+    real, others = SearchIndex._take, [lake]
+
+    def overtaken(self: SearchIndex, cluster: str, lane: int, rows: Sequence[tuple[Any, ...]]) -> int:
+        if others:
+            add(others.pop(), 4, ("And a lake?", "The Wannsee"))
+            assert find(lake, "lake") == ["The Wannsee"]
+        return real(self, cluster, lane, rows)
+
+    with one_lake.connect(lake) as connection, SearchIndex(lake) as index:
+        monkeypatch.setattr(SearchIndex, "_take", overtaken)
+        assert index.update(connection) == 0
+    assert find(lake, "lake") == ["The Wannsee"]
 
 
 def test_an_index_that_is_none_is_refused(lake: Path) -> None:
