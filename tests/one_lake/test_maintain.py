@@ -264,6 +264,28 @@ def test_files_that_somebody_else_has_put_together_meanwhile_are_left(
     assert held(lake) == before
 
 
+def test_without_room_to_sort_the_lake_stays_as_it_is(lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the next time it may go: a service says so in a line, and goes on."""
+    before = held(lake)
+    with monkeypatch.context() as patch:
+        patch.setattr(maintaining, "MEMORY_LIMIT", "1KB")
+        with pytest.raises(TryAgainError, match=r"its rows cannot be sorted now: .*Memory.*; nothing is lost$"):
+            maintain(lake, KEY)
+    assert held(lake) == before
+    assert [d.compacted for d in maintain(lake, KEY)] == [12] * 4
+
+
+def test_rows_that_come_out_as_others_are_not_committed(lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files that they were put together of stay."""
+    before, real = held(lake), maintaining._Sorted.take
+    with monkeypatch.context() as patch:
+        patch.setattr(maintaining._Sorted, "take", lambda self, batch: real(self, batch.slice(1)))
+        with pytest.raises(TryAgainError, match="the sorted files have"):
+            maintain(lake, KEY)
+    assert held(lake) == before
+    assert len(files(lake, "records")) == 12
+
+
 def test_one_process_maintains_at_a_time(lake: Path) -> None:
     """The other one says so."""
     with maintaining.alone(lake), pytest.raises(TryAgainError, match="another process maintains it"):
