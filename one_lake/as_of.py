@@ -71,14 +71,23 @@ def names_as_of(lake_dir: str | Path, table: str, version: int) -> set[str]:
     return added
 
 
+def time_of(text: str) -> dt.datetime:
+    """Read a time as ISO 8601 writes it, UTC unless it says otherwise.
+
+    Raises:
+        ValueError: it is none.
+    """
+    time = dt.datetime.fromisoformat(text)
+    return time if time.tzinfo is not None else time.replace(tzinfo=dt.UTC)
+
+
 def _read(as_of: str) -> tuple[int | None, float]:
     if as_of.isdecimal():
         return int(as_of), float("inf")
     try:
-        time = dt.datetime.fromisoformat(as_of)
+        return None, time_of(as_of).timestamp()
     except ValueError:
         raise RefusedError(
             f"as of {as_of!r}: expected a version of `rounds`, 42, or a time, 2026-11-27T15:00 (UTC) or "
             "2026-11-27T16:00+01:00"
         ) from None
-    return None, (time if time.tzinfo is not None else time.replace(tzinfo=dt.UTC)).timestamp()
