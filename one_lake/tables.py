@@ -67,14 +67,6 @@ def no_lake(lake_dir: str | Path) -> RefusedError:
     return RefusedError(f"no lake at {lake_dir}: run `aureon run` or set AUREON_LAKE")
 
 
-def _lost(lake_dir: str | Path, table: str) -> RefusedError:
-    """What whoever needs a table says where a lake has it no more."""
-    return RefusedError(
-        f"lake {lake_dir}: table `{table}` is gone; put its folder back from a copy, or move the lake away and fill "
-        "one anew from Kafka (flows/guide/operating.md)"
-    )
-
-
 def is_table(lake_dir: str | Path, table: str) -> bool:
     """Tell whether a table is there."""
     return DeltaTable.is_deltatable(str(folder(lake_dir, table)))
@@ -114,7 +106,7 @@ def create(lake_dir: str | Path, *more: str) -> None:
 
 
 def _check_whole(lake_dir: str | Path) -> None:
-    """Refuse to make a table anew of which the rows are gone: nobody would see that they are missing.
+    """Refuse a lake with rows of which a table is gone: made anew, it would be empty, and nobody would see it.
 
     Raises:
         RefusedError: a table is gone.
@@ -124,7 +116,10 @@ def _check_whole(lake_dir: str | Path) -> None:
         # looked at only now: another process that makes the lake makes all of them before it writes to one
         for table in TABLES:
             if not is_table(lake_dir, table):
-                raise _lost(lake_dir, table)
+                raise RefusedError(
+                    f"lake {lake_dir}: table `{table}` is gone; put its folder back from a copy, or move the lake away "
+                    "and fill one anew from Kafka (flows/guide/operating.md)"
+                )
 
 
 def _widen(lake_dir: str | Path, table: str) -> None:
@@ -191,7 +186,8 @@ def open_table(lake_dir: str | Path, table: str) -> DeltaTable:
     try:
         opened = DeltaTable(folder(lake_dir, table))
     except TableNotFoundError:
-        raise (_lost(lake_dir, table) if is_lake(lake_dir) else no_lake(lake_dir)) from None
+        _check_whole(lake_dir)
+        raise no_lake(lake_dir) from None
     except DeltaError as error:
         raise unreadable(lake_dir, f"the log of {table}", error) from error
     if _lacking(opened, table) is None:
