@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from connectors.kafka import ASK_LIMIT_S, ClientConfig, Patience, new_consumer, patiently
+from connectors.kafka import ASK_LIMIT_S, ClientConfig, Patience, name_of, new_consumer, patiently
 from schemas.errors import TryAgainError
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class CutCommits:
             raise TryAgainError(f"group {self._group}: {error.args[0].str()}") from None
         for place in found:
             if place.error is not None:
-                raise TryAgainError(f"group {self._group}, {_name(place)}: {place.error.str()}")
+                raise TryAgainError(f"group {self._group}, {name_of(place)}: {place.error.str()}")
         return {TopicPartition(p.topic, p.partition): (p.offset, p.metadata or "") for p in found if p.offset >= 0}
 
     def close(self) -> None:
@@ -129,11 +129,7 @@ class CutCommits:
         for place, (offset, metadata) in places.items():
             size = len(metadata.encode())
             if size > MAX_COMMIT_METADATA_BYTES:
-                log.warning("%s: no backup of this cut, %d bytes are too many for a commit", _name(place), size)
+                log.warning("%s: no backup of this cut, %d bytes are too many for a commit", name_of(place), size)
             else:
                 fitting[place] = (offset, metadata)
         return fitting
-
-
-def _name(place: TopicPartition) -> str:
-    return f"{place.topic}[{place.partition}]"

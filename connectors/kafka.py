@@ -324,7 +324,7 @@ def watermarks_of(consumer: Consumer, kafka_topic: str, partition: int, timeout_
         TryAgainError: the broker does not answer in time.
     """
     place = TopicPartition(kafka_topic, partition)
-    with _named(_name(place)):
+    with _named(name_of(place)):
         found: tuple[int, int] = patiently(lambda left: consumer.get_watermark_offsets(place, timeout=left), timeout_s)
         return found
 
@@ -360,5 +360,6 @@ def _settings_refused() -> Iterator[None]:
         raise RefusedError(f"AUREON_KAFKA_CONFIG: {error.args[0].str()}") from None
 
 
-def _name(place: TopicPartition) -> str:
+def name_of(place: TopicPartition) -> str:
+    """How messages name one."""
     return f"{place.topic}[{place.partition}]"

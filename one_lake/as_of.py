@@ -33,15 +33,17 @@ def moment(lake_dir: str | Path, as_of: str) -> Moment:
         as_of: a version of `rounds`, or a time as ISO 8601 writes it, UTC unless it says otherwise.
 
     Raises:
-        RefusedError: it is neither, or from before the first signed commit.
+        RefusedError: it is neither, or from before the first signed commit, or a version that has yet to come.
     """
     if not tables.is_lake(lake_dir):
         raise tables.no_lake(lake_dir)
     version, until = _read(as_of)
     found = None
+    last = -1
     others: dict[str, int] = {}
     bounds: dict[tuple[str, int], int] = {}
     for entry in entries(lake_dir, "rounds"):
+        last = entry.version
         if entry.signed is None:
             continue
         seal = entry.signed.seal
@@ -54,6 +56,8 @@ def moment(lake_dir: str | Path, as_of: str) -> Moment:
             bounds[place] = max(lane.last, bounds.get(place, -1))
     if found is None:
         raise RefusedError(f"as of {as_of}: that is before the first signed commit of the lake {lake_dir}")
+    if version is not None and version > last:
+        raise RefusedError(f"as of {as_of}: the lake {lake_dir} is at version {last}")
     return Moment(versions={**others, "rounds": found.version}, at=found.at, bounds=bounds)
 
 
@@ -67,14 +71,23 @@ def names_as_of(lake_dir: str | Path, table: str, version: int) -> set[str]:
     return added
 
 
+def time_of(text: str) -> dt.datetime:
+    """Read a time as ISO 8601 writes it, UTC unless it says otherwise.
+
+    Raises:
+        ValueError: it is none.
+    """
+    time = dt.datetime.fromisoformat(text)
+    return time if time.tzinfo is not None else time.replace(tzinfo=dt.UTC)
+
+
 def _read(as_of: str) -> tuple[int | None, float]:
     if as_of.isdecimal():
         return int(as_of), float("inf")
     try:
-        time = dt.datetime.fromisoformat(as_of)
+        return None, time_of(as_of).timestamp()
     except ValueError:
         raise RefusedError(
             f"as of {as_of!r}: expected a version of `rounds`, 42, or a time, 2026-11-27T15:00 (UTC) or "
             "2026-11-27T16:00+01:00"
         ) from None
-    return None, (time if time.tzinfo is not None else time.replace(tzinfo=dt.UTC)).timestamp()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import duckdb
 import pyarrow as pa
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction
@@ -86,7 +87,7 @@ def maintain(
 
     Raises:
         RefusedError: there is no lake, or the retention is too short.
-        TryAgainError: another process maintains it.
+        TryAgainError: another process maintains it; or there is no room to sort its rows, or they came out as others.
         BadRecordError: a file is not what was sealed; nothing of its table was changed.
         OSError: the lake cannot be written; it is as it was.
     """
@@ -107,6 +108,9 @@ def maintain(
             ]
         except DeltaError as error:
             raise tables.as_os_error(error, lake) from error
+        except duckdb.Error as error:
+            why = str(error).partition("\n")[0]
+            raise TryAgainError(f"lake {lake}: its rows cannot be sorted now: {why}; nothing is lost") from error
 
 
 @contextlib.contextmanager
@@ -244,7 +248,9 @@ def _sorted(
         new = rows_of(table.name, [str(file.path.absolute()) for file in staged], differ=False)
         after = connection.sql(f"SELECT count(*), sum(hash({ROW_HASH})) FROM ({new})").fetchall()  # noqa: S608
     if before != after:
-        raise RuntimeError(f"{table.name}: the sorted files have {after} rows and hashes, and those before {before}")
+        raise TryAgainError(
+            f"{table.name}: the sorted files have {after} rows and hashes, and those before {before}; these stay"
+        )
     return actions
 
 
@@ -276,21 +282,19 @@ def discard_unlogged(table: SealedTable, staged: list[StagedFile]) -> None:
 
 def _vacuum(table: SealedTable, retention_s: float) -> tuple[int, int]:
     """Delete what no version within the retention has, and no writer holds; returns how many files and bytes."""
-    now = time.time()
-    table.delta.update_incremental()
-    keep = set(_live(table)) | _removed_since(table, now - retention_s)
-    deleted = freed = 0
+    since = time.time() - retention_s
+    old: dict[Path, int] = {}
     for path in sorted(table.folder.glob("*.parquet")):
-        try:
+        with contextlib.suppress(FileNotFoundError):
             state = path.stat()
-            if path.name in keep or state.st_mtime > now - retention_s or not _is_free(path):
-                continue
-            path.unlink()
-        except FileNotFoundError:
-            continue
-        deleted += 1
-        freed += state.st_size
-    return deleted, freed
+            if state.st_mtime <= since and _is_free(path):
+                old[path] = state.st_size
+    table.delta.update_incremental()  # only now: what a writer has let go of meanwhile, he has logged
+    keep = set(_live(table)) | _removed_since(table, since)
+    unneeded = {path: size for path, size in old.items() if path.name not in keep}
+    for path in unneeded:
+        path.unlink(missing_ok=True)
+    return len(unneeded), sum(unneeded.values())
 
 
 def _is_free(path: Path) -> bool:

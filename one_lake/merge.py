@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from connectors.whole_files import ANYBODY, make_once
 from one_lake import tables
+from one_lake.as_of import moment
 from one_lake.criteria import CRITERIA, ROUND_COLUMNS, preference
 from one_lake.keys import SigningKey, publish
 from one_lake.lanes import application, held_in, taken
@@ -130,6 +131,8 @@ class _Merging:
         self._progress = progress
         self._merge = Merge(head=Link(head.version, head.hash), key=head.key, by=",".join(by))
         self._own = _own_cluster(lake)
+        verified = moment(other, str(head.version)).bounds
+        self._ends = [(cluster, lane, last) for (cluster, lane), last in sorted(verified.items())]
         self._tables = {name: SealedTable(lake, name, Signer(key, "")) for name in tables.present(lake)}
         self._done = Merged(head=head)
         self._db = session(MEMORY_LIMIT)
@@ -156,18 +159,15 @@ class _Merging:
     # -- what there is -----------------------------------------------------------------------------------------------
 
     def _look_at_the_other(self) -> None:
-        """`theirs_…`: the other lake as it is now, `rounds` first."""
+        """`theirs_…`: the other lake as it is now, `rounds` first; of it counts what was verified."""
         for table in (*reversed(TABLES), SUPERSEDED):
             rows = rows_of(table, [], differ=False)
             if table in tables.present(self._other):
                 opened = tables.open_table(self._other, table)
                 rows = rows_of(table, tables.files(self._other, table, opened), differ=tables.differ(opened, table))
             self._db.execute(f"CREATE VIEW theirs_{table} AS {rows}")
-        self._db.execute("CREATE VIEW theirs_ever AS FROM theirs_records UNION ALL FROM theirs_superseded")
+        self._ever("theirs")
         self._check_named("theirs", self._other)
-        self._ends = self._db.execute(
-            "SELECT cluster, lane, max(decision_offset) FROM theirs_rounds GROUP BY ALL ORDER BY ALL"
-        ).fetchall()
 
     def _look_at(self, table: str) -> None:
         """`mine_…`, as it is now; and `held_…`: by cluster and lane, up to where its log holds theirs."""
@@ -176,11 +176,7 @@ class _Merging:
         rows = rows_of(table, tables.files(self._lake, table, mine.delta), differ=tables.differ(mine.delta, table))
         self._db.execute(f"CREATE OR REPLACE VIEW mine_{table} AS {rows}")
         if table == SUPERSEDED:
-            # after a merge that was killed between the two commits, a record is in both
-            self._db.execute(
-                "CREATE OR REPLACE VIEW mine_ever AS "
-                f"FROM mine_records UNION ALL FROM mine_superseded ANTI JOIN mine_records USING ({_NAME})"
-            )
+            self._ever("mine")
             return
         held = [(cluster, lane, self._held(mine, cluster, lane), end) for cluster, lane, end in self._ends]
         self._db.execute(
@@ -191,6 +187,13 @@ class _Merging:
         self._db.execute(
             f"CREATE OR REPLACE VIEW new_{table} AS SELECT t.* FROM {_theirs(table)} t JOIN held_{table} h "  # noqa: S608
             "ON h.cluster = t.cluster AND h.lane = t.lane WHERE decision_offset > last AND decision_offset <= theirs"
+        )
+
+    def _ever(self, whose: str) -> None:
+        """`…_ever`: all records that there were; between the two commits of a merge, one is in both tables."""
+        self._db.execute(
+            f"CREATE OR REPLACE VIEW {whose}_ever AS "
+            f"FROM {whose}_records UNION ALL FROM {whose}_superseded ANTI JOIN {whose}_records USING ({_NAME})"
         )
 
     def _held(self, table: SealedTable, cluster: str, lane: int) -> int:

@@ -27,7 +27,7 @@ COMPACT_EVERY = 100
 def view(lake_dir: str | Path) -> str:
     """The query for all notes; none where no root has noted anything."""
     path, schema = tables.folder(lake_dir, TABLE), arrow_schema(Noted)
-    files = DeltaTable(str(path)).file_uris() if DeltaTable.is_deltatable(str(path)) else []
+    files = tables.files(lake_dir, TABLE, DeltaTable(str(path))) if DeltaTable.is_deltatable(str(path)) else []
     if not files:
         types = {"int64": "BIGINT", "double": "TIMESTAMPTZ"}  # the one double is told as the time that it is
         columns = [f'NULL::{types.get(str(f.type), "VARCHAR")} AS "{f.name}"' for f in schema]
@@ -91,3 +91,5 @@ class NoteWriter:
         if table.version() % COMPACT_EVERY == 0:
             self._table = None  # opened anew: one that is only ever read on keeps every entry since it was opened
             table.optimize.compact()
+            # those that were put together a week ago; `full`, since a checkpoint forgets them at that age, too
+            table.vacuum(dry_run=False, full=True)

@@ -25,6 +25,7 @@ from msgspec import Struct
 import one_lake
 from connectors.whole_files import ANYBODY, make_once, replace
 from one_lake import tables
+from one_lake.as_of import time_of
 from one_lake.query import quoted
 from schemas.decision import NO_OWNERS
 from schemas.errors import UNREADABLE, RefusedError
@@ -198,10 +199,9 @@ def _choose(lake_dir: Path, version: int, selection: Selection, path: Path) -> i
 
 def _time(text: str) -> dt.datetime:
     try:
-        time = dt.datetime.fromisoformat(text)
+        return time_of(text)
     except ValueError:
         raise RefusedError(f"{text!r} is no time: expected 2026-11-27, 2026-11-27T15:00 or …+01:00") from None
-    return time if time.tzinfo is not None else time.replace(tzinfo=dt.UTC)
 
 
 def parts_done(lake_dir: Path, name: str) -> set[int]:

@@ -42,7 +42,8 @@ CREATE TABLE IF NOT EXISTS records (
 CREATE VIRTUAL TABLE IF NOT EXISTS texts USING fts5(question, answer, tokenize = "unicode61 remove_diacritics 2");
 PRAGMA user_version = {FORMAT};
 """
-_EVER = "FROM records UNION ALL FROM superseded"
+# Between the two commits of a merge, a record is in both.
+_EVER = "FROM records UNION ALL FROM superseded ANTI JOIN records USING (cluster, lane, decision_offset)"
 _NEW = f"""
 SELECT decision_offset, topic, logical_id, payload, answer FROM ({_EVER})
 WHERE coalesce(cluster, '') = $cluster AND lane = $lane AND decision_offset > $last ORDER BY decision_offset
@@ -165,7 +166,7 @@ class SearchIndex:
                 )
                 texts = (added.lastrowid, _question(payload), (answer or "")[:MAX_TEXT])
                 self._db.execute("INSERT INTO texts (rowid, question, answer) VALUES (?, ?, ?)", texts)
-            self._db.execute("INSERT OR REPLACE INTO bounds VALUES (?, ?, ?)", (cluster, lane, rows[-1][0]))
+            self._db.execute("INSERT OR REPLACE INTO bounds VALUES (?, ?, ?)", (cluster, lane, max(last, rows[-1][0])))
         return len(new)
 
     @contextlib.contextmanager

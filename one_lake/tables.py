@@ -59,7 +59,7 @@ def folder(lake_dir: str | Path, table: str) -> Path:
 
 def is_lake(lake_dir: str | Path) -> bool:
     """Tell whether there is one."""
-    return DeltaTable.is_deltatable(str(folder(lake_dir, "rounds")))
+    return is_table(lake_dir, "rounds")
 
 
 def no_lake(lake_dir: str | Path) -> RefusedError:
@@ -67,9 +67,14 @@ def no_lake(lake_dir: str | Path) -> RefusedError:
     return RefusedError(f"no lake at {lake_dir}: run `aureon run` or set AUREON_LAKE")
 
 
+def is_table(lake_dir: str | Path, table: str) -> bool:
+    """Tell whether a table is there."""
+    return DeltaTable.is_deltatable(str(folder(lake_dir, table)))
+
+
 def present(lake_dir: str | Path) -> list[str]:
     """The tables of a lake that has been created, in the order in which they are committed."""
-    return [t for t in ALL_TABLES if t in TABLES or DeltaTable.is_deltatable(str(folder(lake_dir, t)))]
+    return [t for t in ALL_TABLES if t in TABLES or is_table(lake_dir, t)]
 
 
 def create(lake_dir: str | Path, *more: str) -> None:
@@ -80,23 +85,41 @@ def create(lake_dir: str | Path, *more: str) -> None:
         more: tables besides those that every lake has.
 
     Raises:
-        RefusedError: a table is there with other columns.
+        RefusedError: a table is there with other columns, or of a lake that was written to one is gone.
     """
+    _check_whole(lake_dir)
     for table in dict.fromkeys((*more, *present(lake_dir))):
         struct = ALL_TABLES[table]
         path = folder(lake_dir, table)
-        if not DeltaTable.is_deltatable(str(path)):
+        if not is_table(lake_dir, table):
             path.mkdir(parents=True, exist_ok=True)
             try:
                 DeltaTable.create(path, arrow_schema(struct), mode="ignore", configuration=_CONFIGURATION)
             except DeltaError:
                 # Another process was first, or the folder cannot be written: opening it tells which.
-                if not DeltaTable.is_deltatable(str(path)):
+                if not is_table(lake_dir, table):
                     raise
             sync(path / "_delta_log" / f"{0:020}.json")
             for created in (path / "_delta_log", path, path.parent, path.parent.parent):
                 sync(created)
         _widen(lake_dir, table)
+
+
+def _check_whole(lake_dir: str | Path) -> None:
+    """Refuse a lake with rows of which a table is gone: made anew, it would be empty, and nobody would see it.
+
+    Raises:
+        RefusedError: a table is gone.
+    """
+    there = [table for table in TABLES if is_table(lake_dir, table)]
+    if 0 < len(there) < len(TABLES) and any(open_table(lake_dir, table).version() for table in there):
+        # looked at only now: another process that makes the lake makes all of them before it writes to one
+        for table in TABLES:
+            if not is_table(lake_dir, table):
+                raise RefusedError(
+                    f"lake {lake_dir}: table `{table}` is gone; put its folder back from a copy, or move the lake away "
+                    "and fill one anew from Kafka (flows/guide/operating.md)"
+                )
 
 
 def _widen(lake_dir: str | Path, table: str) -> None:
@@ -163,6 +186,7 @@ def open_table(lake_dir: str | Path, table: str) -> DeltaTable:
     try:
         opened = DeltaTable(folder(lake_dir, table))
     except TableNotFoundError:
+        _check_whole(lake_dir)
         raise no_lake(lake_dir) from None
     except DeltaError as error:
         raise unreadable(lake_dir, f"the log of {table}", error) from error

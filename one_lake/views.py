@@ -116,7 +116,8 @@ FROM (
 """
 
 # Success of what was made of a record speaks for it: Laplace's rule of succession, with one success and no failure
-# to begin with, so that a record without descendants loses nothing.
+# to begin with, so that a record without descendants loses nothing. Of one that died and was sent again, its last life
+# counts.
 _WEIGHTS = """
 CREATE OR REPLACE VIEW weights AS
 WITH RECURSIVE came(topic, logical_id, child_topic, child_id, depth) AS (
@@ -128,12 +129,15 @@ WITH RECURSIVE came(topic, logical_id, child_topic, child_id, depth) AS (
     FROM came JOIN stored.branches ON parent_topic = child_topic AND parent_id = child_id WHERE came.depth < 100
 ),
 ended AS (
-    SELECT topic, logical_id, NOT forced AS good FROM stored.records
-    UNION ALL SELECT topic, logical_id, false FROM stored.dead_letters
+    SELECT topic, logical_id, generation, NOT forced AS good FROM stored.records
+    UNION ALL SELECT topic, logical_id, generation, false FROM stored.dead_letters WHERE reason <> 'id_conflict'
+),
+lived AS (
+    SELECT came.topic, came.logical_id, child_topic, child_id, arg_max(good, (generation, good)) AS good
+    FROM came JOIN ended ON ended.topic = child_topic AND ended.logical_id = child_id GROUP BY ALL
 ),
 descendants AS (
-    SELECT came.topic, came.logical_id, count(*) FILTER (good) AS good, count(*) AS ended
-    FROM came JOIN ended ON ended.topic = child_topic AND ended.logical_id = child_id GROUP BY ALL
+    SELECT topic, logical_id, count(*) FILTER (good) AS good, count(*) AS ended FROM lived GROUP BY ALL
 )
 SELECT
     topic, logical_id, confidence,

@@ -83,8 +83,9 @@ def _tell(report: Report, settings: Settings) -> None:
         detail = f": {finding.detail}" if finding.detail else ""
         show(f"{fault}: {FAULTS[fault]}{times}; first {finding.where}{detail}")
     faults = sum(report.faults.values())
-    show(
-        f"NOT SOUND: {faults:,} {'fault' if faults == 1 else 'faults'}"
-        if faults
-        else "sound: nothing is lost, doubled or altered"
-    )
+    if faults:
+        show(f"NOT SOUND: {faults:,} {'fault' if faults == 1 else 'faults'}")
+    elif report.not_sealed:
+        show(f"sound, but for {report.not_sealed:,} rows from before commits were signed")
+    else:
+        show("sound: nothing is lost, doubled or altered")

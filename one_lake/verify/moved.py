@@ -7,6 +7,7 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
+from one_lake.query import quoted
 from one_lake.verify.files import compare
 from one_lake.verify.report import Fault, Finding
 from one_lake.verify.seals import Lane, TableLog
@@ -41,9 +42,9 @@ def verify_moved(
     for lane in sorted(lane for lane in log.lanes if lane.version not in at_home):
         sealed.setdefault(lane.cluster, []).append(lane)
     moved = [path for path, name in zip(log.files, names, strict=True) if path in readable and name not in log.home]
-    if moved or elsewhere:
+    if moved or (elsewhere and log.lanes):
         queries = [rows(log.table, moved)] if moved else []
-        queries += [elsewhere] if elsewhere else []
+        queries += [_sealed(elsewhere, log)] if elsewhere and log.lanes else []
         lake.execute(f"CREATE OR REPLACE TEMP VIEW moved AS {' UNION ALL '.join(queries)}")
         clusters = lake.execute(f"SELECT DISTINCT coalesce(cluster, '') FROM moved WHERE {ROW_HASH} IS NOT NULL")  # noqa: S608
         for (cluster,) in clusters.fetchall():
@@ -52,6 +53,18 @@ def verify_moved(
         for lane in lanes:
             yield from _compared(log.table, lane, [], None)
     yield from _without_hash(lake, log)
+
+
+def _sealed(rows: str, log: TableLog) -> str:
+    """Of a query for rows, those of which the log tells already: a merge writes the others to the other table first."""
+    ends: dict[tuple[str, int], int] = {}
+    for lane in log.lanes:
+        ends[lane.cluster, lane.lane] = max(lane.last, ends.get((lane.cluster, lane.lane), -1))
+    told = ", ".join(f"('{quoted(cluster)}', {lane}, {last})" for (cluster, lane), last in ends.items())
+    return (
+        f"SELECT r.* FROM ({rows}) r JOIN (VALUES {told}) s(cluster, lane, last) "  # noqa: S608
+        "ON s.cluster = coalesce(r.cluster, '') AND s.lane = r.lane AND decision_offset <= s.last"
+    )
 
 
 def _of_cluster(

@@ -28,6 +28,8 @@ FEW_BYTES = 8 << 20
 """So many are read in the time in which a process starts."""
 MAX_PROCESSES = 8
 
+_NAME = "cluster, lane, decision_offset"
+
 Progress = Callable[[str, int, int], None]
 """What is done, how much of it, of how much."""
 
@@ -69,10 +71,12 @@ def verify(
     if len(logs) < len(present):
         return report  # what a table holds is not known
     report.add(check_others(logs))
-    report.add(_missing_heads(logs["rounds"], heads))
     report.head = logs["rounds"].head
+    # a head of later tells nothing of that moment
+    heads = [head for head in heads if (head if isinstance(head, str) else head.hash) not in logs["rounds"].later]
+    report.add(_missing_heads(logs["rounds"], heads))
     report.heads = len(heads) - report.faults.get(Fault.HEAD_MISSING, 0)
-    report.add(itertools.chain.from_iterable(map(_not_sealed, logs.values())))
+    report.add(itertools.chain.from_iterable(_not_sealed(log, logs["rounds"]) for log in logs.values()))
     readable = _verify_files(logs, blobs, report, progress, differ=differ)
     progress("links", 0, 1)
     _verify_tables(lake, logs, readable, then, report, differ=differ)
@@ -86,6 +90,9 @@ def _read_logs(
     """Read what can be read of the tables' logs; also tell whether some files may lack columns."""
     logs, differ = {}, False
     for table in reversed(present):  # `rounds`, which is committed last, first
+        if tables.is_lake(lake) and not tables.is_table(lake, table):
+            report.add([Finding(Fault.LOG_GAP, table, "the table is gone")])
+            continue
         try:
             opened = tables.open_table(lake, table)
         except (DeltaError, BadRecordError) as error:
@@ -126,7 +133,13 @@ def _verify_tables(
             bound(connection, then)
         ever = {table: rows(table, files) for table, files in readable.items()}
         superseded = ever.get(SUPERSEDED, rows_of(SUPERSEDED, [], differ=False))
-        ever["records"] = f"{ever['records']} UNION ALL {superseded}"
+        # a merge commits `superseded` first: until it commits `records`, or for ever if it was killed, a row is in both
+        connection.execute(
+            f"CREATE TEMP TABLE in_both AS SELECT {_NAME} FROM ({superseded}) "  # noqa: S608
+            f"SEMI JOIN ({ever['records']}) USING ({_NAME})"
+        )
+        gone = f"FROM ({superseded}) ANTI JOIN in_both USING ({_NAME})"
+        ever["records"] = f"{ever['records']} UNION ALL {gone}"
         if then is not None and SUPERSEDED in readable:
             names = names_as_of(lake, SUPERSEDED, then.versions.get(SUPERSEDED, -1))
             superseded = rows(SUPERSEDED, [path for path in readable[SUPERSEDED] if Path(path).name in names])
@@ -143,7 +156,7 @@ def _verify_tables(
                 log,
                 set(readable[log.table]),
                 rows,
-                rows(SUPERSEDED, readable[SUPERSEDED]) if log.table == "records" and SUPERSEDED in readable else None,
+                gone if log.table == "records" and SUPERSEDED in readable else None,
             )
             for log in logs.values()
             if log.table != SUPERSEDED
@@ -164,14 +177,19 @@ def _missing_heads(rounds: TableLog, heads: Sequence[Head | str]) -> Iterator[Fi
         yield Finding(Fault.HEAD_MISSING, where, f"{head.hash[:12]}… of key {head.key}: {told}")
 
 
-def _not_sealed(log: TableLog) -> Iterator[Finding]:
-    """Files that came without a seal after the first one with a seal."""
-    first = min(log.hashes, default=None)
+def _not_sealed(log: TableLog, rounds: TableLog) -> Iterator[Finding]:
+    """Files without a seal, but for those from before commits were signed, of which `rounds` then has some too."""
+    is_old = any(_is_before_seals(rounds, version) for version in rounds.added_by.values())
     for path in log.files:
         name = Path(path).name
         version = log.added_by.get(name)
-        if first is not None and name not in log.digests and (version is None or version > first):
+        if name not in log.digests and not (is_old and _is_before_seals(log, version)):
             yield Finding(Fault.FILE_NOT_SEALED, f"{log.table}/{name}", f"added by version {version}")
+
+
+def _is_before_seals(log: TableLog, version: int | None) -> bool:
+    """Whether a version is older than the first seal; version 0 creates the table, and adds no file."""
+    return version is not None and 0 < version < min(log.hashes, default=version + 1)
 
 
 # -- files -----------------------------------------------------------------------------------------------------------

@@ -47,6 +47,8 @@ class TableLog(Struct, kw_only=True):
     added_by: dict[str, int] = {}
     """By name of a file, the version that added it."""
     newest: int = -1
+    later: set[str] = set()
+    """The hashes of seals that came after that."""
 
 
 class Keys(Struct, frozen=True):
@@ -150,6 +152,7 @@ def _take_later(log: TableLog, entry: Entry) -> set[str]:
     log.added_by |= dict.fromkeys(entry.added, entry.version)
     if entry.signed is None:
         return set()
+    log.later.add(entry.signed.hash)
     seal = entry.signed.seal
     log.digests |= {file.name: file.sha256 for file in seal.files}
     return {file.name for file in seal.files} if seal.lanes and seal.merge is None else set()

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 import one_lake
+from one_lake import tables
 from one_lake.as_of import moment, names_as_of
 from one_lake.maintain import maintain
 from one_lake.verify import Fault, verify
 from schemas.errors import RefusedError
+from schemas.one import TABLES
 from tests.one_lake.lake_data import KEY, decisions, expected_names, held, lake_writer, names
 
 
@@ -47,7 +49,6 @@ def test_a_time_names_the_last_commit_before_it(lake: Path) -> None:
     ):
         assert moment(lake, told).versions["rounds"] == 3
     assert moment(lake, "2999-01-01").versions["rounds"] == 6
-    assert moment(lake, "99").versions["rounds"] == 6
 
 
 def test_it_stays_there_when_it_is_refreshed(lake: Path) -> None:
@@ -59,10 +60,10 @@ def test_it_stays_there_when_it_is_refreshed(lake: Path) -> None:
         assert connection.sql("FROM lineage('task-0-30')").fetchall() == []
 
 
-@pytest.mark.parametrize("as_of", ["0", "1999-01-01", "yesterday"])
+@pytest.mark.parametrize("as_of", ["0", "7", "1999-01-01", "yesterday"])
 def test_what_is_no_moment_of_the_lake_is_refused(lake: Path, as_of: str) -> None:
     """With what would be one."""
-    with pytest.raises(RefusedError, match=r"before the first signed commit|expected a version of `rounds`"):
+    with pytest.raises(RefusedError, match=r"before the first signed|is at version 6$|expected a version of `rounds`"):
         one_lake.connect(lake, as_of=as_of)
 
 
@@ -84,6 +85,21 @@ def test_verifying_looks_at_what_was_there(lake: Path, *, is_maintained: bool) -
     writer.close()
     assert Fault.RECORD_MISSING in verify(lake).first
     assert verify(lake, as_of="6").is_sound
+
+
+def test_a_head_of_later_says_nothing_of_a_moment_and_one_that_is_gone_is_missed(lake: Path) -> None:
+    """However it is told."""
+    (third, sixth) = (verify(lake, as_of=version).head for version in ("3", "6"))
+    assert third is not None
+    assert sixth is not None
+    for heads in ([third, sixth], [third.hash, sixth.hash]):
+        report = verify(lake, as_of="3", heads=heads)
+        assert report.is_sound, report.first
+        assert report.heads == 1
+    for table in TABLES:
+        tables.log_entry(lake, table, 6).unlink()
+    for head in (sixth, sixth.hash):
+        assert Fault.HEAD_MISSING in verify(lake, as_of="3", heads=[head]).first
 
 
 def test_a_moment_of_no_lake_is_refused_with_the_cure(tmp_path: Path) -> None:

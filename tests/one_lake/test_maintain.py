@@ -170,6 +170,44 @@ def test_a_writer_that_was_stopped_for_a_day_logs_what_it_had_staged(lake: Path)
     assert verify(lake).is_sound
 
 
+def test_a_writer_that_wakes_up_while_files_are_deleted_keeps_his(lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """He logs a file and lets go of it, between any two looks at what is needed."""
+    writer = lake_writer(lake)
+    for lane in (0, 1):
+        writer.add(decisions(lane, range(120, 130)))
+    for of_table in writer._tables.values():
+        of_table.finish_staging()
+    while len(files(lake, "rounds")) < 13:
+        time.sleep(0.01)
+    age(lake, 2 * MIN_RETENTION_S)
+    real = maintaining._is_free, maintaining._removed_since
+    sleeping = ["rounds"]
+
+    def woken() -> None:
+        if sleeping:
+            sleeping.clear()
+            writer.flush()
+
+    def looking_at_a_lock(path: Path) -> bool:
+        if path.parent.name == "rounds":
+            woken()
+        return real[0](path)
+
+    def looking_at_the_log(table: SealedTable, since: float) -> set[str]:
+        found = real[1](table, since)
+        if table.name == "rounds":
+            woken()
+        return found
+
+    monkeypatch.setattr(maintaining, "_is_free", looking_at_a_lock)
+    monkeypatch.setattr(maintaining, "_removed_since", looking_at_the_log)
+    maintain(lake, KEY, retention_s=MIN_RETENTION_S)
+    writer.close()
+    assert not sleeping
+    report = verify(lake)
+    assert report.is_sound, report.first
+
+
 def test_seals_outlive_the_entries_that_they_were_in(lake: Path) -> None:
     """The log of a table grows no more than its retention allows, and all is verified as before."""
     maintain(lake, KEY)
@@ -224,6 +262,28 @@ def test_files_that_somebody_else_has_put_together_meanwhile_are_left(
     assert (rounds.table, rounds.compacted, rounds.files) == ("rounds", 0, 1)
     assert len(files(lake, "rounds")) == 13
     assert held(lake) == before
+
+
+def test_without_room_to_sort_the_lake_stays_as_it_is(lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the next time it may go: a service says so in a line, and goes on."""
+    before = held(lake)
+    with monkeypatch.context() as patch:
+        patch.setattr(maintaining, "MEMORY_LIMIT", "1KB")
+        with pytest.raises(TryAgainError, match=r"its rows cannot be sorted now: .*Memory.*; nothing is lost$"):
+            maintain(lake, KEY)
+    assert held(lake) == before
+    assert [d.compacted for d in maintain(lake, KEY)] == [12] * 4
+
+
+def test_rows_that_come_out_as_others_are_not_committed(lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files that they were put together of stay."""
+    before, real = held(lake), maintaining._Sorted.take
+    with monkeypatch.context() as patch:
+        patch.setattr(maintaining._Sorted, "take", lambda self, batch: real(self, batch.slice(1)))
+        with pytest.raises(TryAgainError, match="the sorted files have"):
+            maintain(lake, KEY)
+    assert held(lake) == before
+    assert len(files(lake, "records")) == 12
 
 
 def test_one_process_maintains_at_a_time(lake: Path) -> None:

@@ -216,7 +216,7 @@ def test_what_cannot_be_merged_is_refused_and_nothing_changes(tmp_path: Path) ->
 
 @pytest.mark.parametrize("step", ["superseded", "records", "branches", "dead_letters", "rounds"])
 def test_one_that_was_killed_goes_on(tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before any of its commits; what it comes to is the same."""
+    """Before any of its commits; the lake is sound then, too, and what it comes to is the same."""
 
     def lakes(name: str) -> tuple[Path, Path]:
         one = write(
@@ -239,6 +239,7 @@ def test_one_that_was_killed_goes_on(tmp_path: Path, step: str, monkeypatch: pyt
         patch.setattr(one_lake.sealed_table.SealedTable, "try_commit", dying)
         with pytest.raises(KeyboardInterrupt):
             merge(*cut_off, MERGING)
+    assert verify(cut_off[0]).is_sound, verify(cut_off[0]).first
     merge(*cut_off, MERGING)
     assert rows_of(cut_off[0]) == rows_of(whole[0])
     assert verify(cut_off[0]).is_sound, verify(cut_off[0]).first
@@ -282,6 +283,23 @@ def test_a_record_that_gave_way_in_one_that_was_killed_stays_until_another_takes
     assert verify(one).is_sound, verify(one).first
 
 
+@pytest.mark.parametrize("lost", ["mine", "theirs"])
+def test_a_lake_in_which_one_was_killed_is_merged_into_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """Each of its records once, though one is in two of its tables; what it had still to take is none of it."""
+    one = write(tmp_path / "one", "a", converged("a", 0, "x", answer="mine", score=0.2 if lost == "mine" else 0.8))
+    other = write(tmp_path / "other", "b", converged("b", 0, "x", answer="theirs", score=0.5))
+    third = write(tmp_path / "third", "c", converged("c", 0, "y"))
+    with monkeypatch.context() as patch:
+        patch.setattr(merging._Merging, "_commit_records", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            merge(one, other, MERGING)
+    merge(third, one, MERGING)
+    assert answers(third) == [("x", "mine", True), ("y", "2", True)]
+    assert verify(third).is_sound, verify(third).first
+
+
 def _killed(_merging: object) -> None:
     raise KeyboardInterrupt
 
@@ -316,6 +334,29 @@ def test_what_a_cell_commits_during_a_merge_is_looked_at(tmp_path: Path, monkeyp
     assert answers(one) == [("w", "3", True), ("x", "2", True), ("y", "2", True), ("z", "3", False), ("z", "2", True)]
     assert verify(one).is_sound, verify(one).first
     assert len(begun) > 2
+
+
+def test_what_comes_to_the_other_lake_after_it_was_verified_is_left_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head that the commits name is that of what they take."""
+    one = write(tmp_path / "one", "a", converged("a", 0, "x"))
+    other = write(tmp_path / "other", "b", converged("b", 0, "y"))
+    real = merging.verify
+
+    def overtaken(lake: Path) -> Any:
+        report = real(lake)
+        write(lake, "b", [*converged("b", 1, "z"), *died("b", 2, "w"), *converged("b", 0, "v", lane=1)])
+        return report
+
+    with monkeypatch.context() as patch:
+        patch.setattr(merging, "verify", overtaken)
+        done = merge(one, other, MERGING)
+    assert (done.head.version, done.rows) == (1, {"records": 1, "branches": 1, "rounds": 1})
+    assert answers(one) == [("x", "2", True), ("y", "2", True)]
+    done = merge(one, other, MERGING)
+    assert (done.head.version, done.rows["rounds"]) == (2, 3)
+    assert verify(one).is_sound, verify(one).first
 
 
 @pytest.mark.parametrize("file_bytes, files", [(1, 3), (1 << 30, 1)])

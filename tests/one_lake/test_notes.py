@@ -6,6 +6,7 @@ import pytest
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
+import one_lake
 from one_lake import notes, tables
 from one_lake.notes import NoteWriter, last_number, view
 from one_lake.query import session
@@ -34,6 +35,15 @@ def test_a_look_that_is_there_already_is_left_out(tmp_path: Path) -> None:
     assert DeltaTable(str(tables.folder(tmp_path, notes.TABLE))).version() == version + 1
 
 
+def test_a_lake_is_asked_wherever_it_is(tmp_path: Path) -> None:
+    """Also where addresses have to quote its path."""
+    lake = tmp_path / "it's a läke, 100%"
+    tables.create(lake)
+    NoteWriter(lake).add([noted(1)])
+    with one_lake.connect(lake) as connection:
+        assert connection.sql("SELECT number FROM supervision").fetchall() == [(1,)]
+
+
 def test_many_looks_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of them is a small file; none is lost."""
     monkeypatch.setattr(notes, "COMPACT_EVERY", 3)
@@ -42,6 +52,19 @@ def test_many_looks_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyP
         writer.add([noted(number)])
     assert len(DeltaTable(str(tables.folder(tmp_path, notes.TABLE))).file_uris()) == 1
     assert numbers(tmp_path) == [0, 1, 2]
+
+
+def test_files_that_were_put_together_are_deleted_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a week, which is set to none here; one comes a minute."""
+    monkeypatch.setattr(notes, "COMPACT_EVERY", 3)
+    writer = NoteWriter(tmp_path)
+    writer.add([noted(0)])
+    folder = tables.folder(tmp_path, notes.TABLE)
+    DeltaTable(str(folder)).alter.set_table_properties({"delta.deletedFileRetentionDuration": "interval 0 seconds"})
+    for number in range(1, 20):
+        writer.add([noted(number)])
+    assert numbers(tmp_path) == list(range(20))
+    assert len(list(folder.glob("*.parquet"))) < 6
 
 
 def test_a_lake_that_cannot_be_written_is_an_error_of_the_disk(tmp_path: Path) -> None:

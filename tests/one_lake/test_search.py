@@ -5,7 +5,9 @@ import json
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ from flows import cli
 from one_lake import tables
 from one_lake.as_of import moment
 from one_lake.merge import merge
+from one_lake.sealed_table import SealedTable
 from one_lake.search import SearchIndex, When
 from schemas.errors import RefusedError
 from tests.one_lake.lake_data import lake_writer, record, round_row
@@ -110,6 +113,22 @@ def test_several_processes_bring_it_up_to_date_at_once(lake: Path) -> None:
     assert [len(json.loads(process.communicate(timeout=60)[0])) for process in started] == [20] * 4
 
 
+def test_one_that_is_behind_sets_nothing_back(lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It opened the lake before, and waited while another one took up more."""
+    real, others = SearchIndex._take, [lake]
+
+    def overtaken(self: SearchIndex, cluster: str, lane: int, rows: Sequence[tuple[Any, ...]]) -> int:
+        if others:
+            add(others.pop(), 4, ("And a lake?", "The Wannsee"))
+            assert find(lake, "lake") == ["The Wannsee"]
+        return real(self, cluster, lane, rows)
+
+    with one_lake.connect(lake) as connection, SearchIndex(lake) as index:
+        monkeypatch.setattr(SearchIndex, "_take", overtaken)
+        assert index.update(connection) == 0
+    assert find(lake, "lake") == ["The Wannsee"]
+
+
 def test_an_index_that_is_none_is_refused(lake: Path) -> None:
     """It says what to do."""
     path = tables.search_index(lake)
@@ -184,6 +203,25 @@ def test_a_record_that_gave_way_in_a_merge_is_not_found(tmp_path: Path) -> None:
         then = When(bounds=moment(one, "1").bounds)
         assert [hit.answer for hit in index.find("mine", 10, when=then)] == ["mine"]
         assert index.find("theirs", 10, when=then) == []
+
+
+def test_a_record_that_is_about_to_give_way_is_indexed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A merge that was killed between its commits has left it in both tables."""
+    one = write(tmp_path / "one", "a", converged("a", 0, "x", answer="mine"))
+    other = write(tmp_path / "other", "b", converged("b", 0, "x", answer="theirs", score=0.9))
+    real = SealedTable.try_commit
+
+    def dying(self: SealedTable, commit: Any, on_failure: Any) -> Any:
+        if self.name == "records":
+            raise KeyboardInterrupt
+        return real(self, commit, on_failure)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SealedTable, "try_commit", dying)
+        with pytest.raises(KeyboardInterrupt):
+            merge(one, other, MERGING)
+    with one_lake.connect(one) as connection, SearchIndex(one) as index:
+        assert index.update(connection) == 1
 
 
 def test_an_update_that_is_broken_off_leaves_nothing(lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,17 @@
-"""Tables that somebody reads on and on."""
+"""Tables that somebody reads on and on, and tables that are gone."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 from deltalake import DeltaTable
 
+import one_lake
 from one_lake import tables
-from tests.one_lake.lake_data import lake_writer, round_row
+from one_lake.verify import Fault, verify
+from schemas.errors import RefusedError
+from schemas.one import TABLES
+from tests.one_lake.lake_data import decisions, lake_writer, round_row
 
 
 def test_a_table_that_is_read_on_is_opened_anew_every_so_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,3 +33,33 @@ def test_a_table_that_is_read_on_is_opened_anew_every_so_often(tmp_path: Path, m
             assert followed.read_on().count() == offset
     assert opened == ["rounds"] * 2
     writer.close()
+
+
+@pytest.mark.parametrize("lost", TABLES)
+def test_a_table_that_is_gone_is_not_made_anew(tmp_path: Path, lost: str) -> None:
+    """It would be empty, and nobody would see it."""
+    writer = lake_writer(tmp_path)
+    writer.add(decisions(0, range(3)))
+    writer.flush()
+    writer.close()
+    shutil.rmtree(tables.folder(tmp_path, lost))
+    for _ in range(2):
+        with pytest.raises(RefusedError, match=f"table `{lost}` is gone; put its folder back from a copy"):
+            lake_writer(tmp_path)
+    with pytest.raises(RefusedError, match=f"table `{lost}` is gone"):
+        one_lake.connect(tmp_path)
+    if lost == "rounds":
+        with pytest.raises(RefusedError, match=f"table `{lost}` is gone"):
+            verify(tmp_path)
+    else:
+        assert verify(tmp_path).first[Fault.LOG_GAP].where == lost
+
+
+def test_a_lake_that_was_cut_off_while_it_was_made_is_made(tmp_path: Path) -> None:
+    """Nothing is in it yet."""
+    lake_writer(tmp_path).close()
+    shutil.rmtree(tables.folder(tmp_path, "rounds"))
+    with pytest.raises(RefusedError, match=r"no lake at .*: run `aureon run`"):
+        one_lake.connect(tmp_path)
+    lake_writer(tmp_path).close()
+    assert verify(tmp_path).is_sound

@@ -149,3 +149,20 @@ def test_the_weight_of_a_record_falls_with_what_it_rests_on(lake: Path) -> None:
         ("math", "made", "math", "task-0-2"),
         ("math", "made", "math", "task-0-5"),
     ]
+
+
+def test_a_descendant_that_was_sent_again_counts_once(tmp_path: Path) -> None:
+    """As what its last life came to."""
+    writer = lake_writer(tmp_path)
+    writer.add([record(0, 0), round_row(0, 0), *(branch(0, 0, index) for index in range(3))])
+    first, second, third = (dict[str, Any](topic="coding", logical_id=f"task-0-0:branch-{index}") for index in range(3))
+    died = [first, second, second, third, third | {"generation": 1}]
+    for offset, child in enumerate(died, 1):
+        writer.add([dead_letter(0, offset, **child), round_row(0, offset, kind="dead", **child)])
+    for offset, child in enumerate((first, second | {"forced": True}), 6):
+        again = child | {"generation": 1}
+        writer.add([record(0, offset, **again), round_row(0, offset, **again)])
+    writer.flush()
+    writer.close()
+    query = "SELECT descendants_good, descendants_ended FROM weights WHERE logical_id = 'task-0-0'"
+    assert ask(tmp_path, query) == [(1, 3)]

@@ -4,7 +4,10 @@ import json
 import re
 from pathlib import Path
 
+import msgspec
+import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 
 from connectors.checked_producer import CheckedProducer
 from connectors.heads import publish_head
@@ -14,8 +17,9 @@ from flows import cli
 from one_lake import tables
 from one_lake.keys import signing_key
 from schemas.head import Head
+from schemas.one import RoundRow, arrow_schema
 from tests.brokers import Broker
-from tests.one_lake.lake_data import decisions, lake_writer
+from tests.one_lake.lake_data import decisions, lake_writer, round_row
 
 
 @pytest.fixture
@@ -77,6 +81,18 @@ def test_each_fault_is_explained_and_the_first_record_named(home: Path, capsys: 
     assert aureon(home, "verify", "--json") == 1
     report = json.loads(capsys.readouterr().out)
     assert report["first"]["file_altered"]["where"].startswith("records/part-")
+
+
+def test_rows_from_before_commits_were_signed_are_told_with_the_verdict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For them nothing vouches."""
+    tables.create(tmp_path / "lake")
+    row = msgspec.structs.asdict(round_row(0, 1, kind="next_round", cluster=None, decision_hash=None))
+    rows = pa.Table.from_pylist([row], arrow_schema(RoundRow))
+    write_deltalake(tables.folder(tmp_path / "lake", "rounds"), rows, mode="append")
+    assert aureon(tmp_path, "verify") == 0
+    assert capsys.readouterr().out.endswith("sound, but for 1 rows from before commits were signed\n")
 
 
 @pytest.mark.kafka

@@ -112,6 +112,32 @@ def forged_record(lake: Lake) -> None:
     write_deltalake(tables.folder(lake.folder, "records"), pa.Table.from_batches([batch]), mode="append")
 
 
+def smuggled(lake: Lake, table: str, row: Row, version: int) -> None:
+    """Somebody without a key adds a file with one row to an entry that is there; no lane and no hash tell of it."""
+    batch = record_batch(type(row), encode_rows([row]))
+    rows = with_column(pa.Table.from_batches([batch]), "row_hash", pa.array([None], pa.string()))
+    path = tables.folder(lake.folder, table) / "part-mine.parquet"
+    pq.write_table(rows, path)
+    added = {
+        "path": path.name,
+        "partitionValues": {},
+        "size": path.stat().st_size,
+        "modificationTime": 0,
+        "dataChange": True,
+    }
+    with lake.entry(table, version).open("a") as entry:
+        entry.write("\n" + json.dumps({"add": added}) + "\n")
+
+
+MINE: dict[str, Any] = {"logical_id": "mine", "cluster": None, "decision_hash": None}
+
+
+def smuggled_into_an_empty_table(lake: Lake) -> None:
+    """No seal is in it yet."""
+    tables.create(lake.folder, SUPERSEDED)
+    smuggled(lake, SUPERSEDED, record(7, 0, **MINE | {"logical_id": "task-0-0"}), 0)
+
+
 def given_way(lake: Lake) -> None:
     """Somebody with a Delta library says that a record gave way in a merge, where none of its id stayed."""
     tables.create(lake.folder, SUPERSEDED)
@@ -332,6 +358,18 @@ TAMPERING: dict[str, tuple[Callable[[Lake], object], dict[Fault, str]]] = {
     "a record is forged": (
         forged_record,
         {Fault.FILE_NOT_SEALED: "records/", Fault.ROW_ADDED: "records[0]@100", Fault.RECORD_FORGED: "records[0]@100"},
+    ),
+    "a record is added to the entry that made its table": (
+        lambda lake: smuggled(lake, "records", record(7, 0, **MINE), 0),
+        {Fault.FILE_NOT_SEALED: "records/part-mine"},
+    ),
+    "a record is added to the first signed entry": (
+        lambda lake: smuggled(lake, "records", record(7, 0, **MINE), 1),
+        {Fault.FILE_NOT_SEALED: "records/part-mine"},
+    ),
+    "a record is added to a table of which nothing is signed yet": (
+        smuggled_into_an_empty_table,
+        {Fault.FILE_NOT_SEALED: "superseded/part-mine"},
     ),
     "a commit drops a file": (removed_by_delta, {Fault.ROW_MISSING: "records[0]@42..48"}),
     "the tail is cut off": (cut_off_tail, {Fault.HEAD_MISSING: "rounds version 12"}),
