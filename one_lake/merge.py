@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import duckdb
 import numpy as np
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction
@@ -84,7 +85,8 @@ def merge(
     Raises:
         RefusedError: one of them is no lake, has rows that nobody can name, or is not sound; or both have rows of one
             name that are not the same. Nothing was changed.
-        TryAgainError: another process maintains the lake, or cells commit faster than a merge can.
+        TryAgainError: another process maintains the lake, there is no room to compare the rows, or cells commit faster
+            than a merge can.
         OSError: the lake cannot be written; merged again, it goes on.
     """
     lake, other = Path(lake_dir).absolute(), Path(other_dir).absolute()
@@ -108,6 +110,9 @@ def merge(
                 return merging.run()
         except DeltaError as error:
             raise tables.as_os_error(error, lake) from error
+        except duckdb.Error as error:
+            why = str(error).partition("\n")[0]
+            raise TryAgainError(f"lake {lake}: no room to merge now: {why}; merged again, it goes on") from error
 
 
 def _own_cluster(lake: Path) -> str | None:

@@ -6,6 +6,7 @@ It is no part of what is verified: nobody's record rests on it.
   look that is there already is left out; looks are numbered, and the table's log carries the last one.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from one_lake import tables
 from schemas.one import arrow_schema
 from schemas.supervision import Noted
 
+log = logging.getLogger(__name__)
+
 TABLE = "supervision"
 _APPLICATION = "root"
 COMPACT_EVERY = 100
@@ -27,7 +30,11 @@ COMPACT_EVERY = 100
 def view(lake_dir: str | Path) -> str:
     """The query for all notes; none where no root has noted anything."""
     path, schema = tables.folder(lake_dir, TABLE), arrow_schema(Noted)
-    files = tables.files(lake_dir, TABLE, DeltaTable(str(path))) if DeltaTable.is_deltatable(str(path)) else []
+    try:
+        files = tables.files(lake_dir, TABLE, DeltaTable(str(path))) if DeltaTable.is_deltatable(str(path)) else []
+    except DeltaError as error:
+        log.warning("%s: what the root noted cannot be read, all else can: %s", path, str(error).partition("\n")[0])
+        files = []
     if not files:
         types = {"int64": "BIGINT", "double": "TIMESTAMPTZ"}  # the one double is told as the time that it is
         columns = [f'NULL::{types.get(str(f.type), "VARCHAR")} AS "{f.name}"' for f in schema]

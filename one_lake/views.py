@@ -31,6 +31,12 @@ FROM rounds LEFT JOIN refused ON refused.cluster = coalesce(rounds.cluster, '')
     AND refused.lane = rounds.lane AND refused.decision_offset = rounds.decision_offset
 """  # noqa: S608 - a reason of the schema
 
+# Between the two commits of a merge, or where one was killed there, a record is in both tables, and stands.
+_GAVE_WAY = """
+CREATE OR REPLACE VIEW gave_way AS
+SELECT * FROM stored.superseded ANTI JOIN stored.records USING (cluster, lane, decision_offset)
+"""
+
 # A record's provenance tells, in the order of the round's candidates, who gave its answer.
 _ANSWERS = """
 CREATE OR REPLACE VIEW answers AS
@@ -55,7 +61,7 @@ FROM (
     LEFT JOIN (
         SELECT cluster, lane, decision_offset,
             from_json(provenance -> '$.models', '[{"gave_it":"BOOLEAN"}]') AS models
-        FROM (FROM stored.records UNION ALL FROM stored.superseded) WHERE provenance IS NOT NULL
+        FROM (FROM stored.records UNION ALL FROM gave_way) WHERE provenance IS NOT NULL
     ) USING (cluster, lane, decision_offset)
 )
 """
@@ -156,8 +162,8 @@ WITH compared AS (
         {criteria}, 'cluster': r.cluster, 'lane': r.lane, 'decision_offset': r.decision_offset
     }} AS told
     FROM (
-        SELECT *, true AS is_kept FROM stored.records SEMI JOIN stored.superseded USING (topic, logical_id)
-        UNION ALL SELECT *, false FROM stored.superseded
+        SELECT *, true AS is_kept FROM stored.records SEMI JOIN gave_way USING (topic, logical_id)
+        UNION ALL SELECT *, false FROM gave_way
     ) r JOIN stored.rounds d USING (cluster, lane, decision_offset)
 )
 SELECT topic, logical_id, kept.answer AS kept, lost.answer AS lost, kept.told AS of_kept, lost.told AS of_lost
@@ -251,6 +257,7 @@ ORDER BY CASE direction WHEN 'up' THEN -depth ELSE depth END, topic, logical_id
 VIEWS = (
     _ONE,
     _OUTCOMES,
+    _GAVE_WAY,
     _ANSWERS,
     _NODES,
     _AGREEMENT,

@@ -240,6 +240,8 @@ def test_one_that_was_killed_goes_on(tmp_path: Path, step: str, monkeypatch: pyt
         with pytest.raises(KeyboardInterrupt):
             merge(*cut_off, MERGING)
     assert verify(cut_off[0]).is_sound, verify(cut_off[0]).first
+    with one_lake.connect(cut_off[0]) as lake:
+        assert lake.sql("SELECT * FROM conflicts WHERE of_kept = of_lost").fetchall() == []
     merge(*cut_off, MERGING)
     assert rows_of(cut_off[0]) == rows_of(whole[0])
     assert verify(cut_off[0]).is_sound, verify(cut_off[0]).first
@@ -302,6 +304,19 @@ def test_a_lake_in_which_one_was_killed_is_merged_into_another(
 
 def _killed(_merging: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_without_room_to_compare_the_lake_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next time it may go."""
+    one = write(tmp_path / "one", "a", converged("a", 0, "x"))
+    other = write(tmp_path / "other", "b", converged("b", 0, "y"))
+    before = rows_of(one)
+    with monkeypatch.context() as patch:
+        patch.setattr(merging, "MEMORY_LIMIT", "1KB")
+        with pytest.raises(TryAgainError, match=r"no room to merge now: .*emory"):
+            merge(one, other, MERGING)
+    assert rows_of(one) == before
+    assert merge(one, other, MERGING).rows["records"] == 1
 
 
 def test_a_lake_in_which_nothing_is_signed_is_refused(tmp_path: Path) -> None:

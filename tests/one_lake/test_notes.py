@@ -44,6 +44,17 @@ def test_a_lake_is_asked_wherever_it_is(tmp_path: Path) -> None:
         assert connection.sql("SELECT number FROM supervision").fetchall() == [(1,)]
 
 
+def test_notes_that_cannot_be_read_keep_nobody_from_the_rest(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As after a power cut, which no record rests on; it is said."""
+    tables.create(tmp_path)
+    NoteWriter(tmp_path).add([noted(1)])
+    max((tables.folder(tmp_path, notes.TABLE) / "_delta_log").glob("*.json")).write_bytes(b"{")
+    with one_lake.connect(tmp_path) as connection:
+        assert connection.sql("SELECT count(*) FROM one").fetchall() == [(0,)]
+        assert connection.sql("SELECT number FROM supervision").fetchall() == []
+    assert "what the root noted cannot be read" in caplog.text
+
+
 def test_many_looks_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of them is a small file; none is lost."""
     monkeypatch.setattr(notes, "COMPACT_EVERY", 3)
