@@ -6,6 +6,7 @@ signals are turned into a graceful stop.
 
 import contextlib
 import logging
+import os
 import shutil
 import signal
 import tempfile
@@ -33,7 +34,7 @@ from flows.refine import cell_flow
 from flows.settings import Settings
 from flows.stopping import Stopping
 from flows.telemetry import shown
-from flows.terminal import say, say_in_handler
+from flows.terminal import FAILED, say, say_in_handler
 from schemas.errors import AureonError, RefusedError
 
 log = logging.getLogger(__name__)
@@ -104,8 +105,33 @@ def broker_of(settings: Settings) -> Iterator[None]:
         reach(config_of(settings))
         yield
         return
-    with EmbeddedBroker(settings.broker_dir):
+    with EmbeddedBroker(settings.broker_dir) as broker, _watched(broker):
         yield
+
+
+@contextlib.contextmanager
+def _watched(broker: EmbeddedBroker) -> Iterator[None]:
+    """End this process, as a crash would, where its own broker has ended: nothing more can come of it."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(LOOK_S):
+            if not broker.is_running():
+                say(
+                    f"aureon: the embedded broker in {broker.folder} was killed: what it acknowledged in its last "
+                    "seconds is gone. The lake is whole; start again, or with another --home where that is refused"
+                )
+                os._exit(FAILED)
+
+    thread = threading.Thread(target=watch, name="aureon-broker", daemon=True)
+    if broker.owned:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if broker.owned:
+            thread.join()
 
 
 def recovery_folder(state_dir: Path) -> Path:

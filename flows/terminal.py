@@ -11,6 +11,7 @@ import errno
 import logging
 import os
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -114,7 +115,9 @@ def command_name() -> str:
     if shutil.which("aureon"):
         return "aureon"
     called = Path(sys.argv[0])
-    return os.path.relpath(called) if called.name == "aureon" else f"{sys.executable} -m flows.cli"
+    if called.name == "aureon":
+        return shlex.quote(os.path.relpath(called))
+    return f"{shlex.quote(sys.executable)} -m flows.cli"
 
 
 def show(text: str, end: str = "\n") -> None:

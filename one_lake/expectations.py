@@ -34,6 +34,8 @@ ALERTS: tuple[Configuration, ...] = (
     },
 )
 """Of a batch: no task has two records; not most of them were forced."""
+FEWEST = 20
+"""Records of which a share (`mostly`) is told; of two, one is half."""
 
 
 def suite() -> list[Configuration]:

@@ -3,6 +3,7 @@
 Great Expectations takes 2 s and 250 MB to import, and this process needs neither.
 """
 
+import contextlib
 import json
 import logging
 import subprocess
@@ -96,12 +97,18 @@ class QualityGate:
 
     def _end(self) -> None:
         self._is_ready = False
-        with self._process:
+        # what it was about to be sent it does not get any more
+        with contextlib.suppress(BrokenPipeError), self._process:
             self._process.kill()
 
     def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parents[1],
+            # a cell that is stopped by Ctrl-C still has records to be judged
+            start_new_session=True,
         )
 
     def _ask(self, rows: pa.RecordBatch) -> Judged:

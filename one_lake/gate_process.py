@@ -7,6 +7,7 @@ that core, and has a gate of its own.
 import contextlib
 import os
 import select
+import signal
 import sys
 import threading
 import warnings
@@ -22,6 +23,7 @@ def end_with_input() -> None:
 
 def main() -> None:
     """Judge batches until the input ends."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # whoever stops all processes of a cell at once means the cell
     watch = threading.Thread(target=end_with_input, daemon=True)
     watch.start()
     warnings.simplefilter("ignore")

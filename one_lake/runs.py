@@ -183,7 +183,8 @@ def _choose(lake_dir: Path, version: int, selection: Selection, path: Path) -> i
                 lake.execute(f"CREATE TEMP TABLE wanted AS SELECT topic, logical_id FROM ({selection.query})")  # noqa: S608
                 tasks = f"FROM ({tasks}) SEMI JOIN wanted USING (topic, logical_id)"
         except duckdb.Error as error:
-            raise RefusedError(f"SQL: {error}; expected a query with the columns topic and logical_id") from None
+            told = str(error).partition("\n")[0]  # what follows shows what is made of the query
+            raise RefusedError(f"SQL: {told}; expected a query with the columns topic and logical_id") from None
         try:
             lake.execute(
                 "COPY (SELECT *, (row_number() OVER (ORDER BY cluster, topic, logical_id, generation) - 1) "  # noqa: S608

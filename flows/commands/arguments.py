@@ -273,8 +273,9 @@ def _sql(commands: Any) -> None:
         "sql",
         help="ask the lake a question in SQL",
         description="Run a query of DuckDB's SQL over the lake, also while a cell writes to it. Views: one (the record "
-        "of each task), rounds, branches, dead_letters, answers, nodes, agreement, costs, sources, supervision, "
-        "weights, conflicts, superseded; and the table functions lineage('<logical id>') and run('<replay>').",
+        "of each task), rounds, outcomes, branches, dead_letters, answers, nodes, agreement, costs, sources, "
+        "supervision, weights, conflicts, superseded; and the table functions lineage('<logical id>') and "
+        "run('<replay>').",
     )
     sql.add_argument("query", metavar="QUERY", help="the query, or - to read it from standard input")
     sql.add_argument("--json", action="store_true", help="print a JSON array with one object a row")

@@ -43,7 +43,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--home", type=Path, default=Path(".aureon/nightly_review"), help="where the lake is")
     parser.add_argument("--nodes", help="the models that are asked again, nodes.toml")
-    parser.add_argument("--score-threshold", default=0.95, help="the stricter policy")
+    parser.add_argument("--score-threshold", default=0.998, help="the stricter policy")
     parser.add_argument("--since", default=yesterday.isoformat(), help="from when on they were decided (UTC)")
     options = parser.parse_args()
     told = {"home": str(options.home), "nodes": options.nodes}

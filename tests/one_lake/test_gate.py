@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import random
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 import one_lake
 from one_lake.encode import encode_rows, record_batch
-from one_lake.expectations import Configuration, derived, suite
+from one_lake.expectations import FEWEST, Configuration, derived, suite
 from one_lake.gate import Judged, QualityGate, Refused, configurations_of
 from one_lake.gating import Routes
 from one_lake.verify import verify
@@ -100,14 +101,14 @@ def test_a_record_that_fails_is_told_with_the_expectation(
 
 
 def test_what_is_over_many_rows_raises_an_alert_and_refuses_none(gate: QualityGate) -> None:
-    """Two records of one id, and most of them forced."""
-    rows = [record(0, offset, logical_id="same", forced=True) for offset in range(3)]
+    """Two records of one id, and most of them forced; of a few, most are no news."""
+    rows = [record(0, offset, logical_id="same", forced=True) for offset in range(FEWEST)]
     judged = gate.judge(record_batch(Record, encode_rows(rows)))
     assert not judged.refused
-    assert [alert.partition("(")[0] for alert in judged.alerts] == [
-        "expect_compound_columns_to_be_unique",
-        "expect_column_values_to_be_in_set",
-    ]
+    told = [alert.partition("(")[0] for alert in judged.alerts]
+    assert told == ["expect_compound_columns_to_be_unique", "expect_column_values_to_be_in_set"]
+    few = gate.judge(record_batch(Record, encode_rows(rows[1:])))
+    assert [alert.partition("(")[0] for alert in few.alerts] == told[:1]
 
 
 def test_expectations_follow_from_the_schema() -> None:
@@ -232,6 +233,25 @@ def test_a_gate_that_is_killed_is_started_again(gate: QualityGate) -> None:
     gate.judge(batch)
     gate._process.kill()
     assert [each.row for each in gate.judge(batch).refused] == [0]
+
+
+def test_a_gate_is_not_ended_by_what_ends_its_cell(gate: QualityGate, caplog: pytest.LogCaptureFixture) -> None:
+    """Ctrl-C on a terminal, or a stop of all processes at once: the last records are still to be judged."""
+    batch = record_batch(Record, encode_rows([record(0, 0, **BAD)]))
+    gate.judge(batch)
+    assert os.getpgid(gate._process.pid) != os.getpgid(0)
+    gate._process.terminate()
+    assert [each.row for each in gate.judge(batch).refused] == [0]
+    assert not caplog.text
+
+
+def test_a_gate_that_is_killed_is_started_again_whatever_it_was_to_judge(gate: QualityGate) -> None:
+    """Also where not all of that had been sent."""
+    batch = record_batch(Record, encode_rows([record(0, n, answer="x" * 50_000) for n in range(20)]))
+    gate.judge(batch)
+    gate._process.kill()
+    gate._process.wait()
+    assert gate.judge(batch) == Judged([], [])
 
 
 @pytest.mark.unmeasured

@@ -75,6 +75,17 @@ def test_a_state_folder_of_another_broker_is_refused_with_the_cure(own_broker: B
     assert "or AUREON_STATE to another folder" in done.stderr
 
 
+def test_a_cell_whose_own_broker_is_killed_says_so_and_ends(tmp_path: Path) -> None:
+    """It would wait for one that can only come back without what it had acknowledged."""
+    with running("run", cwd=tmp_path) as cell:
+        until(lambda: "Ctrl-C stops it" in said(tmp_path), process=cell)
+        broker = json.loads((tmp_path / ".aureon" / "broker" / "broker.json").read_bytes())
+        os.kill(broker["pid"], signal.SIGKILL)
+        assert cell.wait(15) == 1
+        assert "the embedded broker in" in said(tmp_path)
+        assert "was killed: what it acknowledged in its last seconds is gone" in said(tmp_path)
+
+
 def test_tasks_become_records_and_sigterm_stops_gracefully(own_broker: Broker, tmp_path: Path) -> None:
     """Everything that was decided is in the lake, and the next run goes on from there."""
     brokers = own_broker.brokers
