@@ -260,15 +260,12 @@ class EmbeddedBroker:
         # A pid may be somebody else's by now, if the machine was restarted or the folder was copied; and none is known
         # where whoever started the broker was killed over it.
         processes = Path("/proc")
-        if not processes.is_dir():
-            told = [pid] if pid else []
-        elif _is_broker(processes / str(pid), b""):
-            told = [pid]
-        else:
-            told = [int(p.name) for p in processes.glob("[0-9]*") if _is_broker(p, os.fsencode(self.folder))]
-        for each in told:
+        told = [processes / str(pid)]
+        if not _is_broker(told[0], b""):
+            told = [process for process in processes.glob("[0-9]*") if _is_broker(process, os.fsencode(self.folder))]
+        for process in told:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(each, number)
+                os.kill(int(process.name), number)
 
     def _collect(self) -> None:
         """Wait for a child that has let go of its lock and has not quite ended."""

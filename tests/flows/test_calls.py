@@ -317,6 +317,13 @@ def test_what_nobody_expects_ends_the_process_and_no_round_waits_for_ever() -> N
     def breaks(*_: object) -> bool:
         raise ValueError("a policy of one's own")
 
+    def is_told(runner: CallRunner) -> bool:
+        try:
+            runner.check()
+        except ValueError as error:
+            return str(error) == "a policy of one's own"
+        return False
+
     parts: dict[str, dict[str, Any]] = {
         "opening": {"is_cancelled": breaks},
         "judging": {"enough": breaks, "check": lambda *_: Checks()},
@@ -325,15 +332,12 @@ def test_what_nobody_expects_ends_the_process_and_no_round_waits_for_ever() -> N
     for where, given in parts.items():
         with runner_of(ScriptedNode(answers), tries=1, **given) as runner:
             runner.submit(runner.new_lane(), [checked if where == "judging" else escalating])
-
-            def is_told(runner: CallRunner = runner) -> bool:
-                try:
-                    runner.check()
-                except ValueError as error:
-                    return str(error) == "a policy of one's own"
-                return False
-
-            until(is_told)
+            until(partial(is_told, runner))
+    with runner_of(ScriptedNode(answers), tries=1) as runner:
+        runner.start()
+        runner._tries._take = breaks  # type: ignore[assignment]
+        runner.submit(runner.new_lane(), [routed(call(node="gone"))])
+        until(partial(is_told, runner))
 
 
 def test_a_verifier_that_cannot_be_begun_gives_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,8 @@ def test_the_command_is_named_as_the_user_finds_it(tmp_path: Path, monkeypatch: 
     """By its name where that is enough."""
     monkeypatch.setenv("PATH", str(tmp_path))
     assert command_name().endswith(" -m flows.cli")
+    monkeypatch.setattr("sys.argv", [str(tmp_path / "a folder" / "aureon"), "demo"])
+    assert shlex.split(command_name()) == [os.path.relpath(tmp_path / "a folder" / "aureon")]
     (tmp_path / "aureon").write_text("#!/bin/sh\n")
     (tmp_path / "aureon").chmod(0o755)
     assert command_name() == "aureon"
