@@ -82,6 +82,7 @@ WITH spawned AS (
     SELECT topic, logical_id FROM branches SEMI JOIN asked ON asked.topic = root_topic AND asked.logical_id = root_id
 ),
 ours AS (FROM asked UNION FROM spawned),
+-- another question under one of these ids is no end of it; a task whose blob is gone has ended
 ends AS (
     SELECT (topic, logical_id) AS task, kind, forced FROM outcomes SEMI JOIN ours USING (topic, logical_id)
     WHERE kind IN ('converged', 'dead', 'cancelled') AND reason <> 'id_conflict'

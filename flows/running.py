@@ -112,6 +112,9 @@ def broker_of(settings: Settings) -> Iterator[None]:
 @contextlib.contextmanager
 def _watched(broker: EmbeddedBroker) -> Iterator[None]:
     """End this process, as a crash would, where its own broker has ended: nothing more can come of it."""
+    if not broker.owned:  # another process has it, and may start it again
+        yield
+        return
     over = threading.Event()
 
     def watch() -> None:
@@ -124,14 +127,12 @@ def _watched(broker: EmbeddedBroker) -> Iterator[None]:
                 os._exit(FAILED)
 
     thread = threading.Thread(target=watch, name="aureon-broker", daemon=True)
-    if broker.owned:
-        thread.start()
+    thread.start()
     try:
         yield
     finally:
         over.set()
-        if broker.owned:
-            thread.join()
+        thread.join()
 
 
 def recovery_folder(state_dir: Path) -> Path:

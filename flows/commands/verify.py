@@ -86,6 +86,7 @@ def _tell(report: Report, settings: Settings) -> None:
     if faults:
         show(f"NOT SOUND: {faults:,} {'fault' if faults == 1 else 'faults'}")
     elif report.not_sealed:
-        show(f"sound, but for {report.not_sealed:,} rows from before commits were signed")
+        rows = "row" if report.not_sealed == 1 else "rows"
+        show(f"sound, but for {report.not_sealed:,} {rows} from before commits were signed")
     else:
         show("sound: nothing is lost, doubled or altered")

@@ -152,8 +152,8 @@ def test_what_a_dead_writer_left_is_deleted_and_what_a_living_one_holds_is_not(l
     living.release()
 
 
-def test_a_writer_that_was_stopped_for_a_day_logs_what_it_had_staged(lake: Path) -> None:
-    """Its file is there, and its rows are, once."""
+def stopped(lake: Path) -> LakeWriter:
+    """A writer that has staged rows, and then stood still for longer than files are kept."""
     writer = lake_writer(lake)
     for lane in (0, 1):
         writer.add(decisions(lane, range(120, 130)))
@@ -162,6 +162,12 @@ def test_a_writer_that_was_stopped_for_a_day_logs_what_it_had_staged(lake: Path)
     while len(files(lake, "rounds")) < 13:
         time.sleep(0.01)
     age(lake, 2 * MIN_RETENTION_S)
+    return writer
+
+
+def test_a_writer_that_was_stopped_for_a_day_logs_what_it_had_staged(lake: Path) -> None:
+    """Its file is there, and its rows are, once."""
+    writer = stopped(lake)
     maintain(lake, KEY, retention_s=MIN_RETENTION_S)
     writer.flush()
     writer.close()
@@ -172,14 +178,7 @@ def test_a_writer_that_was_stopped_for_a_day_logs_what_it_had_staged(lake: Path)
 
 def test_a_writer_that_wakes_up_while_files_are_deleted_keeps_his(lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """He logs a file and lets go of it, between any two looks at what is needed."""
-    writer = lake_writer(lake)
-    for lane in (0, 1):
-        writer.add(decisions(lane, range(120, 130)))
-    for of_table in writer._tables.values():
-        of_table.finish_staging()
-    while len(files(lake, "rounds")) < 13:
-        time.sleep(0.01)
-    age(lake, 2 * MIN_RETENTION_S)
+    writer = stopped(lake)
     real = maintaining._is_free, maintaining._removed_since
     sleeping = ["rounds"]
 

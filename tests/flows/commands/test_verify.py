@@ -92,7 +92,7 @@ def test_rows_from_before_commits_were_signed_are_told_with_the_verdict(
     rows = pa.Table.from_pylist([row], arrow_schema(RoundRow))
     write_deltalake(tables.folder(tmp_path / "lake", "rounds"), rows, mode="append")
     assert aureon(tmp_path, "verify") == 0
-    assert capsys.readouterr().out.endswith("sound, but for 1 rows from before commits were signed\n")
+    assert capsys.readouterr().out.endswith("sound, but for 1 row from before commits were signed\n")
 
 
 @pytest.mark.kafka
