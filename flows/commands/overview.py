@@ -89,6 +89,7 @@ class Observer:
         self._lakes = {over: Kept(partial(self._look_at_lake, over), LAKE_EVERY_S, LAKE_SHARE) for over in SPANS}
         self._last: dict[str, Lake] = {}
         self._asked: set[duckdb.DuckDBPyConnection] = set()
+        self._asked_lock = threading.Lock()
 
     def cluster(self) -> Cluster:
         """Tell how the cluster is; takes some seconds where the broker does not answer."""
@@ -104,8 +105,9 @@ class Observer:
 
     def interrupt(self) -> None:
         """Ask the lake no further in what it is being asked; that look is an error then."""
-        for lake in list(self._asked):
-            lake.interrupt()
+        with self._asked_lock:  # none of them is closed meanwhile
+            for lake in self._asked:
+                lake.interrupt()
 
     def close(self) -> None:
         """Let go; nobody may be looking any more."""
@@ -163,10 +165,12 @@ class Observer:
         settings = self._settings
         # A connection of its own each time: one that is kept would keep a part of every file.
         with one_lake.connect(settings.lake_dir, settings.blobs_url) as lake:
-            self._asked.add(lake)
+            with self._asked_lock:
+                self._asked.add(lake)
             try:
                 lake.execute("SET threads = 1")
                 lake.execute("SET parquet_metadata_cache = false")
                 return lake_within(span, lake, str(settings.lake_dir), now)
             finally:
-                self._asked.discard(lake)
+                with self._asked_lock:
+                    self._asked.remove(lake)
