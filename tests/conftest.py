@@ -18,9 +18,10 @@ BROKER_FIXTURES = {"broker", "own_broker"}
 
 def pytest_configure() -> None:
     """Before any test, and any process with tests."""
-    # an example that waits for a processor is no slow one
-    settings.register_profile("shared machine", deadline=None)
-    settings.load_profile("shared machine")
+    # The same examples each time, so that a change is judged by itself; none is slow that waits for a processor.
+    settings.register_profile("known", deadline=None, derandomize=True)
+    settings.register_profile("explore", deadline=None, max_examples=3_000, print_blob=True)
+    settings.load_profile("known")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -73,7 +73,7 @@ def test_what_was_found_once_breaks_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_nothing_that_comes_breaks_a_decoder(name: str) -> None:
-    """A few dozen inputs of any kind, others each time."""
+    """A few dozen inputs of any kind; `make fuzz` tries as many as there is time for."""
 
     @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(inputs(name))
