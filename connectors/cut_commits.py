@@ -17,6 +17,9 @@ MAX_COMMIT_METADATA_BYTES = 4000
 """A broker takes 4,096 bytes (`offset.metadata.max.bytes`); beyond that it refuses the commit."""
 EVERY_S = 1.0
 NOW_LIMIT_S = 30.0
+AWAY_MS = 6000
+"""How long a commit waits for a group's coordinator: librdkafka takes `session.timeout.ms` for it, which has no other
+meaning in a group without members."""
 
 Places = Mapping[TopicPartition, tuple[int, str]]
 """For each partition the offset, and the cut as text."""
@@ -38,7 +41,7 @@ class CutCommits:
     """
 
     def __init__(self, config: ClientConfig, group: str) -> None:
-        self._consumer = new_consumer(config, group, committed_only=False)
+        self._consumer = new_consumer({**config, "session.timeout.ms": AWAY_MS}, group, committed_only=False)
         self._group = group
         self._newer: dict[int, Places] = {}
         """By lane, cuts that are not committed yet."""
@@ -105,10 +108,11 @@ class CutCommits:
             self._consumer.committed([], timeout=ASK_LIMIT_S)
         while not self._over.wait(EVERY_S):
             with self._lock:
-                newer = [self._newer.popitem() for _ in range(len(self._newer))]
-                error = self._commit({place: cut for _, places in newer for place, cut in places.items()})
+                # one at a time, since `forget` may take one away meanwhile
+                newer = {lane: self._newer.pop(lane, {}) for lane in list(self._newer)}
+                error = self._commit({place: cut for places in newer.values() for place, cut in places.items()})
             if error is not None:
-                for lane, places in newer:
+                for lane, places in newer.items():
                     self._newer.setdefault(lane, places)
                 self._away.goes_on(f"group {self._group}: the cuts were not committed: {error.str()}")
 

@@ -24,7 +24,7 @@ from typing import Self
 
 import msgspec
 
-from connectors.file_lock import try_lock
+from connectors.file_lock import LOOKS, try_lock
 from connectors.kafka import answers
 from connectors.whole_files import ANYBODY, replace
 from schemas.errors import UNREADABLE, RefusedError, TryAgainError
@@ -96,7 +96,7 @@ class EmbeddedBroker:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._owner_lock is None:
-            self._owner_lock = _try_lock(self.folder / "owner.lock", tries=10)
+            self._owner_lock = _try_lock(self.folder / "owner.lock")
         try:
             if self._owner_lock is not None:
                 self._start_or_adopt()
@@ -165,7 +165,7 @@ class EmbeddedBroker:
         self.stop()
 
     def _start_or_adopt(self) -> None:
-        broker_lock = _try_lock(self.folder / "broker.lock", tries=10)
+        broker_lock = _try_lock(self.folder / "broker.lock")
         if broker_lock is None:
             log.info("%s: adopting the broker whose owner is gone", self.folder)
             return
@@ -314,16 +314,11 @@ def embedded_binary() -> Path:
     return binary
 
 
-def _try_lock(path: Path, tries: int = 1) -> int | None:
-    """Take a file lock that lasts as long as the descriptor is open anywhere; None if somebody has it.
-
-    More tries tell a holder from one who only looks (`_is_locked`).
-    """
+def _try_lock(path: Path) -> int | None:
+    """Take a file lock that lasts as long as the descriptor is open anywhere; None if somebody has it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    for _ in range(tries):
-        if try_lock(descriptor):
-            return descriptor
-        time.sleep(0.01)
+    if try_lock(descriptor, tries=LOOKS):
+        return descriptor
     os.close(descriptor)
     return None
 

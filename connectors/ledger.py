@@ -284,7 +284,12 @@ class CallLedger:
                 waiting, self._waiting = self._waiting, []
                 # encoded here: what these threads share they hand from one processor's cache to the other's
                 body = _encode(Commit(LEDGER_VERSION, tuple(begun), tuple(ended)))
-                self.position = await loop.run_in_executor(self._executor, self._write, body, charges)
+                try:
+                    writing = loop.run_in_executor(self._executor, self._write, body, charges)
+                except RuntimeError:  # the interpreter ends, and has ended that thread
+                    self.position = self._write(body, charges)
+                else:
+                    self.position = await writing
                 for then in waiting:
                     then()
         except Exception as error:

@@ -7,11 +7,49 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Sequence
-from typing import BinaryIO
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from typing import BinaryIO, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _PR_SET_PDEATHSIG = 1
 """Linux: send a signal to this process when the thread that started it has ended; it outlives `exec`."""
+
+
+class WorkerPool(ProcessPoolExecutor):
+    """Processes that work for this one, and end with it. Ctrl-C on the terminal is for this one alone.
+
+    It goes into `with`; what has not begun when that is left does not begin any more.
+
+    Args:
+        processes: how many; they begin with the first call.
+        begin: called first in each of them.
+        arguments: of `begin`; they are pickled.
+    """
+
+    def __init__(self, processes: int, begin: Callable[..., object] = int, arguments: tuple[object, ...] = ()) -> None:
+        super().__init__(processes, multiprocessing.get_context("spawn"), _begin, (begin, arguments))
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Have a function called in one of them."""
+        # processes that are started here begin with Ctrl-C kept back, since they import much before they can say so
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return super().submit(fn, *args, **kwargs)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown(cancel_futures=True)
+
+
+def _begin(begin: Callable[..., object], arguments: tuple[object, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    end_with_parent()
+    begin(*arguments)
 
 
 def end_with_parent() -> None:

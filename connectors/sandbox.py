@@ -41,6 +41,8 @@ FILE_BYTES = 16 << 20
 FOLDER_BYTES = 32 << 20
 """Of all files of a run."""
 LOOK_EVERY_S = 0.05
+TIDY_S = 1.0
+"""For all runs together, at the end."""
 LONGEST_LINE = 500
 MOST_FILES = 2000
 
@@ -92,7 +94,8 @@ class Sandbox:
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
-        self._slots = threading.Semaphore(os.cpu_count() or 1)
+        self._at_once = os.cpu_count() or 1
+        self._slots = threading.Semaphore(self._at_once)
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[bytes]] = set()
         self._closed = False
@@ -111,12 +114,16 @@ class Sandbox:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def close(self) -> None:
-        """End all runs."""
+        """End all runs, and wait until they have tidied up; their threads may end with this process."""
         with self._lock:
             self._closed = True
             running = list(self._running)
         for process in running:
             _kill(process)
+        limit = time.monotonic() + TIDY_S
+        taken = [self._slots.acquire(timeout=max(0.0, limit - time.monotonic())) for _ in range(self._at_once)]
+        if sum(taken):
+            self._slots.release(sum(taken))
 
     def _run(self, folder: str, program: str, tests: str) -> SandboxVerdict:
         nonce = secrets.token_hex(16)
@@ -135,6 +142,7 @@ class Sandbox:
                 "tests": tests,
                 "nonce": nonce,
                 "report": writing,
+                "parent": os.getpid(),
                 "cpu_s": self.limits.cpu_s,
                 "memory": self.limits.memory_bytes,
                 "file_bytes": FILE_BYTES,

@@ -98,6 +98,8 @@ def confine(task: dict[str, Any]) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall.restype = ctypes.c_long
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != task["parent"]:  # it ended before it could be watched
+        os._exit(1)
     limits = {
         resource.RLIMIT_CPU: (task["cpu_s"], task["cpu_s"] + 1),
         resource.RLIMIT_AS: (task["memory"], task["memory"]),

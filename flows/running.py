@@ -22,7 +22,7 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.run import cli_main
 
 from connectors.embedded import EmbeddedBroker
-from connectors.file_lock import try_lock
+from connectors.file_lock import LOOKS, try_lock
 from connectors.processes import read_pid, write_pid
 from connectors.told_errors import step_log
 from flows.cell import Cell
@@ -161,7 +161,7 @@ def locked(state_dir: Path) -> Iterator[None]:
             f"the state folder {state_dir} cannot be made: {error.strerror}; set AUREON_STATE or AUREON_HOME to another"
         ) from None
     with (state_dir / LOCK).open("a+b") as file:
-        if not try_lock(file.fileno()):
+        if not try_lock(file.fileno(), tries=LOOKS):
             raise RefusedError(
                 f"the state folder {state_dir} is in use by process {read_pid(file)}: stop that one, "
                 "or set AUREON_STATE to another folder"

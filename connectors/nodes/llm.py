@@ -128,10 +128,14 @@ class LlmNode:
 
     async def close(self) -> None:
         """End the call under way and free the model."""
-        if not self._closed.is_set():
-            self._closed.set()
-            self._thread.submit(self._free)
-        await asyncio.to_thread(self._thread.shutdown)
+        is_first = not self._closed.is_set()
+        self._closed.set()
+        try:
+            if is_first:
+                self._thread.submit(self._free)
+            await asyncio.to_thread(self._thread.shutdown)
+        except RuntimeError:  # the interpreter ends: it has waited for the thread, and takes no more for any
+            self._free()
 
     def _free(self) -> None:
         if self._model is not None:

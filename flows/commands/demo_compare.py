@@ -2,8 +2,10 @@
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -11,6 +13,7 @@ from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
+from connectors.processes import bound
 from flows.commands.demo_home import STATE_FILE, DemoState, demo_settings
 from flows.commands.demo_report import Result
 from flows.settings import PREFIX
@@ -56,14 +59,32 @@ def compare(options: argparse.Namespace) -> int:
         for flag, value in (("--tasks", options.tasks), ("--seed", options.seed)):
             command += [flag, str(value)] if value is not None else []
         say(f"aureon: policy {way.policy}, routing {way.routing}")
-        done = subprocess.run(command, env=os.environ | way.variables, stdout=subprocess.DEVNULL, check=False)
-        if done.returncode != OK:
-            return done.returncode
+        code = _run(command, os.environ | way.variables)
+        if code != OK:
+            return code
         state = msgspec.json.decode((home / STATE_FILE).read_bytes(), type=DemoState)
         if state.result is not None:
             results.append((way, state.result))
     _print(results)
     return OK
+
+
+def _run(command: list[str], variables: Mapping[str, str]) -> int:
+    """Run a command, which is to end in order when this one is asked to, and when this one is killed."""
+    process = subprocess.Popen(
+        bound(signal.SIGTERM, command),
+        env=variables,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,  # it gets what is passed on, and not Ctrl-C a second time
+    )
+    with process:
+        before = {s: signal.signal(s, lambda n, _: process.send_signal(n)) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            return process.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _print(results: list[tuple[Way, Result]]) -> None:

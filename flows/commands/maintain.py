@@ -2,12 +2,12 @@
 
 import argparse
 import signal
-import threading
 from typing import Any
 
 import msgspec
 
 from flows.commands.arguments import settings_of
+from flows.stopping import waited_for
 from flows.terminal import OK, say, show
 from one_lake.keys import signing_key
 from one_lake.maintain import Maintained, maintain
@@ -39,23 +39,21 @@ def main(options: argparse.Namespace) -> int:
     if options.every is None:
         once()
         return OK
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     told = False
-    while not stop.is_set():
-        try:
-            if is_lake(settings.lake_dir):
-                once()
-            elif not told:
-                say(f"aureon: no lake at {settings.lake_dir} yet; it is maintained from when there is one")
-                told = True
-        except RefusedError:
-            raise
-        except (AureonError, OSError) as error:  # the next time it may go
-            say(f"aureon: {error}")
-        stop.wait(options.every)
-    return OK
+    with waited_for(signal.SIGTERM, signal.SIGINT) as asked_to_end:
+        while True:
+            try:
+                if is_lake(settings.lake_dir):
+                    once()
+                elif not told:
+                    say(f"aureon: no lake at {settings.lake_dir} yet; it is maintained from when there is one")
+                    told = True
+            except RefusedError:
+                raise
+            except (AureonError, OSError) as error:  # the next time it may go
+                say(f"aureon: {error}")
+            if asked_to_end(options.every):
+                return OK
 
 
 def _tell(done: list[Maintained]) -> None:

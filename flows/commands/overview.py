@@ -9,7 +9,8 @@ What is made of what they say is in `overview_cluster` and `overview_lake`; here
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -24,9 +25,10 @@ from connectors.kafka import client_config
 from flows.cluster import brokers_of
 from flows.commands.overview_cluster import Cluster, Pulse
 from flows.commands.overview_lake import ALL_OF_IT, SPANS, Lake, Span, lake_within
+from flows.commands.task_tree import Tree, find_tree
 from flows.figures import KafkaLook, reach
 from flows.settings import Settings
-from schemas.errors import UNREADABLE, AureonError
+from schemas.errors import UNREADABLE, AureonError, TryAgainError
 
 X = TypeVar("X")
 
@@ -34,6 +36,8 @@ LAKE_EVERY_S = 5.0
 LAKE_SHARE = 10.0
 """The lake is asked again after so many times as long as it took: a large one takes a tenth of a processor at most."""
 REACH_S = 3.0
+END_S = 10.0
+"""For what the lake is being asked at the end."""
 
 
 class Kept(Generic[X]):
@@ -88,8 +92,12 @@ class Observer:
         self._cluster = Kept(self._look_at_cluster, 0.9 * every_s)
         self._lakes = {over: Kept(partial(self._look_at_lake, over), LAKE_EVERY_S, LAKE_SHARE) for over in SPANS}
         self._last: dict[str, Lake] = {}
+        self._questions = 0
+        """How many are being asked of the lake, those that still open it included."""
         self._asked: set[duckdb.DuckDBPyConnection] = set()
-        self._asked_lock = threading.Lock()
+        self._over = False
+        self._lock = threading.Lock()
+        """Of the three above."""
 
     def cluster(self) -> Cluster:
         """Tell how the cluster is; takes some seconds where the broker does not answer."""
@@ -103,11 +111,31 @@ class Observer:
         """
         return self._lakes[over]()
 
-    def interrupt(self) -> None:
-        """Ask the lake no further in what it is being asked; that look is an error then."""
-        with self._asked_lock:  # none of them is closed meanwhile
-            for lake in self._asked:
-                lake.interrupt()
+    def tree(self, topic: str, logical_id: str) -> Tree | None:
+        """Look a task up in the lake, as `find_tree` does.
+
+        Raises:
+            TryAgainError: this has ended.
+        """
+        with self._asking() as lake:
+            return find_tree(lake, topic, logical_id)
+
+    def end(self) -> None:
+        """Ask the lake no further, and wait until nobody does: a process that ends with a thread in DuckDB is aborted.
+
+        What it is being asked is an error then, and so is what comes later.
+        """
+        limit = time.monotonic() + END_S
+        while True:
+            with self._lock:
+                self._over = True
+                for lake in self._asked:  # again and again: an interrupt that comes between two queries is forgotten
+                    lake.interrupt()
+                if not self._questions:
+                    return
+            if time.monotonic() > limit:
+                return
+            time.sleep(0.01)
 
     def close(self) -> None:
         """Let go; nobody may be looking any more."""
@@ -162,15 +190,27 @@ class Observer:
         return found
 
     def _asked_lake(self, span: Span, now: float) -> Lake:
-        settings = self._settings
-        # A connection of its own each time: one that is kept would keep a part of every file.
-        with one_lake.connect(settings.lake_dir, settings.blobs_url) as lake:
-            with self._asked_lock:
-                self._asked.add(lake)
-            try:
-                lake.execute("SET threads = 1")
-                lake.execute("SET parquet_metadata_cache = false")
-                return lake_within(span, lake, str(settings.lake_dir), now)
-            finally:
-                with self._asked_lock:
-                    self._asked.remove(lake)
+        with self._asking() as lake:
+            return lake_within(span, lake, str(self._settings.lake_dir), now)
+
+    @contextmanager
+    def _asking(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Connect to the lake for one question: a connection that is kept would keep a part of every file."""
+        with self._lock:
+            if self._over:
+                raise TryAgainError("the lake is asked no more: this process ends")
+            self._questions += 1
+        try:
+            with one_lake.connect(self._settings.lake_dir, self._settings.blobs_url) as lake:
+                with self._lock:
+                    self._asked.add(lake)
+                try:
+                    lake.execute("SET threads = 1")
+                    lake.execute("SET parquet_metadata_cache = false")
+                    yield lake
+                finally:
+                    with self._lock:
+                        self._asked.remove(lake)
+        finally:
+            with self._lock:
+                self._questions -= 1

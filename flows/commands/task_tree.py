@@ -3,14 +3,12 @@
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import duckdb
 import msgspec
 from msgspec import Struct
 
-import one_lake
 from schemas.blob import REFERENCE_START
 from schemas.errors import UNREADABLE
 from schemas.node import Answer
@@ -122,38 +120,33 @@ UNION ALL SELECT topic, logical_id, payload, generation, NULL FROM branches WHER
 """  # noqa: S608
 
 
-def find_tree(lake_dir: Path, blobs: str, topic: str, logical_id: str) -> Tree | None:
+def find_tree(lake: duckdb.DuckDBPyConnection, topic: str, logical_id: str) -> Tree | None:
     """Look a task up, with all of its family; None where the lake has no such task.
 
     Args:
-        lake_dir: the lake's folder.
-        blobs: the blob store, for large answers.
+        lake: as `one_lake.connect` gives it.
         topic: of the task.
         logical_id: of the task, which may be a branch.
 
     Raises:
-        RefusedError: there is no lake.
         duckdb.Error: it cannot be read.
     """
-    with one_lake.connect(lake_dir, blobs) as lake:
-        lake.execute("SET threads = 1")
-        lake.execute("SET parquet_metadata_cache = false")
-        root = _BRANCHED.sub("", logical_id)
-        found = lake.execute(_MEMBERS, {"root": root, "limit": MAX_TASKS + 1}).fetchall()
-        members = [Member(*row) for row in found]
-        if not any((m.topic, m.logical_id) == (topic, logical_id) for m in members):
-            return None
-        rows = lake.execute(_ROUNDS, {"root": root, "limit": MAX_ROUNDS + 1}).fetchall()
-        questions: dict[Name, str | None] = {}
-        gave: dict[tuple[str, str, int], list[bool | None]] = {}
-        for of_topic, of_id, payload, generation, provenance in lake.execute(_ASKED, {"root": root}).fetchall():
-            questions.setdefault((of_topic, of_id), question_in(payload or ""))
-            if provenance is not None:
-                gave[of_topic, of_id, generation] = gave_in(provenance)
-        rounds: dict[Name, list[RoundOfTask]] = defaultdict(list)
-        whole = _whole(lake)
-        for name, told in (_round(row, gave, whole) for row in rows[:MAX_ROUNDS]):
-            rounds[name].append(told)
+    root = _BRANCHED.sub("", logical_id)
+    found = lake.execute(_MEMBERS, {"root": root, "limit": MAX_TASKS + 1}).fetchall()
+    members = [Member(*row) for row in found]
+    if not any((m.topic, m.logical_id) == (topic, logical_id) for m in members):
+        return None
+    rows = lake.execute(_ROUNDS, {"root": root, "limit": MAX_ROUNDS + 1}).fetchall()
+    questions: dict[Name, str | None] = {}
+    gave: dict[tuple[str, str, int], list[bool | None]] = {}
+    for of_topic, of_id, payload, generation, provenance in lake.execute(_ASKED, {"root": root}).fetchall():
+        questions.setdefault((of_topic, of_id), question_in(payload or ""))
+        if provenance is not None:
+            gave[of_topic, of_id, generation] = gave_in(provenance)
+    rounds: dict[Name, list[RoundOfTask]] = defaultdict(list)
+    whole = _whole(lake)
+    for name, told in (_round(row, gave, whole) for row in rows[:MAX_ROUNDS]):
+        rounds[name].append(told)
     cut = len(members) > MAX_TASKS or len(rows) > MAX_ROUNDS
     return tree_of(members[:MAX_TASKS], rounds, questions, (topic, logical_id), cut=cut)
 

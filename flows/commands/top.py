@@ -301,7 +301,7 @@ def _watch(observer: Observer, console: Console, every_s: float) -> None:
         while not _shown_until_asked(console, view, every_s):
             os.kill(os.getpid(), signal.SIGSTOP)  # as Ctrl-Z wants it, with the terminal as it was; `fg` goes on
     finally:
-        observer.interrupt()
+        observer.end()
         if all([cluster.close(), lake.close()]):
             observer.close()
 

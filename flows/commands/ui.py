@@ -28,8 +28,8 @@ from connectors.status_server import Page, Pages, Request, StatusServer
 from flows.commands.arguments import settings_of
 from flows.commands.overview import Observer
 from flows.commands.overview_lake import ALL_OF_IT, SPANS
-from flows.commands.task_tree import find_tree
-from flows.settings import Settings, address_of
+from flows.settings import address_of
+from flows.stopping import waited_for
 from flows.terminal import OK, say
 from schemas.errors import AureonError
 
@@ -65,21 +65,16 @@ def main(options: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C or SIGTERM."""
     settings = settings_of(options)
     host, port = address_of("--listen", options.listen)
-    over = threading.Event()
     observer = Observer(settings)
     server = StatusServer(
-        host, port, pages_of(observer, settings), setting="--listen", headers=HEADERS, answers_to=names_of(host)
+        host, port, pages_of(observer), setting="--listen", headers=HEADERS, answers_to=names_of(host)
     )
-    before = {s: signal.signal(s, lambda *_: over.set()) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with waited_for(signal.SIGINT, signal.SIGTERM) as asked_to_end:
         server.start()
         say(f"aureon: {server.url}/ shows the cluster. Ctrl-C stops it.")
-        over.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        observer.interrupt()
-        server.close()
+        asked_to_end(None)
+    server.close()
+    observer.end()
     return OK
 
 
@@ -113,7 +108,7 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def pages_of(observer: Observer, settings: Settings) -> Pages:
+def pages_of(observer: Observer) -> Pages:
     """What is served, by path."""
     folder = resources.files("flows.commands") / "ui_page"
     files = {path: Page((folder / name).read_bytes(), content_type=kind) for path, (name, kind) in _FILES.items()}
@@ -134,7 +129,7 @@ def pages_of(observer: Observer, settings: Settings) -> Pages:
             return _told(Trouble("a task is found by its topic and its logical id"), HTTPStatus.BAD_REQUEST)
         try:
             with seats:
-                tree = find_tree(settings.lake_dir, settings.blobs_url, topic, logical_id)
+                tree = observer.tree(topic, logical_id)
         except (AureonError, OSError, DeltaError, duckdb.Error) as error:
             return _told(Trouble(str(error)))
         if tree is None:

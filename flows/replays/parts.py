@@ -2,11 +2,10 @@
 
 import gc
 import io
-import multiprocessing
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from connectors.blobs import BlobStore
-from connectors.processes import end_with_parent
+from connectors.processes import WorkerPool
 from flows.replays.redecide import ROUNDS, Options, PastRound, Redecider, past_rounds_of
 from flows.rules import Rules
 from flows.settings import Settings
@@ -56,10 +55,9 @@ class Redeciding:
         processes = min(MAX_PROCESSES, len(os.sched_getaffinity(0))) if tasks > FEW_TASKS else 1
         self._most = 2 * processes
         self._under_way: deque[Future[Done]] = deque()
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool: WorkerPool | None = None
         if processes > 1:
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(processes, context, _begin_child, (settings, options))
+            self._pool = WorkerPool(processes, _begin, (settings, options))
             for _ in range(processes):
                 self._pool.submit(int)
 
@@ -103,11 +101,6 @@ def _begin(settings: Settings, options: Options) -> None:
         gc.set_threshold(50_000, 20, 50)
         rules = Rules(settings)
         _present["rules"] = rules, Redecider(rules, options, BlobStore(settings.blobs_url))
-
-
-def _begin_child(settings: Settings, options: Options) -> None:
-    end_with_parent()
-    _begin(settings, options)
 
 
 def _decide(past: Past) -> Done:

@@ -1,16 +1,14 @@
 """Verify a lake as it is at one moment."""
 
 import itertools
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
 from deltalake.exceptions import DeltaError
 
-from connectors.processes import end_with_parent
+from connectors.processes import WorkerPool
 from one_lake import tables
 from one_lake.as_of import Moment, moment, names_as_of
 from one_lake.keys import public_keys, trusted
@@ -228,8 +226,7 @@ def _each(tasks: list[FileTask], stack: ExitStack) -> Iterator[FileReport]:
     processes = min(MAX_PROCESSES, len(os.sched_getaffinity(0)))
     if processes == 1 or sum(_size(task.path) for task in tasks if task.is_first) <= FEW_BYTES:
         return map(verify_file, tasks)
-    pool = stack.enter_context(ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), end_with_parent))
-    return pool.map(verify_file, tasks, chunksize=4)
+    return stack.enter_context(WorkerPool(processes)).map(verify_file, tasks, chunksize=4)
 
 
 def _size(path: str) -> int:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 from confluent_kafka import TopicPartition
 
-from connectors.cut_commits import CutCommits
+from connectors.cut_commits import CutCommits, Places
 from connectors.kafka import client_config
 from connectors.topics import RESULTS, ensure_topics
 from schemas.errors import TryAgainError
@@ -66,6 +66,36 @@ def test_cut_that_is_too_long_is_left_out_and_logged(own_broker: Broker, caplog:
         assert "tasks.results[0]: no backup of this cut, 5000 bytes" in caplog.text
         assert "tasks.results[0]: no backup of this cut, 6000 bytes" in caplog.text
         until(lambda: commits.committed_cut([FIRST, SECOND]) == {SECOND: (6, "short")})
+
+
+def test_a_lane_may_end_while_a_commit_is_made(own_broker: Broker) -> None:
+    """What is to be committed of the others is."""
+    ensure_topics(client_config(own_broker.brokers), 2)
+
+    class Ending(dict[int, Places]):
+        """Loses a lane when it has told which there are."""
+
+        def __iter__(self) -> Iterator[int]:
+            lanes = list(super().__iter__())
+            commits.forget(0)
+            return iter(lanes)
+
+    with commits_on(own_broker) as commits:
+        commits._newer = Ending({0: {FIRST: (5, "gone")}, 1: {SECOND: (6, "kept")}})
+        until(lambda: commits.committed_cut([FIRST, SECOND]) == {SECOND: (6, "kept")})
+
+
+def test_the_end_does_not_wait_for_a_broker_that_is_away(own_broker: Broker) -> None:
+    """A commit without its broker would take as long as a session of a group's member lasts, 45 s."""
+    ensure_topics(client_config(own_broker.brokers), 2)
+    with commits_on(own_broker) as commits:
+        commits.now(0, {FIRST: (5, "kept")})
+        own_broker.stop()
+        commits.keep(0, {FIRST: (6, "later")})
+        until(lambda: not commits._newer)  # it is on its way
+        began = time.monotonic()
+    assert time.monotonic() - began < 20
+    own_broker.start()
 
 
 def test_commit_without_a_broker_does_no_harm(own_broker: Broker) -> None:

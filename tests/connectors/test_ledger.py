@@ -19,6 +19,7 @@ from connectors.ledger import LEDGER_VERSION, Begun, CallLedger, Charge, Ended, 
 from schemas.errors import RefusedError, TryAgainError
 from schemas.node import Answer, Call
 from schemas.task import PromptMessage
+from tests.aureon_command import finished
 from tests.connectors.asked import a_call
 
 KEY, OTHER = b"k" * 16, b"o" * 16
@@ -317,6 +318,45 @@ def test_a_commit_that_fails_halfway_leaves_nothing(tmp_path: Path) -> None:
         await durable(again, Ended(OTHER, answer()))
         await again.close()
         await ledger.close()
+
+    on_loop(steps)
+
+
+def test_an_answer_that_comes_while_the_interpreter_ends_is_kept(tmp_path: Path) -> None:
+    """By then no executor takes work any more."""
+    code = """
+import asyncio, atexit, pathlib, threading
+from connectors.ledger import Begun, CallLedger
+
+loop = asyncio.new_event_loop()
+threading.Thread(target=loop.run_forever, daemon=True).start()
+
+async def made():
+    return CallLedger(pathlib.Path("calls.sqlite"))
+
+async def begin(sample):
+    ledger.begin(Begun(b"k", ("n", "m", sample)))
+
+def wait_for(what):
+    return asyncio.run_coroutine_threadsafe(what, loop).result(30)
+
+def end():
+    wait_for(begin(1))
+    wait_for(ledger.close())
+
+ledger = wait_for(made())
+wait_for(begin(0))
+atexit.register(end)
+"""
+    done = finished("-c", code, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+    async def steps() -> None:
+        again = CallLedger(tmp_path / "calls.sqlite")
+        past = again.past(b"k")
+        assert past is not None
+        assert past.in_flight == {NAME: 1, ("n", "m", 1): 1}
+        await again.close()
 
     on_loop(steps)
 

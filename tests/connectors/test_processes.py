@@ -10,21 +10,22 @@ from pathlib import Path
 import pytest
 
 from connectors.processes import bound, end_with_parent
-from tests.aureon_command import environment, until
+from tests.aureon_command import environment, finished, until
 
 PARENT = """
-import multiprocessing, os, time
-from concurrent.futures import ProcessPoolExecutor
+import os, time
 from pathlib import Path
-from connectors.processes import bound, end_with_parent
+from connectors import processes
 
-def begin(late_s):
+def end_with_parent(end_with_parent=processes.end_with_parent):
     Path("begun").write_text(str(os.getpid()))
-    time.sleep(late_s)
+    time.sleep({late_s})
     end_with_parent()
 
+processes.end_with_parent = end_with_parent
+
 if __name__ == "__main__":
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), begin, (float({late_s}),)) as pool:
+    with processes.WorkerPool(1) as pool:
         pool.submit(time.sleep, 60).result()
 """
 
@@ -39,6 +40,34 @@ def test_a_worker_ends_with_its_parent(tmp_path: Path, late_s: int) -> None:
         time.sleep(0.5)
         parent.kill()
     until(lambda: not Path(f"/proc/{begun.read_text()}").exists())
+
+
+INTERRUPTED = """
+import os, signal, sys, threading, time
+from connectors.processes import WorkerPool
+
+if __name__ == "__main__":
+    os.setpgrp()
+    at_s = float(sys.argv[1])
+    threading.Timer(at_s, os.killpg, (0, signal.SIGINT)).start()
+    try:
+        with WorkerPool(2, time.sleep, (0.1,)) as pool:
+            for _ in pool.map(time.sleep, [0.3] * int(sys.argv[2])):
+                pass
+            time.sleep(60)
+    except KeyboardInterrupt:
+        print("in order", flush=True)
+"""
+
+
+@pytest.mark.parametrize("at_s, calls", [(0.05, 4), (0.3, 4), (1.0, 1000), (3.0, 4)])
+def test_ctrl_c_ends_a_pool_without_a_word_of_its_processes(at_s: float, calls: int, tmp_path: Path) -> None:
+    """While they begin, while they work, and while they wait; what has not begun does not begin."""
+    (tmp_path / "interrupted.py").write_text(INTERRUPTED)
+    began = time.monotonic()
+    done = finished("interrupted.py", str(at_s), str(calls), cwd=tmp_path)
+    assert time.monotonic() - began < 45  # the thousand calls would take 150 s
+    assert (done.stdout, done.stderr, done.returncode) == ("in order\n", "", 0)
 
 
 def test_only_a_process_that_was_started_has_a_parent_to_end_with() -> None:

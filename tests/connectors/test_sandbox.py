@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -12,6 +14,7 @@ import pytest
 
 from connectors.sandbox import Limits, Sandbox, SandboxVerdict, _by_signal
 from schemas.errors import RefusedError
+from tests.aureon_command import environment, until
 
 MEMORY = 128 << 20
 LIMITS = Limits(10.0, MEMORY)
@@ -251,6 +254,41 @@ def test_runs_do_not_wait_for_each_other_and_are_ended_together(place: Path) -> 
     with pytest.raises(RefusedError, match="closed"):
         sandbox.run("")
     assert not list(place.glob("aureon-sandbox-*"))
+
+
+def test_its_end_waits_until_all_is_tidy(place: Path) -> None:
+    """The threads of its runs may end with the process; and a second time there is nothing to do."""
+    sandbox = Sandbox(Limits(30.0, 128 << 20))
+    program = "import time; time.sleep(25)"
+    threads = [threading.Thread(target=sandbox.run, args=(program,)) for _ in range(os.cpu_count() or 1)]
+    for thread in threads:
+        thread.start()
+    until(lambda: len(sandbox._running) == len(threads))
+    sandbox.close()
+    assert not list(place.glob("aureon-sandbox-*"))
+    sandbox.close()
+    for thread in threads:
+        thread.join(60)
+
+
+@pytest.mark.parametrize("after_s", [0, 0.02, 0.3])
+def test_a_run_ends_with_the_process_that_began_it(after_s: float, tmp_path: Path) -> None:
+    """By kill -9, at whatever moment."""
+    child = tmp_path / "child"
+    code = f"""
+import os, signal, time
+from pathlib import Path
+from connectors import sandbox
+def wait(self):
+    Path({str(child)!r}).write_text(str(self._process.pid))
+    time.sleep({after_s})
+    os.kill(os.getpid(), signal.SIGKILL)
+sandbox._Watched.wait = wait
+sandbox.Sandbox(sandbox.Limits(wall_s=1)).run("import time; time.sleep(60)")
+"""
+    variables = environment(TMPDIR=str(tmp_path))
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=variables, timeout=60, check=False)
+    until(lambda: not _runs_a_sandbox(child.read_text()))
 
 
 def test_where_the_kernel_cannot_protect_nothing_is_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

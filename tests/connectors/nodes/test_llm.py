@@ -16,6 +16,7 @@ from connectors.nodes.llm import CONTEXT, MODEL, LlmNode, _Model, _plain, model_
 from schemas.errors import RefusedError
 from schemas.node import Answer, Call, NodeCapabilities
 from schemas.task import PromptMessage
+from tests.aureon_command import finished
 from tests.connectors.asked import a_call, run
 
 LONG = "the quick brown fox " * 200
@@ -190,6 +191,22 @@ def test_closing_fails_the_calls_under_way() -> None:
     for error in run(main()):
         assert isinstance(error, NodeError)
         assert error.failure == "closed"
+
+
+def test_it_can_be_closed_while_the_interpreter_ends(tmp_path: Path) -> None:
+    """As `python -m bytewax.run` does; by then no executor takes work any more."""
+    code = """
+import asyncio, atexit, threading
+from connectors.nodes.llm import nodes_with_llm
+
+node = nodes_with_llm()[-1]
+loop = asyncio.new_event_loop()
+threading.Thread(target=loop.run_forever, daemon=True).start()
+atexit.register(lambda: asyncio.run_coroutine_threadsafe(node.close(), loop).result(30))
+asyncio.run_coroutine_threadsafe(node.check(), loop).result(30)
+"""
+    done = finished("-c", code, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_file_that_is_no_model_is_an_error_that_names_the_node(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from connectors.embedded import EmbeddedBroker
 from flows.batch import Batch
 from flows.cell import Cell
 from flows.commands import demo_compare
@@ -117,6 +118,19 @@ def test_a_demo_that_did_not_end_says_why_and_how_to_go_on(tmp_path: Path, capsy
     batch.error = TryAgainError("not now")
     with pytest.raises(TryAgainError, match="not now"):
         _unfinished(batch, tmp_path, asked=True)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_comparison_ends_in_order(number: signal.Signals, tmp_path: Path) -> None:
+    """With the broker of the way that is under way."""
+    with running("demo", "--compare", "--tasks", FEW, cwd=tmp_path) as process:
+        broker = EmbeddedBroker(tmp_path / ".aureon/demo/compare/threshold-all/broker")
+        until(broker.is_running, 120, process)
+        process.send_signal(number)
+        assert process.wait(120) == 130, said(tmp_path)
+    assert not broker.is_running()
+    assert "Traceback" not in said(tmp_path)
 
 
 def test_ways_are_compared_on_a_broker_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

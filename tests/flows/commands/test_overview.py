@@ -5,13 +5,15 @@ import threading
 import time
 from pathlib import Path
 
+import duckdb
 import pytest
 
+from flows.commands import overview
 from flows.commands.overview import Kept, Observer
+from flows.commands.overview_lake import Lake, Span
 from flows.settings import Settings
 from one_lake.notes import NoteWriter
-from schemas.errors import RefusedError
-from tests.aureon_command import until
+from schemas.errors import RefusedError, TryAgainError
 from tests.flows.commands.test_overview_lake import root_notes
 from tests.flows.commands.test_status import write_lake
 from tests.one_lake.lake_data import lake_writer
@@ -89,21 +91,52 @@ def test_settings_that_are_none_are_refused_at_once(tmp_path: Path) -> None:
         Observer(Settings(home=str(tmp_path), kafka_config="nonsense"))
 
 
-def test_a_look_at_the_lake_can_be_interrupted(tmp_path: Path) -> None:
-    """So that the end of the command does not wait for it; that look has an error, and the next one none."""
+def test_the_end_interrupts_a_question_to_the_lake_and_waits_until_it_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it comes between two queries, of which DuckDB then knows nothing; and no question comes after it."""
     write_lake(tmp_path / "lake")
     observer = Observer(Settings(home=str(tmp_path)))
-    over = threading.Event()
+    begun = threading.Event()
 
-    def interrupt() -> None:
-        while not over.is_set():
-            observer.interrupt()
+    def endless(_span: Span, lake: duckdb.DuckDBPyConnection, *_: object) -> Lake:
+        begun.set()
+        time.sleep(0.3)
+        lake.execute("SELECT sum(sin(range)) FROM range(1_000_000_000_000)")
+        raise AssertionError("it came to an end")
 
-    thread = threading.Thread(target=interrupt)
+    monkeypatch.setattr(overview, "lake_within", endless)
+    found: list[Lake] = []
+    thread = threading.Thread(target=lambda: found.append(observer.lake()))
     thread.start()
-    try:
-        until(lambda: "INTERRUPT" in (observer._look_at_lake("all").error or ""))
-    finally:
-        over.set()
-        thread.join()
-    assert observer._look_at_lake("all").error is None
+    begun.wait(60)
+    observer.end()
+    assert not observer._questions
+    thread.join(60)
+    assert "INTERRUPT" in (found[0].error or "")
+    assert "asked no more" in (observer._look_at_lake("all").error or "")
+    with pytest.raises(TryAgainError, match="asked no more"):
+        observer.tree("math", "a")
+
+
+def test_the_end_may_come_at_any_moment_of_a_question(tmp_path: Path) -> None:
+    """While the lake is opened, or just when it is closed: it is interrupted while it is open only."""
+    write_lake(tmp_path / "lake")
+    settings = Settings(home=str(tmp_path))
+    for number in range(20):
+        observer = Observer(settings)
+        thread = threading.Thread(target=observer.lake)
+        thread.start()
+        time.sleep(0.005 * number)
+        observer.end()
+        thread.join(60)
+        assert not observer._questions
+
+
+def test_a_task_of_no_lake_is_refused(tmp_path: Path) -> None:
+    """As any question to it; and that question is over."""
+    observer = Observer(Settings(home=str(tmp_path)))
+    with pytest.raises(RefusedError, match="no lake at"):
+        observer.tree("math", "a")
+    observer.end()
+    assert not observer._questions

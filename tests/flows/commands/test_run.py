@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -180,6 +181,27 @@ def test_a_state_folder_has_one_owner(tmp_path: Path) -> None:
     assert running_pid(tmp_path) is None
     with locked(tmp_path):
         pass
+
+
+def test_who_only_looks_at_a_state_folder_keeps_nobody_from_it(tmp_path: Path) -> None:
+    """`aureon status` may be run every second."""
+    with locked(tmp_path):
+        pass
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            running_pid(tmp_path)
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    try:
+        for _ in range(200):
+            with locked(tmp_path):
+                pass
+    finally:
+        over.set()
+        looker.join()
 
 
 def test_what_the_engine_writes_by_itself_goes_to_a_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+import one_lake
 from connectors.blobs import BlobStore
 from flows.commands.task_tree import (
     MAX_TEXT,
@@ -17,7 +18,6 @@ from flows.commands.task_tree import (
     shortened,
     tree_of,
 )
-from schemas.errors import RefusedError
 from tests.one_lake.lake_data import branch, dead_letter, lake_writer, record, round_row
 
 HOSTILE = "<script>alert(1)</script>"
@@ -64,7 +64,8 @@ def write_family(folder: Path) -> str:
 
 def found(folder: Path, topic: str, logical_id: str) -> Tree:
     """Look for what is there."""
-    tree = find_tree(folder / "lake", str(folder / "blobs"), topic, logical_id)
+    with one_lake.connect(folder / "lake", str(folder / "blobs")) as lake:
+        tree = find_tree(lake, topic, logical_id)
     assert tree is not None
     return tree
 
@@ -107,13 +108,8 @@ def test_the_same_id_on_another_topic_is_another_task(tmp_path: Path) -> None:
 def test_what_is_not_there_is_not_found(tmp_path: Path, topic: str, logical_id: str) -> None:
     """Nor what is on another topic."""
     write_family(tmp_path)
-    assert find_tree(tmp_path / "lake", str(tmp_path / "blobs"), topic, logical_id) is None
-
-
-def test_without_a_lake_it_is_refused(tmp_path: Path) -> None:
-    """As any question to it."""
-    with pytest.raises(RefusedError, match="no lake at"):
-        find_tree(tmp_path / "lake", str(tmp_path / "blobs"), "math", "a")
+    with one_lake.connect(tmp_path / "lake", str(tmp_path / "blobs")) as lake:
+        assert find_tree(lake, topic, logical_id) is None
 
 
 def test_a_family_of_which_some_are_missing_is_told_as_such() -> None:

@@ -1,5 +1,6 @@
 """`aureon ui`: what it serves and to whom, and what a browser makes of it."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -8,9 +9,11 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
@@ -24,6 +27,7 @@ from schemas.node import Answer, Call, NodeCapabilities
 from tests.aureon_command import ROOT, aureon, running, said, until
 from tests.brokers import Broker, empty, new_broker
 from tests.flows.commands.test_overview_lake import root_notes
+from tests.one_lake.lake_data import decisions, lake_writer
 
 PAGE = ROOT / "flows" / "commands" / "ui_page"
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -236,6 +240,37 @@ def test_whoever_comes_by_a_strangers_name_gets_nothing(page: Served, host: str,
 def test_whoever_comes_by_a_name_of_this_machine_is_served(page: Served, host: str) -> None:
     """Whatever the port: it may be that of a tunnel."""
     assert page.ask("/", Host=host).status == 200
+
+
+def test_it_stops_in_order_whatever_it_is_asked_at_that_moment(tmp_path: Path) -> None:
+    """A process that ends while one of its threads is in DuckDB would be aborted."""
+    lake = lake_writer(tmp_path / ".aureon" / "lake")
+    for first in range(0, 2000, 250):  # a file each, so that a look takes some time
+        lake.add(decisions(0, range(first, first + 250)))
+        lake.flush()
+    lake.close()
+    over = threading.Event()
+
+    def ask(there: Served) -> None:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            while not over.is_set():
+                there.task("math", "task-0-3")
+
+    def urls() -> list[str]:
+        return re.findall(r"(http://\S+)/ shows the cluster", said(tmp_path))
+
+    for turn in range(4):
+        with running("ui", "--listen", "0", cwd=tmp_path) as process:
+            until(partial(lambda before: len(urls()) > before, turn), 60, process)
+            there = Served(tmp_path, urls()[-1])
+            askers = [threading.Thread(target=ask, args=(there,)) for _ in range(3)]
+            for asker in askers:
+                asker.start()
+            time.sleep(1.0 + 0.07 * turn)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0, said(tmp_path)
+            for asker in askers:
+                asker.join()
 
 
 def test_the_names_of_a_server_follow_from_where_it_listens() -> None:
