@@ -106,13 +106,13 @@ def test_calls_that_wait_for_a_node_go_to_the_one_that_comes_in_its_place() -> N
 
 def test_a_node_that_takes_longer_than_a_probe_may_is_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """It was down before it ever answered, so nobody knows what is usual for it."""
-    monkeypatch.setattr(gate, "PROBE_LIMIT_S", 0.1)
-    node = ScriptedNode(*[fails] * 5, takes(0.3), timeout_s=20)
+    monkeypatch.setattr(gate, "PROBE_LIMIT_S", 0.5)
+    node = ScriptedNode(*[fails] * 5, takes(1.2), timeout_s=60)
     with runner_of(node, tries=1) as runner:
         answered(runner, *[routed(call(i)) for i in range(5)])
         lane = runner.new_lane()
         runner.submit(lane, [routed(call(i)) for i in range(10, 16)])
-        deadline = time.monotonic() + 18
+        deadline = time.monotonic() + 60
         while len(lane.outbox) < 6:
             assert time.monotonic() < deadline, "it never comes back"
             time.sleep(0.01)
