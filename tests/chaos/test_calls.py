@@ -128,7 +128,7 @@ def test_no_finished_call_is_asked_again_after_a_kill(
                 sent += more
                 before = len(answers.begun)
                 cell.start(rng.choice(["w1", "w2"]))
-                wait_until(partial(_more, answers, before + SEATS, cell), 60, "no calls after a start", cell)
+                wait_until(partial(_more, answers, before + SEATS, cell), 120, "no calls after a start", cell)
                 time.sleep(rng.uniform(0.2, 1.5))
                 cell.check_alive()
                 cell.kill()

@@ -197,7 +197,7 @@ def test_a_node_that_fails_loses_no_task_and_costs_the_healthy_ones_little(
     good = ("good-1", "good-2")
     send_tasks(own_broker, range(TASKS_OPEN))
     with running(own_broker, tmp_path, (*good, "bad")) as run:
-        wait_until(lambda: run.servers["good-1"].count > SEATS, 60, "no calls", run.cell)
+        wait_until(lambda: run.servers["good-1"].count > SEATS, 120, "no calls", run.cell)
         measured = [run.before_and_after(good, fault)]
         while not is_as_before(*measured[-1]) and len(measured) < MEASUREMENTS:
             send_tasks(own_broker, range(len(measured) * TASKS_OPEN, (len(measured) + 1) * TASKS_OPEN))
@@ -220,22 +220,20 @@ def test_a_node_that_fails_loses_no_task_and_costs_the_healthy_ones_little(
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(120)
 def test_where_the_only_node_is_away_tasks_wait_for_it(own_broker: Broker, tmp_path: Path) -> None:
     """An outage that is shorter than a call may take ends no task, and needs no attempt."""
     send_tasks(own_broker, range(200))
     with running(own_broker, tmp_path, ("only",), timeout_s=30, max_rounds=1) as run:
-        wait_until(lambda: run.servers["only"].count > SEATS, 60, "no calls", run.cell)
+        wait_until(lambda: run.servers["only"].count > SEATS, 120, "no calls", run.cell)
         run.servers["only"].kill()
         time.sleep(5)
         run.servers["only"].start()
-        wait_until(lambda: run.ended() == 200, 60, "not all tasks end", run.cell)
+        wait_until(lambda: run.ended() == 200, 120, "not all tasks end", run.cell)
         assert {d.kind for d in run.decisions()} <= {DecisionKind.CONVERGED, DecisionKind.RETRY}
         run.stop_and_audit()
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(120)
 def test_where_no_node_comes_back_every_task_is_a_dead_letter_with_its_history(
     own_broker: Broker, tmp_path: Path
 ) -> None:
@@ -245,7 +243,7 @@ def test_where_no_node_comes_back_every_task_is_a_dead_letter_with_its_history(
     with running(own_broker, tmp_path, ("one", "two"), timeout_s=1, **settings) as run:
         run.servers["one"].kill()
         fails(run.servers["two"])
-        wait_until(lambda: run.ended() == 50, 90, "not all tasks end", run.cell)
+        wait_until(lambda: run.ended() == 50, 120, "not all tasks end", run.cell)
         run.stop_and_audit()
         with one_lake.connect(tmp_path / "lake") as lake:
             rows = lake.execute("SELECT reason, history FROM dead_letters").fetchall()

@@ -78,7 +78,7 @@ def test_a_reserve_that_hangs_is_timed_out_though_nothing_was_under_way_before_i
     """While a failure is written down no call may be under way; who looks at the deadlines comes back."""
     bad, spare = ScriptedNode(fails), ScriptedNode(hangs, name="spare")
     with runner_of(bad, spare, tries=1, ledger=lambda: SlowLedger(tmp_path / "calls.sqlite")) as runner:
-        (found,) = answered(runner, routed(call(), reserves=(call(node="spare"),)), limit_s=3)
+        (found,) = answered(runner, routed(call(), reserves=(call(node="spare"),)))
     assert "no answer within 0.1 s" in found.answers[1].error
 
 
@@ -148,7 +148,7 @@ def test_a_silent_node_is_tried_now_and_then() -> None:
     node.said = NodeError("?", "timeout")
     with runner_of(node, tries=1, silence_s=1.0) as runner:
         runner.start()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not (runner.states.get("n") and runner.states["n"].open):
             assert time.monotonic() < deadline
             time.sleep(0.01)
