@@ -21,12 +21,12 @@ def environment(**variables: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "120", "AUREON_GATE": "off", **variables}
 
 
-def aureon(*arguments: str | Path, cwd: Path, stdin: str = "", timeout_s: float = 60, **variables: str) -> Finished:
+def aureon(*arguments: str | Path, cwd: Path, stdin: str = "", timeout_s: float = 150, **variables: str) -> Finished:
     """Run a command to its end, as `finished` does."""
     return finished(*AUREON[1:], *arguments, cwd=cwd, stdin=stdin, timeout_s=timeout_s, **variables)
 
 
-def finished(*arguments: str | Path, cwd: Path, stdin: str = "", timeout_s: float = 60, **variables: str) -> Finished:
+def finished(*arguments: str | Path, cwd: Path, stdin: str = "", timeout_s: float = 150, **variables: str) -> Finished:
     """Run Python to its end.
 
     Args:
@@ -67,14 +67,14 @@ def running(*arguments: str | Path, cwd: Path, **variables: str) -> Iterator[sub
         if process.poll() is None:
             process.terminate()
             try:
-                process.wait(20)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
 
 
 def until(
-    condition: Callable[[], object], limit_s: float = 30.0, process: "subprocess.Popen[str] | None" = None
+    condition: Callable[[], object], limit_s: float = 90.0, process: "subprocess.Popen[str] | None" = None
 ) -> None:
     """Wait for a condition.
 

@@ -199,11 +199,11 @@ def test_the_cell_runs_under_bytewax_from_the_wheel(installed: Installed) -> Non
         until(lambda: json.loads(installed.run("aureon", "sql", "--json", query).stdout or "[]"), 90, cell)
         assert json.loads(installed.run("aureon", "sql", "--json", query).stdout) == [{"answer": "3"}]
         cell.send_signal(signal.SIGTERM)
-        assert cell.wait(40) == 0, (installed.folder / "said.txt").read_text()
+        assert cell.wait(60) == 0, (installed.folder / "said.txt").read_text()
     finally:
         for process in filter(None, (cell, broker)):
             process.terminate()
-            process.wait(40)
+            process.wait(60)
 
 
 def test_whoever_uses_it_is_told_its_types(installed: Installed) -> None:

@@ -223,7 +223,7 @@ def test_own_nodes_and_the_reader_of_results(own_broker: Broker, tmp_path: Path)
     with (tmp_path / "read.txt").open("wb") as read:
         process = subprocess.Popen([AUREON[0], "-c", reader], cwd=tmp_path, env=environment(), stdout=read)
     try:
-        until((tmp_path / "read.txt").read_text, 30)
+        until((tmp_path / "read.txt").read_text, 60)
         assert (tmp_path / "read.txt").read_text() == "anything deep 42\n"
         assert process.poll() is None
     finally:

@@ -68,7 +68,7 @@ class CrashingCell:
             process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             for process in self.processes:
-                process.wait(20)
+                process.wait(60)
         self.close()
 
     def freeze(self) -> list[subprocess.Popen[bytes]]:
@@ -86,7 +86,7 @@ class CrashingCell:
         """Throw its state folder away."""
         shutil.rmtree(self.state)
 
-    def terminate(self, limit_s: float = 40.0) -> list[int]:
+    def terminate(self, limit_s: float = 120.0) -> list[int]:
         """End it gracefully."""
         for process in self.processes:
             process.send_signal(signal.SIGTERM)
@@ -103,7 +103,7 @@ class CrashingCell:
         """End it with the stacks of all its threads in its output, and read that."""
         for process in self.processes:
             process.send_signal(signal.SIGABRT)  # which `faulthandler` answers
-            process.wait(20)
+            process.wait(60)
         return (self.home / "cell.log").read_text(errors="replace")[-20_000:]
 
     def tail(self) -> str:
@@ -121,7 +121,7 @@ def _kill(processes: list[subprocess.Popen[bytes]]) -> None:
     for process in processes:
         process.kill()
     for process in processes:
-        process.wait(20)
+        process.wait(60)
 
 
 def kill_all(processes: list[subprocess.Popen[bytes]]) -> None:

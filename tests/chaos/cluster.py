@@ -101,7 +101,7 @@ class Process:
             self._again_at = time.monotonic() + away_s
         self.signal(signal.SIGKILL)
 
-    def stop(self, limit_s: float = 40.0) -> int | None:
+    def stop(self, limit_s: float = 120.0) -> int | None:
         """End it in order, for good; says with what it ended."""
         with self._lock:
             self._wanted = False

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 WARM_UP_S = 10.0
 """So long every lane has decided something before the first fault, which is compared with that."""
-BEGINS_WITHIN_S = 60.0
+BEGINS_WITHIN_S = 180.0
 SETTLE_LIMIT_S = 300.0
 HISTORY_LIMIT_S = 1800.0
 LISTEN_EVERY_S = 0.05

@@ -128,7 +128,7 @@ def test_no_finished_call_is_asked_again_after_a_kill(
                 sent += more
                 before = len(answers.begun)
                 cell.start(rng.choice(["w1", "w2"]))
-                wait_until(partial(_more, answers, before + SEATS, cell), 60, "no calls after a start", cell)
+                wait_until(partial(_more, answers, before + SEATS, cell), 120, "no calls after a start", cell)
                 time.sleep(rng.uniform(0.2, 1.5))
                 cell.check_alive()
                 cell.kill()
@@ -157,8 +157,9 @@ def test_no_finished_call_is_asked_again_after_a_kill(
     assert found.faults() == 0, f"seed {seed}: {found.examples[:20]}"
     assert not twice_paid, f"seed {seed}"
     assert 0 < repeated <= sum(open_at), f"seed {seed}"
-    # of two nodes; one or the other time more, for their seats are free again a commit before the answers are durable
-    assert median(open_at) <= 2 * SEATS, f"seed {seed}: {open_at}"
+    # of two nodes; each seat has one call under way at most, and one whose answer is not durable yet, for it is free
+    # again a commit before that
+    assert median(open_at) <= 2 * 2 * SEATS, f"seed {seed}: {open_at}"
 
 
 def _more(answers: Answers, count: int, cell: CrashingCell) -> bool:

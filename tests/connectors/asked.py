@@ -27,5 +27,5 @@ def a_call(**differently: Any) -> Call:
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run to the end, within a time."""
-    return asyncio.run(asyncio.wait_for(main, 90))
+    """Run to the end, within a time that is only there so that nothing hangs: a model reads slowly beside others."""
+    return asyncio.run(asyncio.wait_for(main, 300))

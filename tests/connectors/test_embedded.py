@@ -197,7 +197,7 @@ def test_foreground_broker_ends_in_order_on_a_signal(tmp_path: Path, how: signal
         assert process.stdout is not None
         write(process.stdout.readline().strip(), 10)
         process.send_signal(how)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     with EmbeddedBroker(tmp_path) as broker:
         assert len(backlog(broker.brokers)) == 10
 

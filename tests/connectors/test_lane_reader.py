@@ -29,7 +29,7 @@ def reading(broker: Broker, start: int = 0, **options: Any) -> Iterator[LaneRead
         reader.close()
 
 
-def take(reader: LaneReader, count: int, limit_s: float = 60.0) -> list[Message]:
+def take(reader: LaneReader, count: int) -> list[Message]:
     """Read until there are so many."""
     messages: list[Message] = []
 
@@ -37,7 +37,7 @@ def take(reader: LaneReader, count: int, limit_s: float = 60.0) -> list[Message]
         messages.extend(reader.poll(500))
         return len(messages) >= count
 
-    until(enough, limit_s)
+    until(enough)
     return messages
 
 
@@ -74,7 +74,7 @@ def test_reader_sleeps_at_the_end_and_wakes_without_skipping(own_broker: Broker,
         for pause in (0.0, 0.01, 0.02, 0.021, 0.022, 0.03, 0.06, 0.2) * 4:
             producer.send(TASKS, 0, numbers(sent, sent + 3))
             sent += 3
-            assert values(take(reader, 3, 5)) == numbers(sent - 3, sent)
+            assert values(take(reader, 3)) == numbers(sent - 3, sent)
             until = time.monotonic() + pause
             while time.monotonic() < until:
                 assert reader.poll(10) == []

@@ -118,7 +118,7 @@ def filled(folder: Path, copy: Path | None, count: int) -> Copying:
 
 def wait_for(copy: Path) -> None:
     """Until there is a copy."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not copy.exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -178,7 +178,7 @@ def test_a_copy_is_of_one_moment(tmp_path: Path) -> None:
     index = Copying(tmp_path / "a" / "i.sqlite", copy)
     seen: set[int] = set()
     count = 0
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(seen) < 5:
         assert time.monotonic() < deadline
         for number in range(count, count + 5_000):
@@ -242,7 +242,7 @@ def test_where_no_copy_can_be_left_the_lane_goes_on(tmp_path: Path, caplog: pyte
     (tmp_path / "file").touch()
     with caplog.at_level(logging.WARNING):
         index = filled(tmp_path / "a", tmp_path / "file" / "owners" / "lane-0000.sqlite", 50)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while "no copy" not in caplog.text:
             assert time.monotonic() < deadline
             time.sleep(0.01)

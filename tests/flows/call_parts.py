@@ -127,7 +127,7 @@ def routed(*calls: Call, **fields: Any) -> Routed:
     return Routed(MESSAGE, 0.0, calls, **fields)
 
 
-def answered(runner: CallRunner, *rounds: Routed, limit_s: float = 10) -> list[Answered]:
+def answered(runner: CallRunner, *rounds: Routed, limit_s: float = 60) -> list[Answered]:
     """Ask some rounds, and wait until all are answered."""
     lane = runner.new_lane()
     runner.submit(lane, rounds)

@@ -107,7 +107,7 @@ def test_no_answer_is_passed_on_that_the_ledger_could_not_keep(tmp_path: Path) -
         db.close()
         lane = runner.new_lane()
         runner.submit(lane, [routed(call(5))])
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while runner._ledger.failed is None and time.monotonic() < deadline:
             time.sleep(0.01)
         with pytest.raises(TryAgainError, match="no answer can be kept"):
@@ -140,7 +140,7 @@ def test_a_lane_without_rounds_keeps_nothing_in_the_ledger(tmp_path: Path) -> No
 def test_a_cancelled_task_s_calls_are_abandoned_and_none_begins(tmp_path: Path) -> None:
     """Those of other tasks go on."""
     cancelled = False
-    node, quick = ScriptedNode(hangs, timeout_s=60, max_concurrency=2), ScriptedNode(answers, name="quick")
+    node, quick = ScriptedNode(hangs, timeout_s=600, max_concurrency=2), ScriptedNode(answers, name="quick")
     other_task, _ = read_task(b'{"topic": "math", "logical_id": "b", "payload": {"prompt": "?"}}')
     other = Message(kafka_topic="t", offset=1, task_id="b:r0", body=Work(other_task, VIEW))
     with runner_of(
@@ -152,7 +152,7 @@ def test_a_cancelled_task_s_calls_are_abandoned_and_none_begins(tmp_path: Path) 
             time.sleep(0.005)
         cancelled = True
         runner.cancel()
-        deadline = time.monotonic() + 2
+        deadline = time.monotonic() + 60
         while len(lane.outbox) < 5:
             assert time.monotonic() < deadline
             time.sleep(0.005)

@@ -113,7 +113,7 @@ def test_one_that_never_ends_is_given_up() -> None:
     stuck = threading.Event()
 
     def check() -> Checks:
-        stuck.wait(20)
+        stuck.wait(60)
         return Checks()
 
     async def ask() -> list[Checks]:
@@ -200,7 +200,7 @@ def test_a_verifier_that_would_end_the_process_or_is_late_changes_nothing_else()
     nobody_waits = threading.Event()
 
     def late() -> Checks:
-        nobody_waits.wait(30)
+        nobody_waits.wait(60)
         return Checks({"2": False})
 
     async def ask() -> list[Checks]:

@@ -135,7 +135,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
     process.stdout.close()
     with process.stderr:
         assert process.stderr.read() == b""
-    assert process.wait(30) == 141
+    assert process.wait(60) == 141
 
 
 def test_the_log_has_a_level(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_a_lake_that_is_not_mounted_is_waited_for(own_broker: Broker, tmp_path: 
         run.lake.rename(tmp_path / "unmounted")
         send(own_broker, TASKS, after)
         run.cell.start("w1")
-        run.wait_for(lambda: "is that the lake, and is it mounted?" in run.cell.tail(), 60, "nobody says so")
+        run.wait_for(lambda: "is that the lake, and is it mounted?" in run.cell.tail(), 120, "nobody says so")
         time.sleep(2.0)
         assert run.decisions() == 20
         run.cell.kill()
@@ -52,7 +52,7 @@ def test_a_lake_that_is_lost_is_filled_again_from_kafka(own_broker: Broker, tmp_
         shutil.rmtree(run.lake)
         shutil.rmtree(run.cell.state / "recovery")
         run.cell.start("w1", AUREON_GROUP="another")
-        run.wait_for(lambda: answered_by(run, 20), 60, "the lake is not filled")
+        run.wait_for(lambda: answered_by(run, 20), 120, "the lake is not filled")
         run.stop_and_audit()
         assert run.answers() == answers
         assert (tmp_path / "calls.txt").read_bytes() == calls

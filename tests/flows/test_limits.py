@@ -49,7 +49,6 @@ def is_quiet(run: Running) -> bool:
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(180)
 def test_a_root_task_that_branches_without_end_stays_within_its_calls_over_three_kills(
     own_broker: Broker, tmp_path: Path, figures: Callable[[str], None]
 ) -> None:
@@ -62,11 +61,11 @@ def test_a_root_task_that_branches_without_end_stays_within_its_calls_over_three
         for kill in range(4):
             run.cell.start("w1")
             known = len(begun(tmp_path))
-            run.wait_for(partial(calls_begin, run, tmp_path, known), 30, "no call begins")
+            run.wait_for(partial(calls_begin, run, tmp_path, known), 120, "no call begins")
             if kill < 3:
                 time.sleep(rng.uniform(0.0, 0.8))
                 run.cell.kill()
-        run.wait_for(lambda: is_quiet(run), 60, "it goes on for ever")
+        run.wait_for(lambda: is_quiet(run), 120, "it goes on for ever")
         calls = begun(tmp_path)
         reasons: dict[str, int] = {}
         for _, decision in run.follower.winners.values():
@@ -81,7 +80,6 @@ def test_a_root_task_that_branches_without_end_stays_within_its_calls_over_three
     assert any("budget" in reason for reason in reasons), f"seed {seed}: {reasons}"
 
 
-@pytest.mark.timeout(180)
 def test_a_day_s_budget_holds_in_a_cell_that_knows_nothing_of_what_another_has_spent(
     own_broker: Broker, tmp_path: Path
 ) -> None:
@@ -92,12 +90,11 @@ def test_a_day_s_budget_holds_in_a_cell_that_knows_nothing_of_what_another_has_s
             run.cell.kill(lose_state=run.cell.state.exists())
             run.cell.start("w1")
             send(own_broker, TASKS, part)
-            run.wait_for(lambda: is_quiet(run), 60, "it goes on for ever")
+            run.wait_for(lambda: is_quiet(run), 120, "it goes on for ever")
         run.stop_and_audit()
     assert len(begun(tmp_path)) == 40
 
 
-@pytest.mark.timeout(180)
 def test_a_cancelled_tree_of_a_thousand_branches_ends(
     own_broker: Broker, tmp_path: Path, figures: Callable[[str], None]
 ) -> None:
@@ -107,14 +104,14 @@ def test_a_cancelled_tree_of_a_thousand_branches_ends(
     with cell_on(own_broker, tmp_path, "tree_nodes", max_branches=BRANCHES) as run:
         send(own_broker, TASKS, [root])
         run.cell.start("w1")
-        run.wait_for(lambda: len(begun(tmp_path)) >= 202, 30, "the branches do not begin")
+        run.wait_for(lambda: len(begun(tmp_path)) >= 202, 120, "the branches do not begin")
         done = aureon(
             "cancel", "math", "root", "--home", str(tmp_path), cwd=tmp_path, AUREON_BROKERS=own_broker.brokers
         )
         assert done.returncode == 0, done.stderr
         ordered = time.time()
         assert "cancelled: math root" in done.stdout
-        run.wait_for(lambda: run.decisions() == 1 + BRANCHES, 60, "not every branch has a decision")
+        run.wait_for(lambda: run.decisions() == 1 + BRANCHES, 120, "not every branch has a decision")
         took = time.time() - ordered
         late = [name for at, name in begun(tmp_path) if at > ordered + 2]
         found = kinds(run)
@@ -125,14 +122,13 @@ def test_a_cancelled_tree_of_a_thousand_branches_ends(
         run.cell.kill()
         run.cell.start("w1")
         send(own_broker, TASKS, [bystander])
-        run.wait_for(lambda: ("math", "bystander") in run.ended(), 60, "another task does not end")
+        run.wait_for(lambda: ("math", "bystander") in run.ended(), 120, "another task does not end")
         assert kinds(run)[DecisionKind.CANCELLED] == found[DecisionKind.CANCELLED]
         assert aureon("cancel", "math", "bystander", cwd=tmp_path, AUREON_BROKERS=own_broker.brokers).returncode == 0
-        run.wait_for(lambda: run.decisions() >= 2 + 2 * BRANCHES, 60, "the other tree does not end")
+        run.wait_for(lambda: run.decisions() >= 2 + 2 * BRANCHES, 120, "the other tree does not end")
         run.stop_and_audit()
 
 
-@pytest.mark.timeout(120)
 def test_a_cancel_that_comes_before_its_task_holds_and_so_over_a_restart(own_broker: Broker, tmp_path: Path) -> None:
     """Not one call of it is made; a task of the same id on another topic is not meant."""
     early: Task = {"topic": "math", "logical_id": "early", "payload": {"prompt": "?"}}

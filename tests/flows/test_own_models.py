@@ -133,6 +133,6 @@ def test_the_file_is_read_again_while_the_cell_runs(own_broker: Broker, tmp_path
             submit("math", "d")
             until(lambda: converged("d"), 40, cell)
             cell.terminate()
-            assert cell.wait(30) == 0, said(tmp_path)
+            assert cell.wait(60) == 0, said(tmp_path)
         assert first.count == asked
         assert second.count >= 3

@@ -359,7 +359,7 @@ def test_a_root_without_a_memory_begins_with_what_stands_on_kafka(
     read = {name: source.build_part("cluster", name, None) for name in source.list_parts()}
     assert begun._behind == read.keys() == {HEARTBEATS, "0000"}
     found: dict[str, list[supervise.Item]] = {name: [] for name in read}
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not all(any(isinstance(item, supervise.Reached) for _, item in of_part) for of_part in found.values()):
         assert time.monotonic() < deadline
         for name, part in read.items():

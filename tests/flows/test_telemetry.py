@@ -131,7 +131,7 @@ def test_a_root_tells_which_cells_it_hears(own_broker: Broker, cell: tuple[Crash
         assert scraped.value("aureon_root_alerts_total", kind="cell_silent") == 1
     finally:
         root.terminate()
-        root.wait(20)
+        root.wait(60)
 
 
 def looked_at(turned_s_ago: float | None, waited_s_ago: float | None = None) -> str:
@@ -266,4 +266,4 @@ def test_a_root_runs_as_a_flow_of_bytewax_by_itself(own_broker: Broker, tmp_path
         scraped = Scraped(port)
         until(lambda: scraped.get("/readyz") == (HTTPStatus.OK, "ok\n"), START_LIMIT_S, root)
         root.terminate()
-        assert root.wait(40) == 0
+        assert root.wait(60) == 0

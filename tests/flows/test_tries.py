@@ -253,7 +253,7 @@ def test_where_nobody_else_can_serve_calls_wait_for_the_node() -> None:
         time.sleep(0.5)
         assert not lane.outbox
         broken = False
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while len(lane.outbox) < 20:
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -550,7 +550,7 @@ def test_a_model_that_its_node_has_not_got_is_no_call() -> None:
     """The file may have changed since the call was chosen."""
     with runner_of(ScriptedNode(answers), tries=1) as runner:
         other = msgspec.structs.replace(call(), model="other")
-        (found,) = answered(runner, routed(other), limit_s=2)
+        (found,) = answered(runner, routed(other))
     assert (found.answers[0].status, found.answers[0].tries) == ("failed", 0)
     assert "no longer in the nodes file" in found.answers[0].error
 

@@ -264,7 +264,7 @@ def test_the_process_of_a_gate_ends_with_its_input_while_it_still_imports() -> N
     assert process.stdin is not None
     process.stdin.close()
     began = time.monotonic()
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
     assert time.monotonic() - began < 2.0  # an import of Great Expectations takes longer
     gate.close()
 
@@ -285,7 +285,7 @@ def judgements(suite_of: list[Configuration], *batches: list[Record]) -> list[di
             process.stdin.flush()
             told.append(process.stdout.readline())
         process.stdin.close()
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     return [json.loads(line) for line in told]
 
 

@@ -348,7 +348,6 @@ class Busy:
             seen = rows
 
 
-@pytest.mark.timeout(180)
 def test_writers_readers_and_maintenance_at_once(tmp_path: Path) -> None:
     """No error, no row twice, and none that a reader has seen is gone."""
     lake_writer(tmp_path).close()

@@ -251,7 +251,7 @@ def test_processes_killed_at_any_moment_write_each_decision_once(lake: Path) -> 
         victim.communicate()
         processes.append(_start(lake, "0,1", decided, seed))
     for process in processes:
-        process.communicate(timeout=60)
+        process.communicate(timeout=150)
         assert process.returncode == 0
     for table, rows in held(lake).items():
         assert names(rows) == expected_names(table, 2, decided)
@@ -261,7 +261,7 @@ def test_processes_on_different_lanes_write_at_once(lake: Path) -> None:
     """Both create the lake, and neither waits for the other or loses a commit."""
     processes = [_start(lake, lanes, 500, 0) for lanes in ("0,2", "1,3")]
     for process in processes:
-        process.communicate(timeout=60)
+        process.communicate(timeout=150)
         assert process.returncode == 0
     for table, rows in held(lake).items():
         assert names(rows) == expected_names(table, 4, 500)

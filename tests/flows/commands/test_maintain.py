@@ -52,7 +52,7 @@ def test_again_and_again_until_it_is_stopped(home: Path) -> None:
     with running("maintain", "--every", "0.2", "--home", home, cwd=home) as process:
         until(lambda: (home / "said.txt").read_text().count("rounds: 30 rows in 1 files") >= 3, 60)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
 
 def test_one_that_is_started_before_the_first_cell_waits_for_the_lake(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_one_that_is_started_before_the_first_cell_waits_for_the_lake(tmp_path: 
         writer.close()
         until(lambda: "rounds: 10 rows in 1 files" in (tmp_path / "said.txt").read_text(), 60)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     assert (tmp_path / "said.txt").read_text().count("no lake at") == 1
 
 

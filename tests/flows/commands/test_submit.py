@@ -287,13 +287,13 @@ def test_what_is_sent_before_ctrl_c_is_confirmed(own_broker: Broker, tmp_path: P
         until(lambda: sent(own_broker))  # at once, though the pipe is open and there may be more
         submit.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            submit.wait(20)
+            submit.wait(60)
         if submit.poll() is None:
             # A signal that comes between Python's last look for one and the system call that reads is not seen until
             # there is something to read; whoever has pressed Ctrl-C presses it again.
             submit.send_signal(signal.SIGINT)
         told = submit.stderr.read().decode()
-        assert submit.wait(20) == 130
+        assert submit.wait(60) == 130
     assert "interrupted after 1 tasks, which are confirmed; submitting the whole file again is harmless" in told
     assert len(sent(own_broker)) == 1
 

@@ -282,7 +282,7 @@ def on_terminal(*arguments: str | Path, cwd: Path, only_output: bool = False, **
         if process.poll() is None:
             process.terminate()
             process.send_signal(signal.SIGCONT)
-        process.wait(20)
+        process.wait(60)
         os.close(master)
         os.close(slave)
 
@@ -301,7 +301,7 @@ def test_on_a_terminal_it_shows_the_figures_until_q(own_broker: Broker, tmp_path
         assert HIDDEN in top.said
         assert not top.is_as_it_was()
         top.type(b"xq")
-        until(lambda: top.read() and top.process.poll() is not None, 20)
+        until(lambda: top.read() and top.process.poll() is not None, 60)
         assert top.process.returncode == 0
         assert top.is_as_it_was()
         assert "Traceback" not in top.said
@@ -327,7 +327,7 @@ def test_without_a_broker_it_goes_on_trying_until_it_is_ended(
         time.sleep(0.5)
         assert top.process.poll() is None
         end(top)
-        until(lambda: top.read() and top.process.poll() is not None, 20)
+        until(lambda: top.read() and top.process.poll() is not None, 60)
         assert top.process.returncode == 0
         assert top.is_as_it_was()
         assert "Traceback" not in top.said
@@ -343,7 +343,7 @@ def test_while_it_is_paused_the_terminal_is_as_it_was(tmp_path: Path) -> None:
         top.process.send_signal(signal.SIGCONT)
         until(lambda: top.read().count(ALTERNATE) > screens, 20, top.process)
         top.type(b"q")
-        until(lambda: top.read() and top.process.poll() is not None, 20)
+        until(lambda: top.read() and top.process.poll() is not None, 60)
         assert top.is_as_it_was()
 
 
@@ -357,7 +357,7 @@ def test_other_keys_and_another_size_end_nothing(tmp_path: Path) -> None:
         top.resize(20, 60)
         until(lambda: len(top.read()) > drawn, 20, top.process)
         top.type(b"q")
-        until(lambda: top.read() and top.process.poll() is not None, 20)
+        until(lambda: top.read() and top.process.poll() is not None, 60)
         assert top.process.returncode == 0
 
 
@@ -366,7 +366,7 @@ def test_it_needs_a_terminal_for_its_output_alone(tmp_path: Path) -> None:
     with on_terminal("top", cwd=tmp_path, only_output=True, AUREON_BROKERS="127.0.0.1:1") as top:
         until(lambda: top.has_said("no Kafka answers"), 60, top.process)
         top.process.send_signal(signal.SIGTERM)
-        until(lambda: top.read() and top.process.poll() is not None, 20)
+        until(lambda: top.read() and top.process.poll() is not None, 60)
         assert top.process.returncode == 0
         assert top.is_as_it_was()
 
@@ -395,11 +395,10 @@ def test_tasks_may_be_typed(own_broker: Broker, tmp_path: Path) -> None:
         assert "1 task submitted to" in submit.said
 
 
-@pytest.mark.timeout(240)
 def test_a_demo_on_a_terminal_has_a_bar_and_a_report_of_its_width(tmp_path: Path) -> None:
     """To its end."""
     with on_terminal("demo", "--tasks", "2", cwd=tmp_path) as demo:
-        until(lambda: demo.read() and demo.process.poll() is not None, 200)
+        until(lambda: demo.read() and demo.process.poll() is not None, 300)
         assert demo.process.returncode == 0
         assert "starting" in demo.said
         assert "2 tasks and" in demo.said

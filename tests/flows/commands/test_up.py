@@ -299,7 +299,7 @@ def test_a_cell_that_does_not_stop_is_told_and_one_that_is_done_is_no_failure(
         supervised._on_gave_up(two)
         supervised._on_kill(one)
         supervised._on_signal(signal.SIGINT, None)
-        assert runs.wait(20) == -signal.SIGTERM
+        assert runs.wait(60) == -signal.SIGTERM
     assert supervised._failure is None
     assert [line.partition(";")[0] for line in capsys.readouterr().err.splitlines()] == [
         f"cell 1 started, process {runs.pid}",

@@ -329,7 +329,7 @@ def killed(many: Path, run: str) -> tuple[list[str], dict[Path, int]]:
         workers = children(process.pid)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 20)
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 60)
     return workers, {path: path.stat().st_mtime_ns for path in folder.glob("part-0*.parquet")}
 
 
