@@ -341,8 +341,13 @@ class NodeGate:
                 self._blocked.remove(one)
                 one.future.set_exception(NodeError(f"{self._why(one.model)}; nobody else can serve", "timeout"))
 
-    def check_silence(self) -> bool:
-        """Tell whether the node has just become silent: its calls under way are to go elsewhere."""
+    def check_silence(self, stood_still_s: float = 0.0) -> bool:
+        """Tell whether the node has just become silent: its calls under way are to go elsewhere.
+
+        Args:
+            stood_still_s: for so long this process has just stood still itself, and could hear of nobody.
+        """
+        self._heard = min(time.monotonic(), self._heard + stood_still_s)
         if self.silent or time.monotonic() - self._heard < self._silence_s:
             return False
         self.silent = True

@@ -108,14 +108,16 @@ class NodeWatch:
     # -- every two seconds -----------------------------------------------------------------------------------------
 
     async def _beat(self) -> None:
+        due = time.monotonic()
         while True:
             try:
-                self._beat_once()
+                self._beat_once(time.monotonic() - due)
             except Exception:
                 log.exception("how the nodes are")
+            due = time.monotonic() + BEAT_EVERY_S
             await asyncio.sleep(BEAT_EVERY_S)
 
-    def _beat_once(self) -> None:
+    def _beat_once(self, late_s: float) -> None:
         gone = self._source.refresh()
         self._take_nodes()
         for node in gone:
@@ -127,7 +129,7 @@ class NodeWatch:
                 gate.being_checked = True
                 self._go_on(self._check(gate, node))
         for gate in self.gates.values():
-            if gate.check_silence():
+            if gate.check_silence(late_s):
                 log.warning("%s: not heard of for %g s", gate.capabilities.node, self._silence_s)
                 self._on_silent(gate)
         self._shorten_queues()

@@ -156,6 +156,20 @@ def test_a_silent_node_is_tried_now_and_then() -> None:
         assert found.answers[0].status == "ok"
 
 
+def test_a_process_that_stood_still_calls_no_node_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its calls under way stay where they are: their answers may be on their way."""
+    monkeypatch.setattr(node_watch, "BEAT_EVERY_S", 0.2)
+    node = Listed(takes(4.0), timeout_s=60)
+    with runner_of(node, tries=1, silence_s=2.0) as runner:
+        lane = runner.new_lane()
+        runner.submit(lane, [routed(call())])
+        until(lambda: node.tries)
+        assert runner._loop is not None
+        runner._loop.call_soon_threadsafe(time.sleep, 3.0)
+        until(lambda: lane.outbox)
+        assert [a.status for a in lane.outbox[0].answers] == ["ok"]
+
+
 @pytest.mark.parametrize(
     "fields",
     [
