@@ -5,6 +5,8 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from schemas.node import Call
+from tests.aureon_command import until
+from tests.openai_server import OpenAIServer
 
 T = TypeVar("T")
 
@@ -24,6 +26,11 @@ def a_call(**differently: Any) -> Call:
         "answer_kind": "number",
     }
     return Call(**usual | differently)
+
+
+async def arrived(server: OpenAIServer, calls: int = 1) -> None:
+    """Wait until a server has been asked so often."""
+    await asyncio.to_thread(until, lambda: server.count >= calls)
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

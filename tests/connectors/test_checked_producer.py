@@ -37,8 +37,10 @@ def test_send_during_an_outage_delivers_all_in_order_once_the_broker_is_back(
             producer.send(TASKS, 0, numbers(sent, sent + 100))
             sent += 100
             time.sleep(0.1)
-        threading.Timer(0.5, own_broker.start).start()
+        starting = threading.Timer(0.5, own_broker.start)
+        starting.start()
         producer.flush(60)
+        starting.join()  # it may still be at it when all has arrived
         assert len(producer) == 0
     assert values(list(read_to_end(client_config(own_broker.brokers), TASKS))) == numbers(0, sent)
 

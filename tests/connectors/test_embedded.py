@@ -58,9 +58,9 @@ def test_what_was_acknowledged_during_a_stop_is_kept(tmp_path: Path) -> None:
     producer = CheckedProducer(config, idempotent=False)
     sent, stopped = 0, threading.Event()
     for _ in range(4):
+        stopped.clear()
         stopping = threading.Timer(0.5, _stop, (broker, stopped))
         stopping.start()
-        stopped.clear()
         while not stopped.is_set():
             producer.send(TASKS, 0, [b"%d " % (sent + i) + os.urandom(1000) for i in range(20)])
             sent += 20

@@ -80,7 +80,7 @@ def test_who_is_back_in_time_finds_its_lanes_and_nobody_else_notices(join: Join)
     second.close()
 
     again = join("second")
-    until(lambda: lanes_of(again) == had, 5.0)
+    until(lambda: lanes_of(again) == had)
     assert {lane: first.tenure(lane) for lane in lanes_of(first)} == tenures
 
 
@@ -92,7 +92,7 @@ def test_lanes_of_who_does_not_come_back_go_to_others(join: Join) -> None:
     second.close()
     closed = time.monotonic()
     until(lambda: len(lanes_of(first)) == LANES)
-    assert time.monotonic() - closed < lane_group.SESSION_S + 5.0
+    assert time.monotonic() - closed < lane_group.SESSION_S + 25.0
 
 
 @pytest.mark.apache
@@ -101,7 +101,7 @@ def test_who_is_cut_off_has_no_lanes_after_a_while(join: Join, own_broker: Broke
     member = join("first")
     until(lambda: len(lanes_of(member)) == LANES)
     own_broker.stop()
-    until(lambda: not lanes_of(member), lane_group.SESSION_S + 5.0)
+    until(lambda: not lanes_of(member), lane_group.SESSION_S + 25.0)
     own_broker.start()
     until(lambda: len(lanes_of(member)) == LANES)
 
@@ -130,7 +130,7 @@ def test_two_cells_with_one_state_folder_are_told_apart(join: Join) -> None:
     second = join("same")
     until(lambda: len(lanes_of(second)) == LANES)
     with pytest.raises(RefusedError, match=r"another process has joined as this cell, same: .* state folder"):
-        until(lambda: not first.tenure(0) and False, 10.0)
+        until(lambda: not first.tenure(0) and False, 60.0)
 
 
 @pytest.mark.apache
@@ -143,7 +143,7 @@ def test_lanes_without_a_place_in_the_process_are_an_error(own_broker: Broker, m
     try:
         member.expect(0)
         with pytest.raises(RefusedError, match="AUREON_CELL=1/1"):
-            until(lambda: not member.tenure(0) and False, 20.0)
+            until(lambda: not member.tenure(0) and False, 60.0)
     finally:
         member.close()
 

@@ -1,21 +1,41 @@
 """Money: no call is asked beyond its budget, in this life or the next, and none is charged to another day."""
 
 import asyncio
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from connectors.ledger import CallLedger
 from flows.budget import Budgets, Spent, expected
-from flows.charges import day_of
 from flows.items import Answered
 from schemas.ids import home_lane
 from schemas.node import Answer
 from schemas.task import Allowance
 from tests.aureon_command import until
 from tests.flows.call_parts import ScriptedNode, answered, answers, call, fails, hangs, routed, runner_of, takes
-from tests.flows.test_troubled_nodes import SlowLedger
+
+TODAY = "2026-01-01"
+
+
+class HeldLedger(CallLedger):
+    """One whose commits wait for a word."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.go_on = threading.Event()
+
+    def _write(self, *entries: Any) -> int:
+        assert self.go_on.wait(60)
+        return super()._write(*entries)
+
+
+@pytest.fixture(autouse=True)
+def _one_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test runs over midnight."""
+    monkeypatch.setattr("flows.charges._today", lambda: TODAY)
 
 
 def test_a_round_asks_no_more_than_it_may(tmp_path: Path) -> None:
@@ -69,10 +89,10 @@ def test_what_another_cell_has_spent_of_the_day_counts(tmp_path: Path) -> None:
     with runner_of(node, tries=1, folder=tmp_path, budgets=lambda: budgets) as runner:
         for number, (day, spent) in enumerate(
             [
-                ("2026-01-01", Spent(5)),
-                (day_of(time.time()), Spent(3)),
-                (day_of(time.time()), Spent(1)),
-                (day_of(time.time()), Spent(9)),
+                ("2025-12-31", Spent(5)),
+                (TODAY, Spent(3)),
+                (TODAY, Spent(1)),
+                (TODAY, Spent(9)),
             ]
         ):
             runner.know_spent(home_lane("a", 1), day, spent)
@@ -181,7 +201,7 @@ def test_a_call_that_is_given_up_while_its_charge_is_written_down_is_not_asked(t
     """The next one is: the ledger goes on."""
     cancelled = False
     node = ScriptedNode(answers)
-    ledger = SlowLedger(tmp_path / "calls.sqlite")
+    ledger = HeldLedger(tmp_path / "calls.sqlite")
     with runner_of(node, tries=1, ledger=lambda: ledger, is_cancelled=lambda _task: cancelled) as runner:
         lane = runner.new_lane()
         runner.submit(lane, [routed(call(), allowance=Allowance(calls=3))])
@@ -189,7 +209,7 @@ def test_a_call_that_is_given_up_while_its_charge_is_written_down_is_not_asked(t
         cancelled = True
         runner.cancel()
         until(lambda: lane.outbox)
-        time.sleep(0.3)
+        ledger.go_on.set()
         cancelled = False
         (found,) = answered(runner, routed(call(1), allowance=Allowance(calls=3)))
         assert (found.answers[0].status, node.tries) == ("ok", 1)

@@ -123,7 +123,7 @@ def test_one_that_never_ends_is_given_up() -> None:
     began = time.monotonic()
     found = asyncio.run(ask())
     stuck.set()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 30
     assert found == [Checks({"1": True}, ("the verifier gave no verdict within 0.2 s",))] * (AT_A_TIME + 3)
 
 
@@ -140,7 +140,7 @@ def test_hostile_programs_end_in_their_sandbox_and_the_cell_goes_on(own_broker: 
     lines = tasks(*PROGRAMS) + tasks("untested", tests=None)
     brokers = own_broker.brokers
     assert aureon("submit", "-", cwd=tmp_path, stdin=lines, AUREON_BROKERS=brokers).returncode == 0
-    options = ("--policy", "verifier", "--max-rounds", "1", "--sandbox-s", "5", "--nodes", NODES)
+    options = ("--policy", "verifier", "--max-rounds", "1", "--sandbox-s", "12", "--nodes", NODES)
     done = aureon("run", "--until-idle", "2", *options, cwd=tmp_path, AUREON_BROKERS=brokers)
     assert done.returncode == 0, done.stderr
     with one_lake.connect(tmp_path / ".aureon/lake") as lake:
@@ -167,7 +167,7 @@ def test_a_slow_verifier_keeps_nobody_else_waiting(own_broker: Broker, tmp_path:
     lines = "\n".join([slow, *quick]) + "\n"
     assert aureon("submit", "-", cwd=tmp_path, stdin=lines, AUREON_BROKERS=brokers).returncode == 0
     done = aureon(
-        "run", "--until-idle", "1", "--nodes", "tests.flows.refine_parts:quick_nodes", "--verifier-s", "2",
+        "run", "--until-idle", "1", "--nodes", "tests.flows.refine_parts:quick_nodes", "--verifier-s", "6",
         "--verifiers", "tests.flows.refine_parts:never_ends", "--max-rounds", "1",
         cwd=tmp_path, AUREON_BROKERS=brokers,
     )  # fmt: skip
@@ -177,7 +177,7 @@ def test_a_slow_verifier_keeps_nobody_else_waiting(own_broker: Broker, tmp_path:
             "SELECT epoch(decided_at), warnings FROM rounds WHERE logical_id = 'slow'"
         ).fetchall()
         ((last_at,),) = lake.sql("SELECT max(epoch(decided_at)) FROM rounds WHERE logical_id <> 'slow'").fetchall()
-    assert warned == ["the verifier gave no verdict within 2 s"]
+    assert warned == ["the verifier gave no verdict within 6 s"]
     assert last_at < slow_at - 0.5
 
 

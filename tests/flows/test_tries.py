@@ -1,6 +1,7 @@
 """Calls with their tries: whatever a node does, its call ends; topics take turns at its seats."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from itertools import islice
@@ -43,6 +44,16 @@ async def cancels_itself() -> Answer:
 async def returns_text() -> Any:
     """Which is no answer."""
     return "42"
+
+
+def waits_for(event: threading.Event) -> Callable[[], Awaitable[Answer]]:
+    """A part of a script that takes until a test says so."""
+
+    async def part() -> Answer:
+        await asyncio.to_thread(event.wait, 60)
+        return OK
+
+    return part
 
 
 def ask(runner: CallRunner, calls: int = 1) -> tuple[Answer, ...]:
@@ -167,7 +178,7 @@ def test_the_end_abandons_what_is_open() -> None:
         while not node.tries:
             time.sleep(0.005)
         began = time.monotonic()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 30
     assert node.tries == 1
 
 
@@ -213,10 +224,10 @@ def test_a_node_that_fails_again_and_again_costs_nobody_anything_while_others_ca
     with runner_of(bad, good, tries=1) as runner:
         rounds = [routed(call(i), call(i, node="bad")) for i in range(5)]
         answered(runner, *rounds)
-        asked = bad.tries
-        began = time.monotonic()
+        asked, breaker = bad.tries, runner.gates["bad"].breakers["m"]
+        assert not breaker.is_closed
+        breaker.open_until = time.monotonic() + 1000.0
         later = answered(runner, *[routed(call(i), call(i, node="bad")) for i in range(50)])
-        assert time.monotonic() - began < 0.9
         assert bad.tries == asked
         assert {a.status for found in later for a in found.answers} == {"ok", "failed"}
         assert all("asked again soon" in found.answers[1].error for found in later)
@@ -224,7 +235,7 @@ def test_a_node_that_fails_again_and_again_costs_nobody_anything_while_others_ca
         assert runner.states["bad"].health is NodeHealth.UNHEALTHY
         assert runner.states["bad"].open == ("m",)
         broken = False
-        time.sleep(1.1)
+        breaker.open_until = time.monotonic()
         answered(runner, routed(call(90), call(90, node="bad")))
         (mended,) = answered(runner, routed(call(91), call(91, node="bad")))
         assert [a.status for a in mended.answers] == ["ok", "ok"]
@@ -264,7 +275,7 @@ def test_retry_after_is_honoured_and_the_node_left_alone_meanwhile() -> None:
     """By the call that was told, and by others that somebody else can serve."""
 
     async def pushes_back() -> Answer:
-        raise NodeError("429", "rate_limited", retry_after_s=1.5)
+        raise NodeError("429", "rate_limited", retry_after_s=3.0)
 
     node = ScriptedNode(pushes_back, answers, name="n", timeout_s=5)
     spare = ScriptedNode(answers, name="spare")
@@ -272,13 +283,13 @@ def test_retry_after_is_honoured_and_the_node_left_alone_meanwhile() -> None:
         lane = runner.new_lane()
         began = time.monotonic()
         runner.submit(lane, [routed(call())])
-        time.sleep(0.1)
+        until(lambda: "n" in runner.gates and runner.gates["n"].is_rate_limited(time.monotonic()))
         (other,) = answered(runner, routed(call(1), call(1, node="spare")))
-        assert time.monotonic() - began < 0.4
+        assert not lane.outbox
         assert "left alone" in other.answers[0].error
         while not lane.outbox:
             time.sleep(0.005)
-        assert time.monotonic() - began >= 1.5
+        assert time.monotonic() - began >= 3.0
         assert lane.outbox[0].answers[0].tries == 2
 
 
@@ -289,12 +300,12 @@ def test_a_node_that_is_not_heard_of_gives_its_calls_to_others() -> None:
     with runner_of(hung, good, tries=1, silence_s=1.0) as runner:
         began = time.monotonic()
         (found,) = answered(runner, routed(call(node="hung"), reserves=(call(),)))
-        assert time.monotonic() - began < 6
+        assert time.monotonic() - began < 30
         assert "not heard of" in found.answers[0].error
         assert found.answers[1].status == "ok"
         assert runner.states["hung"].health is NodeHealth.UNHEALTHY
         hung.hears = True
-        time.sleep(3.5)
+        until(lambda: not runner.gates["hung"].silent)
         (mended,) = answered(runner, routed(call(1, node="hung")))
         assert mended.answers[0].status == "ok"
         assert runner.states["hung"].last_seen > 0
@@ -409,15 +420,18 @@ def test_a_node_that_asks_to_be_left_alone_again_and_again_keeps_no_round_waitin
 
 
 class SharedNode(ScriptedNode):
-    """Notes the topics of its calls as they begin."""
+    """Notes the topics and the tasks of its calls as they begin."""
 
-    def __init__(self, seats: int, call_s: float = 0.02) -> None:
-        super().__init__(takes(call_s), max_concurrency=seats, timeout_s=60, adaptive=False)
+    def __init__(self, seats: int, call_s: float = 0.02, first: Callable[[], Awaitable[Any]] | None = None) -> None:
+        script = [takes(call_s)] if first is None else [first, takes(call_s)]
+        super().__init__(*script, max_concurrency=seats, timeout_s=60, adaptive=False)
         self.begun: list[str] = []
+        self.tasks: list[str] = []
 
     async def ask(self, call: Call) -> Answer:
         """Note it, and take a while."""
         self.begun.append(call.topic)
+        self.tasks.append(call.logical_id)
         return await super().ask(call)
 
 
@@ -479,14 +493,17 @@ def test_a_hot_topic_alone_has_all_seats() -> None:
         assert runner._watch.gates["n"].active == 4
 
 
+USUAL = 20
+"""So many calls tell how long one takes."""
+
+
 def test_a_call_goes_elsewhere_for_what_is_ahead_of_it_and_not_for_what_waits_behind() -> None:
     """Nobody does without the better model because another topic is hot."""
     node, spare = SharedNode(1, 0.05), ScriptedNode(answers, name="spare")
     with runner_of(node, spare, tries=1) as runner:
-        answered(runner, round_of("hot", 0))
-        runner.submit(runner.new_lane(), [round_of("hot", i) for i in range(1, 100)])
-        while len(node.begun) < 2:
-            time.sleep(0.001)
+        answered(runner, *[round_of("hot", i) for i in range(USUAL)])  # one alone may take far longer than they do
+        runner.submit(runner.new_lane(), [round_of("hot", i) for i in range(USUAL, 100)])
+        until(lambda: len(node.begun) > USUAL)
         reserves = (call(node="spare"),)
         rare, hot = answered(runner, round_of("rare", 100, reserves=reserves), round_of("hot", 101, reserves=reserves))
     found = {one.routed.calls[0].topic: [a.node for a in one.answers if a.status == "ok"] for one in (rare, hot)}
@@ -495,21 +512,21 @@ def test_a_call_goes_elsewhere_for_what_is_ahead_of_it_and_not_for_what_waits_be
 
 def test_calls_that_were_given_up_take_no_turns() -> None:
     """Those of their topic that are left don't wait for them."""
-    node = SharedNode(1, 0.1)
+    go_on = threading.Event()
+    node = SharedNode(1, first=waits_for(go_on))
     cancelled = False
     with runner_of(node, tries=1, is_cancelled=lambda task: cancelled and int(task.logical_id) < 100) as runner:
         lane = runner.new_lane()
         given_up, others = [round_of("a", i) for i in range(1, 100)], [round_of("b", i) for i in range(900, 930)]
         left = round_of("a", 100)
         runner.submit(lane, [others[0], *given_up, left, *others[1:]])
-        while not node.begun or runner._watch.gates["n"].state(time.monotonic()).queue_depth < 120:
-            time.sleep(0.001)
+        until(lambda: node.begun and runner.gates["n"].state(0.0).queue_depth == len(given_up) + len(others))
         cancelled = True
-        before = len(node.begun)
         runner.cancel()
-        while left not in [one.routed for one in list(lane.outbox)]:
-            assert len(node.begun) < before + 6, "it waits for those that were given up"
-            time.sleep(0.005)
+        until(lambda: len(lane.outbox) == len(given_up))
+        go_on.set()
+        until(lambda: len(lane.outbox) == len(given_up) + len(others) + 1)
+    assert node.tasks.index("100") < 6, "it waits for those that were given up"
 
 
 # -- who may ask, and who is asked ---------------------------------------------------------------------------------
@@ -532,13 +549,15 @@ def test_a_cell_that_is_not_sure_of_its_lanes_asks_nothing_until_it_is() -> None
 def test_calls_that_wait_for_a_seat_do_not_begin_once_the_process_may_not_ask() -> None:
     """What is being asked is answered, and then it can be told how many rounds wait for nothing more."""
     may = [True]
-    node = ScriptedNode(takes(0.3), max_concurrency=2, timeout_s=5)
+    go_on = threading.Event()
+    node = ScriptedNode(waits_for(go_on), max_concurrency=2, timeout_s=60)
     with runner_of(node, tries=1, may_ask=lambda: bool(may)) as runner:
         lane = runner.new_lane()
         runner.submit(lane, [routed(call(i)) for i in range(10)])
         until(lambda: node.tries == 2)
         may.clear()
         assert runner.stuck(0) == 0
+        go_on.set()
         until(lambda: runner.stuck(0))
         assert (node.tries, len(lane.outbox), runner.stuck(0), runner.stuck(1)) == (2, 2, 8, 0)
         may.append(True)

@@ -89,18 +89,14 @@ def test_calls_that_wait_for_a_node_go_to_the_one_that_comes_in_its_place() -> N
     with runner_of(nodes=lambda: nodes, tries=1) as runner:
         answered(runner, *[routed(call(i)) for i in range(5)], *[routed(call(i, node="gone")) for i in range(5)])
         lane = runner.new_lane()
-        runner.submit(lane, [*[routed(call(i)) for i in range(10, 13)], routed(call(10, node="gone"))])
+        runner.submit(lane, [*[routed(call(i)) for i in range(10, 16)], routed(call(10, node="gone"))])
         time.sleep(0.3)
         mended = ScriptedNode(answers)
         nodes.replace(mended)
-        deadline = time.monotonic() + 5
-        while len(lane.outbox) < 4:
-            assert time.monotonic() < deadline, "a call waits for a node that is no more"
-            time.sleep(0.01)
+        until(lambda: len(lane.outbox) == 7)  # else a call waits for a node that is no more
     found = sorted((f.answers[0] for f in lane.outbox), key=lambda a: a.node == "gone")
-    # one of each may have been the probe, which the old node had
-    assert 2 <= sum(a.status == "ok" for a in found) <= 3
-    assert 2 <= mended.tries <= 3
+    # the old node has had a probe or two, or some more where it took long until the nodes were looked at
+    assert 2 <= sum(a.status == "ok" for a in found) == mended.tries
     assert "no longer in the nodes file" in found[-1].error or "503" in found[-1].error
 
 
@@ -214,15 +210,15 @@ def test_meta_that_json_writes_otherwise_is_an_answer() -> None:
 
 def test_a_round_waits_for_a_long_retry_after_only_where_nobody_else_can_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reserve is asked; where there is none, the call waits, and nothing becomes a dead letter meanwhile."""
-    monkeypatch.setattr(gate, "LONGEST_QUIET_S", 2.5)
+    monkeypatch.setattr(gate, "LONGEST_QUIET_S", 4.0)
     quiet = ScriptedNode(raises(rate_limited(3600.0)), answers, timeout_s=1)
     spare = ScriptedNode(answers, name="spare")
     with runner_of(quiet, spare, tries=3) as runner:
-        (found,) = answered(runner, routed(call(), reserves=(call(node="spare"),)), limit_s=2)
+        (found,) = answered(runner, routed(call(), reserves=(call(node="spare"),)))
         assert [a.status for a in found.answers] == ["failed", "ok"]
         began = time.monotonic()
         assert runner._watch.gates["n"].state(began).quiet_s > 2
-        (alone,) = answered(runner, routed(call(1)), limit_s=4)
+        (alone,) = answered(runner, routed(call(1)))
         assert time.monotonic() - began > 1
         assert (alone.answers[0].status, quiet.tries) == ("ok", 2)
 
@@ -324,9 +320,8 @@ def test_a_node_that_cannot_be_checked_or_closed_harms_no_other(tmp_path: Path) 
     broken = Broken(answers, name="broken")
     with runner_of(broken, ScriptedNode(answers), tries=1, folder=tmp_path, publish=beats.append) as runner:
         runner.start()
-        time.sleep(4.5)
+        until(lambda: len(beats) >= 3)
         answered(runner, routed(call()))
-    assert len(beats) >= 3
     ledger = CallLedger(tmp_path / "calls.sqlite")
     assert ledger.has_past
 

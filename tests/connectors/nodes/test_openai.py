@@ -18,7 +18,7 @@ from connectors.nodes import openai as client
 from connectors.nodes.openai import MAX_VERSION, PIECE, Key, OpenAINode, retry_after, seed_of
 from schemas.node import Answer, Call, NodeCapabilities, NodeReport
 from schemas.task import PromptMessage
-from tests.connectors.asked import a_call
+from tests.connectors.asked import a_call, arrived
 from tests.openai_server import (
     HANG,
     Fault,
@@ -51,7 +51,7 @@ def use(url: str, work: Callable[[OpenAINode], Awaitable[T]], *, key: str = "", 
     async def run() -> T:
         node = OpenAINode(capabilities, url, Key(key) if key else None, **own)
         try:
-            return await asyncio.wait_for(work(node), 20)
+            return await asyncio.wait_for(work(node), 60)
         finally:
             await node.close()
 
@@ -215,12 +215,12 @@ def test_a_large_question_is_sent(server: OpenAIServer) -> None:
 @pytest.mark.unmeasured
 def test_calls_run_at_the_same_time_over_as_many_connections(server: OpenAIServer) -> None:
     """And a check does not wait behind them."""
-    server.latency_s = 0.5
+    server.latency_s = 3.0
 
     async def work(node: OpenAINode) -> tuple[float, float]:
         started = time.monotonic()
         calls = asyncio.gather(*(node.ask(a_call()) for _ in range(40)))
-        await asyncio.sleep(0.1)
+        await arrived(server, 40)
         await node.check()
         checked = time.monotonic() - started
         await calls
@@ -228,8 +228,8 @@ def test_calls_run_at_the_same_time_over_as_many_connections(server: OpenAIServe
 
     checked, took = use(server.url, work, max_concurrency=40)
     assert server.most_active == 40
-    assert checked < 0.45
-    assert took < 2.0
+    assert checked < 3.0
+    assert took < 6.0
 
 
 # -- faults --------------------------------------------------------------------------------------------------------
@@ -311,8 +311,11 @@ def test_a_slow_answer_is_waited_for_and_a_hanging_one_can_be_cancelled(server: 
 
     async def work(node: OpenAINode) -> tuple[Answer, Answer]:
         late = await node.ask(a_call())
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(node.ask(a_call()), 0.2)
+        hanging = asyncio.create_task(node.ask(a_call()))
+        await arrived(server, 2)
+        hanging.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await hanging
         return late, await node.ask(a_call())
 
     late, after = use(server.url, work, max_concurrency=1)
@@ -326,7 +329,7 @@ def test_a_server_that_dies_and_comes_back_is_found_again(server: OpenAIServer) 
     async def work(node: OpenAINode) -> list[str]:
         sorts: list[str] = []
         under_way = asyncio.create_task(node.ask(a_call()))
-        await asyncio.sleep(0.2)
+        await arrived(server)
         for before in (server.kill, lambda: None, server.start):
             await asyncio.to_thread(before)
             try:
@@ -385,7 +388,7 @@ def test_a_closed_node_fails_what_is_under_way_and_what_comes(server: OpenAIServ
 
     async def work(node: OpenAINode) -> list[Failure]:
         under_way = asyncio.create_task(node.ask(a_call()))
-        await asyncio.sleep(0.2)
+        await arrived(server)
         await node.close()
         failures = []
         for one in (under_way, node.ask(a_call())):
@@ -491,7 +494,8 @@ def test_a_check_that_fails_says_why(
     server: OpenAIServer, fault: Fault, sort: Failure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It waits for a short time only."""
-    monkeypatch.setattr(client, "CHECK_S", 0.3)
+    if fault is HANG:
+        monkeypatch.setattr(client, "CHECK_S", 0.3)
     server.models_fault = fault
     with pytest.raises(NodeError) as failed:
         use(server.url, lambda node: node.check())

@@ -16,7 +16,7 @@ from connectors.nodes.registry import NodeRegistry
 from flows.prompts import Prompts
 from flows.settings import import_object
 from schemas.errors import RefusedError
-from tests.connectors.asked import a_call
+from tests.connectors.asked import a_call, arrived
 from tests.connectors.nodes.test_nodes_file import OWN, OwnNode, with_own
 from tests.openai_server import HANG, OpenAIServer
 
@@ -220,7 +220,8 @@ def test_a_server_can_be_added_and_taken_out_under_load(path: Path) -> None:
         second.faults.append(HANG)
         first.latency_s = 0.3
         stays, goes = (asyncio.create_task(node.ask(a_call())) for node in found.nodes.values())
-        await asyncio.sleep(0.1)
+        await arrived(first)
+        await arrived(second)
         rewrite(path, entry("a", first.url) + entry("c", second.url))
         gone: tuple[Node, ...] = found.refresh()
         for node in gone:

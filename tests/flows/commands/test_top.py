@@ -184,6 +184,7 @@ def test_an_error_of_a_look_ends_it_where_the_view_is_made() -> None:
         raise KeyError("a fault of our own")
 
     repeated = Repeated(fail, 0.01)
+    repeated._thread.join(30)
     assert repeated.close()
     with pytest.raises(KeyError, match="a fault of our own"):
         _ = repeated.found
@@ -333,15 +334,20 @@ def test_without_a_broker_it_goes_on_trying_until_it_is_ended(
         assert "Traceback" not in top.said
 
 
+def stands_still(pid: int) -> bool:
+    """Tell whether a process has been stopped, and not ended."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("T")
+
+
 def test_while_it_is_paused_the_terminal_is_as_it_was(tmp_path: Path) -> None:
     """Ctrl-Z; and it goes on where it was."""
     with on_terminal("top", cwd=tmp_path, AUREON_BROKERS="127.0.0.1:1") as top:
         until(lambda: "no Kafka answers" in top.read(), 60, top.process)
         top.process.send_signal(signal.SIGTSTP)
-        until(top.is_as_it_was, 20, top.process)
+        until(lambda: top.is_as_it_was() and stands_still(top.process.pid), 60, top.process)
         screens = top.said.count(ALTERNATE)
         top.process.send_signal(signal.SIGCONT)
-        until(lambda: top.read().count(ALTERNATE) > screens, 20, top.process)
+        until(lambda: top.read().count(ALTERNATE) > screens, 60, top.process)
         top.type(b"q")
         until(lambda: top.read() and top.process.poll() is not None, 60)
         assert top.is_as_it_was()
@@ -355,7 +361,7 @@ def test_other_keys_and_another_size_end_nothing(tmp_path: Path) -> None:
         time.sleep(0.3)
         drawn = len(top.read())
         top.resize(20, 60)
-        until(lambda: len(top.read()) > drawn, 20, top.process)
+        until(lambda: len(top.read()) > drawn, 60, top.process)
         top.type(b"q")
         until(lambda: top.read() and top.process.poll() is not None, 60)
         assert top.process.returncode == 0

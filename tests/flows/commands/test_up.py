@@ -31,6 +31,12 @@ MODELS = ("--nodes", "tests.chaos.nodes:random_nodes", "--score-threshold", "1.0
 CLUSTER = ("up", "--cells", "3", *MODELS)
 
 
+@pytest.fixture
+def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a short name, whatever the test's: the path of a socket may not be long."""
+    return tmp_path_factory.mktemp("up")
+
+
 def tasks() -> str:
     """Some, one JSON object a line."""
     return "".join(
