@@ -5,7 +5,9 @@ does not is tested here.
 """
 
 import base64
+import contextlib
 import fcntl
+import itertools
 import os
 import re
 import shutil
@@ -29,6 +31,8 @@ POM = Path(__file__).with_name("apache_kafka.pom.xml")
 JAVA_AT_LEAST = 17
 START_LIMIT_S = 60.0
 STOP_LIMIT_S = 60.0
+FIRST_PORT, PORTS = 20_000, 1_000
+_PORTS = itertools.count(os.getpid())  # two runs at once begin elsewhere
 
 LOG4J = """
 Configuration:
@@ -374,13 +378,17 @@ def fetch_jars() -> Path:
 
 
 def free_ports(count: int) -> list[int]:
-    """Find ports that are free now."""
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports: list[int] = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
+    """Find ports that are free now, and that nobody else takes before they are used.
+
+    They are below those that the system gives to whoever asks for any, and each process with tests has its own.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    ports: list[int] = []
+    while len(ports) < count:
+        port = FIRST_PORT + worker % 12 * PORTS + next(_PORTS) % PORTS
+        with socket.socket() as probe, contextlib.suppress(OSError):  # it is in use
+            probe.bind(("127.0.0.1", port))
+            ports.append(port)
     return ports
 
 

@@ -95,6 +95,14 @@ def until(
         time.sleep(0.01)
 
 
+def is_alive(pid: int | str) -> bool:
+    """Tell whether a process runs: one that has ended stays until somebody asks how, in a container for ever."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def said(cwd: Path) -> str:
     """What the commands that were started in a folder have said so far."""
     path = cwd / "said.txt"

@@ -14,10 +14,16 @@ from tests.brokers import Broker, empty, new_broker
 from tests.measured import measured
 
 BROKER_FIXTURES = {"broker", "own_broker"}
+OWN = "AUREON_TEST_KAFKA"
+"""The variable that says on which broker tests run."""
 
 
 def pytest_configure() -> None:
     """Before any test, and any process with tests."""
+    # Settings of who runs them are not those of the tests; nor is there a proxy before a server on this machine.
+    for name in list(os.environ):
+        if (name.startswith("AUREON_") and name != OWN) or name.lower().endswith("_proxy") or name == "FORCE_COLOR":
+            del os.environ[name]
     # The same examples each time, so that a change is judged by itself; none is slow that waits for a processor.
     settings.register_profile("known", deadline=None, derandomize=True)
     settings.register_profile("explore", deadline=None, max_examples=3_000, print_blob=True)
@@ -29,7 +35,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if BROKER_FIXTURES & set(getattr(item, "fixturenames", ())) or item.get_closest_marker("apache"):
             item.add_marker(pytest.mark.kafka)
-    other = "embedded" if os.environ.get("AUREON_TEST_KAFKA") == "apache" else "apache"
+    other = "embedded" if os.environ.get(OWN) == "apache" else "apache"
     config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker(other)])
     items[:] = [i for i in items if not i.get_closest_marker(other)]
 

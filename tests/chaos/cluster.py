@@ -309,7 +309,11 @@ def _note_when_decisions_arrive(brokers: str) -> None:
 
 def has_rights() -> bool:
     """Whether this process may make a namespace and mount a disk."""
-    return os.geteuid() == 0 and all(shutil.which(tool) for tool in ("ip", "mount"))
+    if os.geteuid() != 0 or not all(shutil.which(tool) for tool in ("ip", "mount", "unshare")):
+        return False
+    # root of a container may have neither
+    tried = subprocess.run(["unshare", "--mount", "--net", "true"], check=False, capture_output=True)  # noqa: S607
+    return tried.returncode == 0
 
 
 def _run(*command: Any) -> None:

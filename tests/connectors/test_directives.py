@@ -10,6 +10,7 @@ from connectors.cancels import CANCEL_KEY, Cancels, cancel_key
 from connectors.directives import Directives
 from schemas.errors import RefusedError
 from schemas.task import read_task
+from tests.aureon_command import until
 
 TASK, _ = read_task(b'{"topic": "math", "logical_id": "a", "payload": {"prompt": "?"}}')
 
@@ -78,7 +79,6 @@ def test_orders_are_known_from_the_start_and_as_they_come() -> None:
 def test_where_orders_cannot_be_read_no_task_goes_on() -> None:
     """One that is cancelled by now would."""
     directives = follow(Cancels(), ScriptedReader([], then=RefusedError("no right to read")))
-    time.sleep(0.5)
     with pytest.raises(RefusedError, match="no right to read"):
-        directives.check()
+        until(directives.check)
     directives.close()

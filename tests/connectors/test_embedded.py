@@ -278,6 +278,9 @@ def test_folder_that_never_had_a_broker_has_no_address(tmp_path: Path) -> None:
 @pytest.mark.unmeasured
 def test_start_takes_well_under_two_seconds(tmp_path: Path) -> None:
     """The demo and the tests start it often."""
-    began = time.monotonic()
-    with EmbeddedBroker(tmp_path):
-        assert time.monotonic() - began < 2
+    took = []
+    for number in range(3):  # other programs may have the processor for a while
+        began = time.monotonic()
+        with EmbeddedBroker(tmp_path / str(number)):
+            took.append(time.monotonic() - began)
+    assert min(took) < 2

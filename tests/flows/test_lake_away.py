@@ -7,12 +7,18 @@ from pathlib import Path
 from connectors.topics import TASKS
 from one_lake.tables import is_lake
 from tests.brokers import Broker
-from tests.flows.test_refine import Running, cell_on, ids, send, tasks
+from tests.flows.test_refine import Running, cell_on, ids, lanes_at_rest, send, tasks
 
 
 def answered_by(run: Running, count: int) -> bool:
     """Tell whether the lake has so many records."""
     return is_lake(run.lake) and len(run.answers()) >= count
+
+
+def wait_for_snapshots(run: Running, broker: Broker) -> None:
+    """Until all 20 are in the lake, and the cell would go on behind them."""
+    run.wait_for(lambda: answered_by(run, 20) and lanes_at_rest(broker, run.lake), 120, "a cut is not committed")
+    time.sleep(4.0)
 
 
 def test_a_lake_that_is_not_mounted_is_waited_for(own_broker: Broker, tmp_path: Path) -> None:
@@ -22,7 +28,7 @@ def test_a_lake_that_is_not_mounted_is_waited_for(own_broker: Broker, tmp_path: 
         send(own_broker, TASKS, before)
         run.cell.start("w1")
         run.wait_for_ends(ids(before))
-        time.sleep(4.0)  # for snapshots: until then the rows would come again by themselves
+        wait_for_snapshots(run, own_broker)  # until then the rows would come again by themselves
         assert set(run.cell.terminate()) == {0}, run.cell.tail()
         run.lake.rename(tmp_path / "unmounted")
         send(own_broker, TASKS, after)
@@ -46,7 +52,7 @@ def test_a_lake_that_is_lost_is_filled_again_from_kafka(own_broker: Broker, tmp_
         send(own_broker, TASKS, sent)
         run.cell.start("w1")
         run.wait_for_ends(ids(sent))
-        time.sleep(4.0)
+        wait_for_snapshots(run, own_broker)
         assert set(run.cell.terminate()) == {0}, run.cell.tail()
         calls, answers = (tmp_path / "calls.txt").read_bytes(), run.answers()
         shutil.rmtree(run.lake)

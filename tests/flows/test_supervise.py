@@ -16,6 +16,7 @@ from connectors.checked_producer import CheckedProducer
 from connectors.kafka import client_config, read_to_end
 from connectors.nodes import Node
 from connectors.topics import DIRECTIVES, TASKS, ensure_topics
+from one_lake.tables import is_lake
 from schemas.ids import home_lane
 from schemas.node import Answer, Call, NodeCapabilities
 from schemas.supervision import Quarantine, Stage
@@ -126,6 +127,23 @@ class Cluster:
             f"{node} is not {stage} after {tasks} tasks: {(self.home / 'root.log').read_text()[-3000:]}"
         )
 
+    def follow(self, nodes: int) -> None:
+        """Refine tasks, a few at a time, until the cell asks so many nodes: it hears of an order a moment later."""
+        first = self.sent
+        for _ in range(20):
+            self.refine(3)
+            if set(self.asked(self.sent - 3)) == {nodes}:
+                return
+            time.sleep(0.5)
+        raise AssertionError(f"not {nodes} nodes are asked, but {self.asked(first)}")
+
+    def alerts(self, node: str) -> list[str]:
+        """What the root has noted of a node, in order."""
+        if not is_lake(self.home / "lake"):
+            return []
+        of_node = f"SELECT state FROM supervision WHERE kind = 'alert' AND subject = '{node}' ORDER BY number"  # noqa: S608
+        return [state for (state,) in sql(self.home, of_node)]
+
     def status(self) -> dict[str, Any]:
         """What `aureon status` tells of the cell."""
         told = aureon("status", "--json", "--home", self.home, cwd=self.home, AUREON_BROKERS=self.broker.brokers)
@@ -165,7 +183,9 @@ def test_a_node_that_lies_is_kept_out_and_comes_back_when_it_does_not(own_broker
         assert set(cluster.asked(0)) == {3}
         cluster.liars.write_text("c")
         assert cluster.until("c", Stage.QUARANTINED, 300) <= 300
-        time.sleep(2.0)  # as long as a cell may take to follow
+        cluster.follow(2)
+        # it is noted a moment after the order, and a kill in between would take the alert along
+        wait_until(lambda: "quarantined" in cluster.alerts("c"), 60, "no alert is noted", cluster.cell)
 
         first = cluster.sent
         cluster.root.kill()
@@ -177,7 +197,7 @@ def test_a_node_that_lies_is_kept_out_and_comes_back_when_it_does_not(own_broker
         cluster.root = cluster.start_root()
         cluster.liars.write_text("")
         assert cluster.until("c", Stage.PROBATION, 300) <= 300
-        time.sleep(2.0)
+        cluster.follow(3)
         first = cluster.sent
         cluster.refine(20)
         assert set(cluster.asked(first)) == {3}
@@ -187,10 +207,8 @@ def test_a_node_that_lies_is_kept_out_and_comes_back_when_it_does_not(own_broker
         assert cluster.status()["lanes"] == [0, 1]
         cluster.root.terminate()
         assert cluster.root.wait(60) == 0
-    of_c = "SELECT state FROM supervision WHERE kind = 'alert' AND subject = 'c' ORDER BY number"
-    alerts = [state for (state,) in sql(tmp_path, of_c)]
-    # one that was raised just before the kill is raised again
-    assert list(dict.fromkeys(alerts)) == ["quarantined", "probation", "returned"]
+    # one that was raised just before the kill may be raised again
+    assert list(dict.fromkeys(cluster.alerts("c"))) == ["quarantined", "probation", "returned"]
     qualities = sql(tmp_path, "SELECT DISTINCT subject FROM supervision WHERE kind = 'affinity' ORDER BY 1")
     assert qualities == [("a",), ("b",), ("c",)]
     assert "supervision root; broker" in (tmp_path / "root.log").read_text()

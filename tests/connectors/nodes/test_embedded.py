@@ -18,7 +18,7 @@ from connectors.nodes.embedded import PIPELINE, TOPICS, SolverNode, SolverPool, 
 from connectors.nodes.solvers import Solution
 from connectors.nodes.solvers.wire import Reply, Request, frame
 from schemas.node import Answer, Call
-from tests.aureon_command import environment
+from tests.aureon_command import environment, is_alive
 from tests.connectors.asked import a_call, run
 
 QUESTION = "Solve for k: 840*k = 10920"
@@ -275,7 +275,7 @@ def test_closing_fails_the_calls_under_way_and_ends_the_processes() -> None:
     result, pids = run(main())
     assert isinstance(result, NodeError)
     assert pids
-    assert not any(map(_alive, pids))
+    assert not any(map(is_alive, pids))
 
 
 def test_a_worker_replies_to_each_request_until_its_input_ends() -> None:
@@ -335,14 +335,14 @@ def test_workers_end_with_the_process_that_started_them() -> None:
         pid = int(parent.stdout.readline())
         os.kill(pid, signal.SIGINT)
         time.sleep(0.2)
-        assert _alive(pid)
+        assert is_alive(pid)
     finally:
         parent.kill()
         parent.wait()
         if parent.stdout is not None:
             parent.stdout.close()
     deadline = time.monotonic() + 60
-    while _alive(pid):
+    while is_alive(pid):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -360,10 +360,3 @@ def test_a_pool_belongs_to_one_event_loop() -> None:
     run(main())
     with pytest.raises(RuntimeError, match="event loop that made its first call"):
         run(main())
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

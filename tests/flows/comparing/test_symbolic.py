@@ -88,6 +88,7 @@ def test_a_start_is_not_waited_for_longer_than_an_answer() -> None:
     prover = Prover(0.01)
     assert prover("2^5000 * 2", "2^5001") is None
     assert not prover._is_ready
+    assert prover._process is not None, "one that had started would have been asked, and ended since its time was over"
     prover.close()
 
 

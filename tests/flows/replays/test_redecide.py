@@ -23,7 +23,7 @@ import one_lake
 from one_lake.encode import encode_rows, values_of
 from one_lake.verify import verify
 from schemas.one import RoundRow
-from tests.aureon_command import ROOT, aureon, environment, running, until
+from tests.aureon_command import ROOT, aureon, environment, is_alive, running, until
 from tests.brokers import new_broker
 from tests.flows.replays.past import NODES, RULES, SUPERVISION, Models, tasks, write_many
 from tests.openai_server import OpenAIServer
@@ -329,7 +329,7 @@ def killed(many: Path, run: str) -> tuple[list[str], dict[Path, int]]:
         workers = children(process.pid)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 60)
+    until(lambda: not any(map(is_alive, workers)), 60)
     return workers, {path: path.stat().st_mtime_ns for path in folder.glob("part-0*.parquet")}
 
 
