@@ -151,12 +151,18 @@ class Root:
         taught = {counts.topic: counts.taught for counts in self.affinities.state().topics}
         by_name = {(order.topic, order.node): order for order in standing}
         self._lost = [kept.order for name, kept in self.kept.items() if name not in by_name]
+        self._not_told: list[Quarantine] = []
+        """Orders of a root that was killed before it had noted their alerts."""
         for name, order in by_name.items():
             kept = self.kept.get(name)
+            if (kept.order.stage if kept is not None else Stage.FREE) is order.stage:
+                continue
             if order.stage is Stage.FREE:
-                self.kept.pop(name, None)
-            elif kept is None or kept.order.stage is not order.stage:
+                del self.kept[name]
+            else:
                 self.kept[name] = Kept(order, taught.get(order.topic, 0))
+            if int(order.since * 1000) > last_noted:
+                self._not_told.append(order)
 
     def _begin_with(self, known: Iterable[TopicCounts]) -> None:
         for counts in sorted(known, key=lambda c: c.at):
@@ -196,7 +202,8 @@ class Root:
         alerts = self.registry.look(now) if HEARTBEATS not in self._behind else []
         known = {counts.topic: counts for counts in self.affinities.state().topics}
         orders = self._judge(known.values(), now) if not self._behind else []
-        alerts += [Alert(kind=_ALERTS[o.stage], subject=o.node, text=f"on {o.topic}: {o.why}", at=now) for o in orders]
+        alerts += [_alert(order) for order in (*self._not_told, *orders)]
+        self._not_told.clear()
         alerts += self._dying(now) if not self._behind else []
         self._alerts += alerts
         self.alerted.update(alert.kind for alert in alerts)
@@ -298,6 +305,10 @@ class Root:
         self.registry.hear([*state.cells, *state.nodes])
         self.registry.known_cells = {k.name: k for k in state.known_cells}
         self.registry.known_nodes = {k.name: k for k in state.known_nodes}
+
+
+def _alert(order: Quarantine) -> Alert:
+    return Alert(kind=_ALERTS[order.stage], subject=order.node, text=f"on {order.topic}: {order.why}", at=order.since)
 
 
 def _lean(counts: TopicCounts) -> TopicCounts:

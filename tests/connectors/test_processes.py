@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from connectors.processes import bound, end_with_parent
-from tests.aureon_command import environment, finished, until
+from tests.aureon_command import environment, finished, is_alive, until
 
 PARENT = """
 import os, time
@@ -39,7 +39,7 @@ def test_a_worker_ends_with_its_parent(tmp_path: Path, late_s: int) -> None:
         until(lambda: begun.exists() and begun.read_text() != "")
         time.sleep(0.5)
         parent.kill()
-    until(lambda: not Path(f"/proc/{begun.read_text()}").exists())
+    until(lambda: not is_alive(begun.read_text()))
 
 
 INTERRUPTED = """

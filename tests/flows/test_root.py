@@ -97,7 +97,7 @@ def test_a_root_without_a_memory_takes_the_orders_that_stand() -> None:
     """Otherwise nobody would ever let those nodes in again."""
     order = Quarantine(node="n2", topic="math", stage=Stage.QUARANTINED, why="it lied", since=1.0)
     free = Quarantine(node="n1", topic="math", stage=Stage.FREE, why="fit", since=1.0)
-    cluster = Cluster(Root(standing=[order, free]))
+    cluster = Cluster(Root(standing=[order, free], last_noted=1000))
     told = cluster.judge(rounds(lies=False, count=40))
     assert next(a.kind for t in told for a in t.alerts) == "probation"
 
@@ -109,11 +109,29 @@ def test_a_root_that_was_killed_between_an_order_and_its_snapshot_learns_of_the_
     before = cluster.root.encoded()
     cluster.judge(rounds(lies=True, count=30))
     order = cluster.orders.quarantined("math")["n2"]
-    cluster.root = Root(before, standing=[order])
+    cluster.root = Root(before, standing=[order], last_noted=int(order.since * 1000))
     assert cluster.root.kept.keys() == {("math", "n2")}
     told = cluster.judge(rounds(lies=False, count=120))
     assert [a.kind for t in told for a in t.alerts] == ["probation", "returned"]
     assert not cluster.orders.quarantined("math")
+
+
+def test_the_alert_of_an_order_is_told_by_the_next_root_where_the_last_one_was_killed_before_it_was_noted() -> None:
+    """Once, as of when the order was given; also that a node is back."""
+    cluster = Cluster()
+    cluster.judge(rounds(lies=False, count=50))
+    before = cluster.root.encoded()
+    cluster.judge(rounds(lies=True, count=30))
+    order = cluster.orders.quarantined("math")["n2"]
+    again = Root(before, standing=[order], last_noted=int(order.since * 1000) - 1)
+    told = again.look(order.since + 1)
+    (alert,) = [a for a in told.alerts if a.kind == "quarantined"]
+    assert (alert.kind, alert.subject, alert.at) == ("quarantined", "n2", order.since)
+    assert [n.state for n in told.notes if n.kind == "alert"].count("quarantined") == 1
+    assert not [a for a in again.look(order.since + 2).alerts if a.kind == "quarantined"]
+    free = msgspec.structs.replace(order, stage=Stage.FREE, since=order.since + 5)
+    back = Root(cluster.root.encoded(), standing=[free], last_noted=int(order.since * 1000))
+    assert back.look(order.since + 6).alerts[0].kind == "returned"
 
 
 def test_what_stands_on_kafka_is_newer_than_a_snapshot() -> None:
