@@ -121,9 +121,9 @@ class Sandbox:
         for process in running:
             _kill(process)
         limit = time.monotonic() + TIDY_S
-        taken = [self._slots.acquire(timeout=max(0.0, limit - time.monotonic())) for _ in range(self._at_once)]
-        if sum(taken):
-            self._slots.release(sum(taken))
+        free = sum(self._slots.acquire(timeout=max(0.0, limit - time.monotonic())) for _ in range(self._at_once))
+        for _ in range(free):
+            self._slots.release()
 
     def _run(self, folder: str, program: str, tests: str) -> SandboxVerdict:
         nonce = secrets.token_hex(16)
