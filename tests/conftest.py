@@ -20,10 +20,13 @@ OWN = "AUREON_TEST_KAFKA"
 
 def pytest_configure() -> None:
     """Before any test, and any process with tests."""
-    # Settings of who runs them are not those of the tests; nor is there a proxy before a server on this machine.
+    # Settings of who runs them are not those of the tests; nor is there a proxy before a server on this machine, though
+    # there may be one before that of the packages.
     for name in list(os.environ):
-        if (name.startswith("AUREON_") and name != OWN) or name.lower().endswith("_proxy") or name == "FORCE_COLOR":
+        if (name.startswith("AUREON_") and name != OWN) or name == "FORCE_COLOR":
             del os.environ[name]
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1,localhost")))
     # The same examples each time, so that a change is judged by itself; none is slow that waits for a processor.
     settings.register_profile("known", deadline=None, derandomize=True)
     settings.register_profile("explore", deadline=None, max_examples=3_000, print_blob=True)
