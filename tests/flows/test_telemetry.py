@@ -77,6 +77,8 @@ def test_a_cell_tells_how_it_is_and_waits_for_its_broker_in_good_health(
     send(own_broker, 0, TASK_COUNT)
     until(lambda: converged(scraped, TASK_COUNT))
     until(lambda: scraped.value("aureon_lake_rows_total", table="records") == TASK_COUNT)
+    # where an input ends is asked for every few seconds, and all of this may have taken less
+    until(lambda: any(name == "aureon_lane_waiting_messages" for name, _ in scraped.series()))
 
     series = scraped.series()
     told = {name for name, _ in series if name.startswith("aureon_")}
