@@ -21,7 +21,7 @@ _PR_SET_PDEATHSIG = 1
 class WorkerPool(ProcessPoolExecutor):
     """Processes that work for this one, and end with it. Ctrl-C on the terminal is for this one alone.
 
-    It goes into `with`; what has not begun when that is left does not begin any more.
+    What has not begun when its `with` is left does not begin any more.
 
     Args:
         processes: how many; they begin with the first call.

@@ -131,10 +131,8 @@ class Observer:
                 self._over = True
                 for lake in self._asked:  # again and again: an interrupt that comes between two queries is forgotten
                     lake.interrupt()
-                if not self._questions:
+                if not self._questions or time.monotonic() > limit:
                     return
-            if time.monotonic() > limit:
-                return
             time.sleep(0.01)
 
     def close(self) -> None:
